@@ -1,0 +1,51 @@
+# Each target makes its own virtual environment first; nothing has to be installed by hand but Python 3.9 to 3.12.
+# Another Python: `make test PYTHON=python3.11`. Another place for the environment: `make test VENV=/tmp/venv`.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+# The version is part of the stamps' names, so that another PYTHON makes the environment anew.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+SUPPORTED := 3.9 3.10 3.11 3.12
+RUN_READY := $(VENV)/.ready-$(VERSION)
+TEST_READY := $(VENV)/.ready-test-$(VERSION)
+UNTRAINED := build/svd_untrained.safetensors
+
+.PHONY: demo test test-all lint clean check-python
+.DELETE_ON_ERROR:
+
+demo: $(RUN_READY)
+	$(VENV)/bin/python svd_tools/make_untrained.py --output $(UNTRAINED)
+	$(VENV)/bin/python image_to_video.py --SVD.config=configs/svd_untrained.yaml --SVD.checkpoint=$(UNTRAINED) \
+	  --image=assets/demo.png --output_dir=outputs/demo
+	@echo "The video is in outputs/demo. The weights are untrained: it shows that the program runs, not what SVD can do."
+
+test: $(TEST_READY)
+	$(VENV)/bin/python -m pytest
+
+test-all: $(TEST_READY)
+	$(VENV)/bin/python -m pytest -m "slow or not slow"
+
+lint: $(TEST_READY)
+	$(VENV)/bin/python -m ruff check .
+
+clean:
+	rm -rf $(VENV) build outputs/demo .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+check-python:
+ifeq ($(filter $(VERSION),$(SUPPORTED)),)
+	@echo "error: PYTHON=$(PYTHON) is $(if $(VERSION),Python $(VERSION),not a Python that runs); MindSpore 2.8.0 needs one of $(SUPPORTED)." >&2
+	@echo "Choose another: make $(MAKECMDGOALS) PYTHON=python3.11" >&2
+	@exit 1
+endif
+
+# A half-made environment has no stamp and is made anew; one whose requirements changed is only brought up to date.
+$(RUN_READY): requirements.txt pyproject.toml | check-python
+	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(TEST_READY): $(RUN_READY) requirements-test.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-test.txt
+	touch $@

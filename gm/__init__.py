@@ -1,0 +1,25 @@
+"""Stable Video Diffusion on MindSpore: networks, sampling, checkpoints, data and training."""
+
+import importlib.metadata
+import os
+
+__version__ = "0.1.0"
+
+
+def _cap_onednn_isa():
+    """Keep MindSpore >= 2.9 off oneDNN's reference convolution, which is 100 times slower.
+
+    On CPUs with AVX-512 those releases find no compiled kernel for Conv2D and fall back to `jit_uni_ncsp:conv+ref:any`
+    (320 channels, 3x3, 36x64: 10.7 s instead of 0.085 s); limited to AVX2 they use `x64:gemm:jit`. oneDNN reads the
+    variable once, when mindspore is first imported, so this package is the one place that can set it in time. 2.7 and
+    2.8 are fastest without the limit.
+    """
+    try:
+        version = importlib.metadata.version("mindspore")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if tuple(int(part) for part in version.split(".")[:2]) >= (2, 9):
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+_cap_onednn_isa()

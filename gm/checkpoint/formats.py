@@ -1,0 +1,158 @@
+"""Open a checkpoint of any supported format; the content decides, not the suffix."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gm.checkpoint.mapped import MappedCheckpoint, StoredTensor
+from gm.checkpoint.torch_pickle import REMEDY, open_torch
+from gm.errors import UserError
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = b"\x80"
+# The safetensors library refuses longer headers as well; the original checkpoint's has 0.35 MB.
+_LONGEST_HEADER = 100_000_000
+_SAFETENSORS_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+
+def open_checkpoint(path):
+    """Open a safetensors file, a PyTorch zip pickle or a MindSpore .ckpt for reading.
+
+    Returns a context manager with `names()`, `shape(name)`, `dtype(name)`, `read(name)`, `release()`, `path` and
+    `ignored` (see `mapped.MappedCheckpoint`). Nothing that a file contains is ever executed.
+    Raises UserError if the file is missing, damaged or of another format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the checkpoint file itself, for instance {path / 'svd.safetensors'}")
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except FileNotFoundError as error:
+        raise UserError(f"no such checkpoint: {path}") from error
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    if size == 0:
+        raise UserError(f"{path} is empty: copy or download it again")
+    if start[8:9] == b"{":
+        return MappedCheckpoint(path, _safetensors_index(path, size))
+    if start.startswith(_ZIP_MAGIC):
+        return open_torch(path)
+    if start.startswith(_PICKLE_MAGIC):
+        raise UserError(f"{path} is a pickle in the old layout (before torch 1.6), which is not read here.\n{REMEDY}")
+    if path.suffix.lower() == ".ckpt":
+        return _MindSporeCheckpoint(path)
+    raise UserError(
+        f"{path} is not a checkpoint that can be read here: expected safetensors, a PyTorch file (torch 1.6 or later) "
+        f"or a MindSpore .ckpt.\n{REMEDY}"
+    )
+
+
+def _safetensors_index(path, size):
+    """Header of a safetensors file -> {name: StoredTensor} in the order of the data. Raises UserError."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise UserError(f"{path} is not a safetensors file: its header would have {length} bytes")
+        _check_size(path, size, 8 + length, exact=False)
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        fields = []
+        for name, item in header.items():
+            begin, end = item["data_offsets"]
+            shape = tuple(item["shape"])
+            if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+                raise ValueError(f"impossible shape or place of {name}")
+            fields.append((name, str(item["dtype"]), shape, begin, end))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: the safetensors header is damaged ({error!r}): copy or download it again") from error
+    fields.sort(key=lambda field: field[3:])
+    _check_size(path, size, 8 + length + (fields[-1][4] if fields else 0), exact=True)
+    return _check_fields(path, fields, 8 + length)
+
+
+def _check_fields(path, fields, data_start):
+    """[(name, dtype, shape, begin, end)] sorted by position -> {name: StoredTensor}; tensors must fill the file."""
+    tensors = {}
+    position = 0
+    for name, code, shape, begin, end in fields:
+        if code not in _SAFETENSORS_DTYPES:
+            raise UserError(f"{path}: {name} has the type {code}, which cannot be read; save it as F32, F16 or BF16")
+        stored = np.dtype(_SAFETENSORS_DTYPES[code])
+        if begin != position or end - begin != math.prod(shape) * stored.itemsize:
+            raise UserError(f"{path}: the header gives a wrong place or size for {name}: copy or download it again")
+        dtype = np.dtype(np.float32) if code == "BF16" else stored
+        tensors[name] = StoredTensor(shape, stored, dtype, data_start + begin)
+        position = end
+    return tensors
+
+
+def _check_size(path, size, wanted, exact):
+    if size < wanted:
+        raise UserError(f"{path} is truncated: has {size} bytes, its header says {wanted}: copy or download it again")
+    if exact and size > wanted:
+        raise UserError(f"{path} is damaged: has {size} bytes, its header says {wanted}: copy or download it again")
+
+
+class _MindSporeCheckpoint:
+    """MindSpore's own protobuf format. It cannot be mapped: the whole file is held in memory."""
+
+    def __init__(self, path):
+        import mindspore
+
+        self.path = Path(path)
+        self.ignored = ()
+        try:
+            parameters = mindspore.load_checkpoint(os.fspath(path))
+        except Exception as error:  # mindspore raises several kinds for a file that is not its own
+            raise UserError(
+                f"{path} is neither a PyTorch file nor a MindSpore checkpoint, or it is damaged."
+            ) from error
+        self._arrays = {}
+        for name, parameter in parameters.items():
+            if parameter.dtype == mindspore.bfloat16:
+                parameter = parameter.astype(mindspore.float32)
+            self._arrays[name] = parameter.asnumpy()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def names(self):
+        return list(self._arrays)
+
+    def shape(self, name):
+        return self._arrays[name].shape
+
+    def dtype(self, name):
+        return self._arrays[name].dtype
+
+    def read(self, name):
+        return self._arrays[name]
+
+    def release(self):
+        """Nothing to let go of: the arrays are not mapped."""

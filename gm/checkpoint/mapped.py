@@ -1,0 +1,103 @@
+"""The common part of all memory-mapped checkpoint readers."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies in the file and how its bytes are to be read."""
+
+    shape: tuple[int, ...]
+    stored: np.dtype  # type of the elements in the file; uint16 stands for bfloat16, see `dtype`
+    dtype: np.dtype  # type that `read` returns
+    offset: int  # of the first element, in bytes from the start of the file
+    strides: tuple[int, ...] | None = None  # in elements; None: contiguous
+
+    @property
+    def span(self):
+        """Number of elements from the first to the last one of the tensor in the file."""
+        if 0 in self.shape:
+            return 0
+        if self.strides is None:
+            return math.prod(self.shape)
+        return 1 + sum((length - 1) * stride for length, stride in zip(self.shape, self.strides))
+
+
+class MappedCheckpoint:
+    """Named tensors in a file, read through a memory map; a context manager.
+
+    Attributes:
+        path: the file.
+        ignored: entries beside the weights that were left aside, for instance `epoch` in a training checkpoint.
+    """
+
+    def __init__(self, path, tensors, ignored=()):
+        self.path = Path(path)
+        self.ignored = tuple(ignored)
+        self._tensors = tensors
+        self._map = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
+    def names(self):
+        """All tensor names, in the order of the file."""
+        return list(self._tensors)
+
+    def shape(self, name):
+        return self._tensors[name].shape
+
+    def dtype(self, name):
+        """The NumPy type that `read` returns; float32 where the file holds bfloat16, which NumPy does not have."""
+        return self._tensors[name].dtype
+
+    def read(self, name):
+        """The tensor as a C-contiguous, aligned, writable array.
+
+        It is a private (copy-on-write) view of the file wherever the layout allows, and a copy otherwise. It stays
+        valid after the checkpoint is closed.
+        """
+        tensor = self._tensors[name]
+        if tensor.span == 0:
+            return np.empty(tensor.shape, tensor.dtype)
+        array = np.frombuffer(self._mapping(), tensor.stored, tensor.span, tensor.offset)
+        if tensor.strides is None:
+            array = array.reshape(tensor.shape)
+        else:
+            strides = [stride * array.itemsize for stride in tensor.strides]
+            array = np.lib.stride_tricks.as_strided(array, tensor.shape, strides)
+        if tensor.dtype != tensor.stored:
+            array = _bfloat16_to_float32(array)
+        return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+    def release(self):
+        """Let go of the file's pages: the map is removed as soon as no array of it is in use.
+
+        A reader that goes tensor by tensor calls this after each one, so that it never holds more than one tensor.
+        """
+        self._map = None
+
+    def _mapping(self):
+        # One map for all arrays, because each map keeps a file descriptor open and a checkpoint has thousands of
+        # tensors. ACCESS_COPY: MindSpore takes only writable arrays without a copy.
+        if self._map is None:
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._map
+
+
+def _bfloat16_to_float32(bits):
+    """bfloat16 is the upper half of a float32."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)

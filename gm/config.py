@@ -1,0 +1,215 @@
+"""YAML files to checked settings to objects.
+
+A file may start from another one (`base: svd.yaml`); whatever it or the command line names must exist there. Sections
+are compared with the signatures they are meant for before anything is built, and all faults are told at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gm.errors import UserError
+from gm.signatures import check_call, fits, hint, join, plain, syntax
+
+MAX_BASES = 4  # a longer chain of files is a mistake, or unreadable
+
+
+class Section(NamedTuple):
+    """In a schema: the arguments of one call. With no `target` here, the section names it itself by `target:`."""
+
+    target: Callable | None = None
+    given: Sequence[str] = ()  # arguments that the program supplies, so that the file must not
+
+
+def load_config(path, overrides: Sequence[str] = ()) -> DictConfig:
+    """Read a YAML file, under it its `base`, over it `key.sub=value` overrides; interpolations are resolved.
+
+    A section that names another `target` than its base replaces the base's section: the arguments belong to the target.
+    Raises UserError on a missing or broken file, a key that the base does not have, or a value left open (`???`).
+    """
+    settings = _read_chain(Path(path), ())
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"override {override!r}: expected key.sub=value")
+        try:
+            change = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"override {override!r}: {_first_line(error)}") from error
+        settings = _merged(settings, change, f"override {override!r}", path)
+    try:
+        config = OmegaConf.create(settings)
+        OmegaConf.resolve(config)
+        open_values = sorted(OmegaConf.missing_keys(config))
+    except OmegaConfBaseException as error:
+        raise _about_key(path, error) from error
+    if open_values:
+        raise UserError(f"{path}: no value for {', '.join(open_values)}")
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def _read_chain(path: Path, seen: tuple) -> dict:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: its chain of base files comes back to itself")
+    if len(seen) > MAX_BASES:
+        raise UserError(f"{path}: more than {MAX_BASES} base files under one another")
+    settings = _read_mapping(path)
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: expected the name of a file, found {base!r}")
+    base_path = path.parent / base
+    return _merged(_read_chain(base_path, seen + (path.resolve(),)), settings, path, base_path)
+
+
+def _read_mapping(path: Path) -> dict:
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{path}: expected `key: value` lines at the top level")
+        # omegaconf's own loader refuses duplicate keys and reads 1e-4 as a number, which PyYAML's does not.
+        return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path}:{line} {getattr(error, 'problem', None) or _first_line(error)}") from error
+    except OmegaConfBaseException as error:
+        raise _about_key(path, error) from error
+
+
+def _merged(base: dict, change: dict, source, base_source) -> dict:
+    faults: list[str] = []
+    merged = _merge(base, change, "", faults)
+    _raise_if(faults, f"{source} does not fit {base_source}:")
+    return merged
+
+
+def _merge(base: dict, change: dict, path: str, faults: list[str]) -> dict:
+    merged = dict(base)
+    for key, value in change.items():
+        where = join(path, key)
+        old = base.get(key)
+        if key not in base:
+            faults.append(f"{where}: no such key{hint(key, base)}")
+        elif isinstance(old, dict) and isinstance(value, dict):
+            same_target = value.get("target", old.get("target")) == old.get("target")
+            merged[key] = _merge(old, value, where, faults) if same_target else value
+        elif isinstance(old, dict) != isinstance(value, dict) and old is not None and value is not None:
+            kinds = ("a section", "a single value") if isinstance(old, dict) else ("a single value", "a section")
+            faults.append(f"{where}: is {kinds[0]}, cannot become {kinds[1]}")
+        else:
+            merged[key] = value
+    return merged
+
+
+def check(config, schema: Mapping, path) -> None:
+    """Compare a config with nested `schema`: {name: Section | annotation such as "int" | nested mapping}.
+
+    Raises one UserError that names the file `path` and lists every fault of every section.
+    """
+    _raise_if(_check_mapping(plain(config), schema, ""), f"{path} is not right:")
+
+
+def _check_mapping(settings: Any, schema: Mapping, path: str) -> list[str]:
+    if not isinstance(settings, dict):
+        return [f"{path}: expected a section, found {settings!r}"]
+    faults = [f"{join(path, key)}: no such key{hint(key, schema)}" for key in settings if key not in schema]
+    for key, expected in schema.items():
+        where = join(path, key)
+        if key not in settings:
+            faults.append(f"{where}: missing")
+        elif isinstance(expected, Section):
+            faults += _check_section(expected, settings[key], where)
+        elif isinstance(expected, Mapping):
+            faults += _check_mapping(settings[key], expected, where)
+        elif not fits(settings[key], syntax(expected)[1]):
+            faults.append(f"{where}: expected {expected}, found {settings[key]!r}")
+    return faults
+
+
+def _check_section(expected: Section, section: Any, path: str) -> list[str]:
+    target = expected.target
+    if target is None:
+        try:
+            target, section = _split_target(section, path)
+        except UserError as error:
+            return [str(error)]
+    return check_call(target, section, path, expected.given)
+
+
+def build(target: Callable, section, path: str, **extra) -> Any:
+    """`target(**section, **extra)` with lists turned into tuples. Raises UserError with every fault of the section."""
+    faults = check_call(target, section, path, tuple(extra))
+    _raise_if(faults, f"cannot build {path}:")
+    return target(**_with_tuples(plain(section)), **extra)
+
+
+def build_target(section, path: str, **extra) -> Any:
+    """`build` for a section that names its class: `target: gm.networks.vae.ImageDecoder`."""
+    target, arguments = _split_target(section, path)
+    return build(target, arguments, path, **extra)
+
+
+def _split_target(section, path: str) -> tuple[Callable, dict]:
+    section = plain(section)
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: expected a section, found {section!r}")
+    if not isinstance(section.get("target"), str):
+        raise UserError(f"{path}: needs `target: gm.<module>.<class>`, the class to build")
+    try:
+        target = resolve_target(section.pop("target"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return target, section
+
+
+def resolve_target(name: str) -> Callable:
+    """The class or function `gm.module.Name`. Raises UserError if there is none, or if it is not defined below gm."""
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name.startswith("gm."):
+        raise UserError(f"target {name!r}: expected gm.<module>.<class>, nothing outside gm may be named")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not (error.name and f"{module_name}.".startswith(f"{error.name}.")):
+            raise  # the module exists and lacks something else
+        raise UserError(f"target {name!r}: there is no module {error.name!r}") from error
+    own = {n: v for n, v in vars(module).items() if str(getattr(v, "__module__", None)).startswith("gm.")}
+    here = {n: v for n, v in own.items() if callable(v)}
+    if attribute not in here:
+        raise UserError(f"target {name!r}: {module_name} has no {attribute!r}{hint(attribute, here)}")
+    return here[attribute]
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(_with_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _raise_if(faults: list[str], head: str) -> None:
+    if faults:
+        raise UserError("\n  ".join([head, *faults]))
+
+
+def _about_key(path, error: OmegaConfBaseException) -> UserError:
+    where = f"{path}: {error.full_key}" if error.full_key else path  # omegaconf 2.3 often leaves the key out
+    return UserError(f"{where}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,1 @@
+"""Data in and out: pictures, videos, clips for training."""

@@ -1,0 +1,177 @@
+"""Training samples from videos. What a sample shows follows from (seed, epoch, clip) alone: neither the number of
+workers or devices nor an interruption changes it.
+
+Order: epoch e shows the clips in a permutation drawn from (seed, e). The permutations of successive epochs, one after
+another, form one endless stream; a batch may span two epochs, so that no clip is left out and no batch is short. Global
+batch g is the stream's positions [g * B, (g + 1) * B), and of these rank r of R takes r, r + R, r + 2R …: the ranks
+together see exactly what one device with the same global batch B sees.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+
+import cv2
+import numpy as np
+
+from gm.data.metadata import read_metadata
+from gm.data.video_reader import open_video
+from gm.errors import UserError
+
+# The first number after the seed in every key: what the random numbers are for.
+_SHUFFLE, _SAMPLE, _REPLACE = 1, 2, 3
+_MAX_REPLACEMENTS = 10  # in a row, for one sample
+_MIN_FAILURES = 3  # before a share of failures means anything
+_log = logging.getLogger(__name__)
+
+
+def fps_id(clip_fps, step):
+    """The fps condition of a clip read every `step` frames: frames per second of what is shown, minus 1.
+
+    SVD was trained on fps - 1 (a clip at 7 fps is conditioned on 6). The only place of training that subtracts it.
+    """
+    return clip_fps / step - 1.0
+
+
+def fit_frames(frames, height, width):
+    """uint8 (t, h, w, 3) → uint8 (t, height, width, 3): scaled until it covers the size, then cropped at the centre."""
+    old_height, old_width = frames.shape[1:3]
+    scale = max(height / old_height, width / old_width)
+    new_height, new_width = max(height, round(old_height * scale)), max(width, round(old_width * scale))
+    top, left = (new_height - height) // 2, (new_width - width) // 2
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    fitted = np.empty((len(frames), height, width, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        if (new_height, new_width) != (old_height, old_width):
+            frame = cv2.resize(frame, (new_width, new_height), interpolation=kind)
+        fitted[index] = frame[top : top + height, left : left + width]
+    return fitted
+
+
+class ClipDataset:
+    """Samples of `frames` frames, `step` apart, from the clips of a Metadata.
+
+    height, width: pixels of a sample. flip: probability that a whole sample is mirrored left to right.
+    """
+
+    def __init__(self, metadata, frames, step, height, width, flip=0.0, seed=0):
+        for name, value in (("frames", frames), ("step", step), ("height", height), ("width", width)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if not 0 <= flip <= 1:
+            raise UserError(f"flip is a probability between 0 and 1, not {flip}")
+        if seed < 0:
+            raise UserError(f"seed must not be negative, got {seed}")
+        span = (frames - 1) * step + 1
+        short = [clip for clip in metadata.clips if clip.length < span]
+        if short or not metadata.clips:
+            reason = f"{short[0].path} has {short[0].length} frames, {span} are needed" if short else "there are none"
+            raise UserError(f"no samples can be drawn from these clips: {reason}")
+        self.clips = metadata.clips
+        self.frames, self.step, self.height, self.width = frames, step, height, width
+        self.flip, self.seed = flip, seed
+        self._order = functools.lru_cache(maxsize=4)(self._draw_order)
+
+    def __len__(self):
+        return len(self.clips)
+
+    def order(self, epoch):
+        """The permutation of epoch `epoch`: int array of positions in `clips`."""
+        return self._order(epoch)
+
+    def _draw_order(self, epoch):
+        return self._random(_SHUFFLE, epoch).permutation(len(self.clips))
+
+    def _random(self, *key):
+        return np.random.default_rng((self.seed, *key))
+
+    def at(self, position):
+        """The sample at `position` (from 0) of the endless stream of epochs."""
+        epoch, index = divmod(position, len(self.clips))
+        return self.sample(index, epoch)
+
+    def sample(self, index_in_epoch, epoch):
+        """One sample as a dict:
+
+        pixels float32 (t, 3, h, w) in [-1, 1]; fps_id and motion_bucket_id floats; path; start (index of the first
+        frame); failures, a list of (path, reason) of clips that could not be decoded and that this sample stands in for.
+
+        A clip that fails is replaced by the next of an order drawn from (seed, epoch, clip). UserError when ten in a row
+        fail. Safe to call from several threads.
+        """
+        first = int(self.order(epoch)[index_in_epoch])
+        failures = []
+        for attempt, clip in enumerate(self._candidates(first, epoch)):
+            try:
+                sample = self._read(self.clips[clip], self._random(_SAMPLE, epoch, clip, attempt))
+            except UserError as error:
+                failures.append((str(self.clips[clip].path), str(error)))
+            else:
+                return {**sample, "failures": failures}
+        raise UserError(f"{len(failures)} clips in a row cannot be read; the last one: {failures[-1][1]}")
+
+    def _candidates(self, first, epoch):
+        yield first
+        others = np.delete(np.arange(len(self.clips)), first)
+        yield from self._random(_REPLACE, epoch, first).permutation(others)[:_MAX_REPLACEMENTS].tolist()
+
+    def _read(self, clip, random):
+        span = (self.frames - 1) * self.step + 1
+        start = int(random.integers(clip.length - span + 1))
+        mirrored = random.random() < self.flip
+        with open_video(clip.path) as video:
+            frames = video.frames(range(start, start + span, self.step))
+            fps = video.fps if clip.fps is None else clip.fps
+        frames = fit_frames(frames, self.height, self.width)
+        if mirrored:
+            frames = frames[:, :, ::-1]
+        pixels = np.empty((self.frames, 3, self.height, self.width), np.float32)
+        np.divide(frames.transpose(0, 3, 1, 2), np.float32(127.5), out=pixels)
+        pixels -= 1
+        return {
+            "pixels": pixels,
+            "fps_id": fps_id(fps, self.step),
+            "motion_bucket_id": float(clip.motion_bucket_id),
+            "path": str(clip.path),
+            "start": start,
+        }
+
+
+def clips_from_csv(
+    data_dir, metadata, frames, step, height, width, flip=0.0, seed=0, verify_files="exists"
+):  # the arguments of a config's `init_args`
+    """ClipDataset of the CSV file `metadata`, whose paths are relative to `data_dir`. UserError as `read_metadata`."""
+    return ClipDataset(
+        read_metadata(metadata, data_dir, frames, step, verify_files), frames, step, height, width, flip, seed
+    )
+
+
+class FailureLimit:
+    """Counts the clips that could not be decoded, over the samples in the order of their use.
+
+    UserError as soon as more than `max_share` of the clips tried have failed, and at least three of them.
+    """
+
+    def __init__(self, max_share=0.1):
+        if not 0 <= max_share <= 1:
+            raise UserError(f"max_failed_share is a share between 0 and 1, not {max_share}")
+        self.max_share = max_share
+        self.tried = 0
+        self.failed = 0
+
+    def count(self, sample):
+        """Take note of one sample of `ClipDataset.sample`; logs a warning for each clip that it stands in for."""
+        failures = sample["failures"]
+        self.tried += 1 + len(failures)
+        self.failed += len(failures)
+        for path, reason in failures:
+            _log.warning("clip left out, another one takes its place: %s (%s)", path, reason)
+        if failures and self.failed >= _MIN_FAILURES and self.failed > self.max_share * self.tried:
+            share = math.ceil(100 * self.failed / self.tried)
+            raise UserError(
+                f"{self.failed} of {self.tried} clips cannot be decoded ({share} %, the limit is "
+                f"{100 * self.max_share:g} %). Check them all with verify_files=open, or raise max_failed_share. "
+                f"The last one: {failures[-1][1]}"
+            )

@@ -1,0 +1,103 @@
+"""Batches of clips, decoded ahead in parallel, always in the same order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gm.data.clips import FailureLimit
+from gm.errors import UserError
+
+
+class ClipLoader:
+    """Endless batches of this rank's samples. `for batch in loader:`; leaving the loop stops the workers.
+
+    batch_size: samples of this rank; the global batch is batch_size * num_shards (see gm/data/clips.py for which rank
+    gets which). A data set smaller than that is no fault: a batch then shows clips of several epochs, and so a clip
+    more than once, each time another part of it.
+    workers: threads that decode. Threads, because decord and OpenCV release Python's lock while they decode and resize,
+    and a clip of 14 frames of 576x1024 (99 MB) need not be copied from process to process.
+    prefetch: batches decoded ahead; at most this many, and the current one, are in memory.
+    start_batch: the first batch to give out. The one number `next_batch` is the whole state: a loader started from it
+    goes on exactly where the other stopped.
+    max_failed_share: see FailureLimit.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        batch_size,
+        shard_id=0,
+        num_shards=1,
+        workers=2,
+        prefetch=2,
+        start_batch=0,
+        max_failed_share=0.1,
+    ):
+        numbers = {"batch_size": batch_size, "num_shards": num_shards, "workers": workers, "prefetch": prefetch}
+        for name, value in numbers.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if not 0 <= shard_id < num_shards:
+            raise UserError(f"shard_id must be from 0 to {num_shards - 1}, not {shard_id}")
+        if start_batch < 0:
+            raise UserError(f"start_batch must not be negative, got {start_batch}")
+        self.dataset = dataset
+        self.batch_size, self.shard_id, self.num_shards = batch_size, shard_id, num_shards
+        self.workers, self.prefetch = workers, prefetch
+        self.next_batch = start_batch
+        self.failures = FailureLimit(max_failed_share)
+
+    @property
+    def global_batch(self):
+        """Samples in a batch over all ranks."""
+        return self.batch_size * self.num_shards
+
+    def batches(self, epochs):
+        """How many batches it takes until `epochs` epochs have been shown completely (epochs may be a fraction)."""
+        return math.ceil(epochs * len(self.dataset) / self.global_batch)
+
+    def epoch(self, batch):
+        """(epoch, batch in the epoch) of global batch `batch`, both from 0; it belongs to the epoch of its first clip."""
+        epoch = batch * self.global_batch // len(self.dataset)
+        return epoch, batch - self.batches(epoch)
+
+    def positions(self, batch):
+        """Positions in the stream of epochs that this rank takes of global batch `batch`."""
+        start = batch * self.global_batch
+        return range(start + self.shard_id, start + self.global_batch, self.num_shards)
+
+    def __iter__(self):
+        """Dicts: batch (its number); pixels float32 (b, t, 3, h, w) in [-1, 1]; fps_id, motion_bucket_id float32 (b,);
+        path, start lists. UserError when too many clips fail; what a worker raises is raised here."""
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
+        try:
+            ahead = deque()
+            submitted = self.next_batch
+            while True:
+                while submitted <= self.next_batch + self.prefetch:
+                    ahead.append([pool.submit(self.dataset.at, position) for position in self.positions(submitted)])
+                    submitted += 1
+                samples = [future.result() for future in ahead.popleft()]
+                for sample in samples:
+                    self.failures.count(sample)
+                batch = {"batch": self.next_batch, **_stack(samples)}
+                del samples
+                self.next_batch += 1
+                yield batch
+                del batch  # or it would stay in memory while the next one is put together
+        finally:
+            # Also when the loop is left, by `break`, an exception or Ctrl-C: what has not begun is not decoded any more.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stack(samples):
+    batch = {"pixels": np.stack([sample["pixels"] for sample in samples])}
+    for name in ("fps_id", "motion_bucket_id"):
+        batch[name] = np.array([sample[name] for sample in samples], np.float32)
+    for name in ("path", "start"):
+        batch[name] = [sample[name] for sample in samples]
+    return batch

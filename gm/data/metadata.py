@@ -1,0 +1,255 @@
+"""The list of training clips: a CSV file with the columns path, length and motion_bucket_id, checked before training."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from gm.data.video_reader import open_video
+from gm.errors import UserError
+
+REQUIRED = ("path", "length", "motion_bucket_id")
+_SHOWN = 20  # faults or clips named in one message
+_OPEN_WORKERS = 4
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row: path of the video, length in frames, motion bucket (0..255), fps (None: the file's own), CSV line."""
+
+    path: Path
+    length: int
+    motion_bucket_id: int
+    fps: Optional[float]
+    line: int
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """clips: what can be trained on. dropped: the clips shorter than frames * step."""
+
+    clips: list[Clip]
+    dropped: list[Clip]
+
+
+def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
+    """Read and check the CSV file `csv_path` → Metadata.
+
+    Columns path (relative to `data_dir`, or absolute), length (frames), motion_bucket_id, and fps if there; others are
+    ignored. UTF-8, with or without a byte order mark. Blank lines are skipped.
+
+    frames, step: a sample is `frames` frames, `step` apart; clips shorter than frames * step are dropped, with a
+    logged warning that lists them. A bucket outside 0..255 is a warning too.
+    verify_files: "exists" looks for the files; "open" also opens each video, compares its number of frames with the
+    length stated and decodes its last frame.
+
+    UserError with all faults and their line numbers: unreadable or empty CSV, missing or repeated columns, wrong number
+    of fields, empty cells, non-numbers, lengths below 1, missing files, no clip left.
+    """
+    if verify_files not in ("exists", "open"):
+        raise ValueError(f"verify_files must be 'exists' or 'open', not {verify_files!r}")
+    table = _read_table(Path(csv_path))
+    lines = table.pop("line").to_numpy()
+    faults = []  # (line, what is wrong)
+    columns = _check_cells(table, lines, faults)
+    paths = _full_paths(table["path"], data_dir)
+    good = columns.pop("good")
+    _check_files([(path, line) for path, line in zip(paths, lines) if path is not None], faults)
+    clips = [
+        Clip(Path(path), int(length), int(bucket), None if math.isnan(fps) else float(fps), int(line))
+        for path, length, bucket, fps, line, kept in zip(
+            paths, columns["length"], columns["motion_bucket_id"], columns["fps"], lines, good
+        )
+        if kept
+    ]
+    if verify_files == "open":
+        missing = {line for line, _ in faults}
+        _check_videos([clip for clip in clips if clip.line not in missing], faults)
+    if faults:
+        raise UserError(f"{csv_path}: {_listing(faults, 'fault')}")
+    _warn_of_buckets(csv_path, clips)
+    return _drop_short(csv_path, clips, frames, step)
+
+
+def _read_table(csv_path):
+    """The CSV as a table of stripped strings, plus each row's line in the file; only the columns that are used."""
+    try:
+        # Header as data: so no first column is taken for an index, and repeated names are not silently renamed.
+        raw = pd.read_csv(
+            csv_path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"no metadata file at {csv_path}") from error
+    except OSError as error:
+        raise UserError(f"cannot read metadata {csv_path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{csv_path} is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{csv_path} is empty; its first line must be {','.join(REQUIRED)}") from error
+    except pd.errors.ParserError as error:
+        raise UserError(f"{csv_path}: {_parse_faults(csv_path, error)}") from error
+    raw = raw.fillna("")  # the ends of lines that have too few fields
+    lines = _line_numbers(raw)
+    header = [name.strip() for name in raw.iloc[0]]
+    _check_header(csv_path, header)
+    table = pd.DataFrame({name: raw[header.index(name)].str.strip() for name in (*REQUIRED, "fps") if name in header})
+    table["line"] = lines
+    blank = (raw == "").all(axis=1)
+    table = table[~blank].iloc[1:]
+    if table.empty:
+        raise UserError(f"{csv_path} lists no clips: it has a header and nothing below it")
+    return table.reset_index(drop=True)
+
+
+def _line_numbers(raw):
+    """First line, from 1, of each row: a quoted cell may hold line breaks."""
+    breaks = sum(raw[column].str.count("\n") for column in raw).to_numpy()
+    return 1 + np.arange(len(raw)) + np.concatenate([[0], np.cumsum(breaks)[:-1]]).astype(int)
+
+
+def _parse_faults(csv_path, error):
+    """pandas stops at the first line with too many fields, so look for all of them."""
+    faults, width = [], None
+    try:
+        with open(csv_path, newline="", encoding="utf-8-sig") as file:
+            rows, line = csv.reader(file, strict=True), 1
+            for row in rows:
+                width = width or len(row)
+                if len(row) > width:
+                    faults.append((line, f"{len(row)} fields where the header has {width}; quote paths with commas"))
+                line = rows.line_num + 1
+    except csv.Error as quoting:
+        faults.append((line, f"{quoting}; check the quotes"))
+    return _listing(faults, "fault") if faults else str(error).replace("Error tokenizing data. C error: ", "").strip()
+
+
+def _check_header(csv_path, header):
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise UserError(f"{csv_path}, line 1: the column {', '.join(repeated)} is there more than once")
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        raise UserError(
+            f"{csv_path}, line 1: missing column {', '.join(missing)}; it has {', '.join(header)}. "
+            f"The first line must name {','.join(REQUIRED)}"
+        )
+
+
+def _check_cells(table, lines, faults):
+    """Numbers of the columns and `good`, whether the row has no fault; faults are added to the list."""
+    good = np.ones(len(table), bool)
+
+    def refuse(mask, message, column):
+        for row in np.flatnonzero(mask):
+            faults.append((int(lines[row]), message.format(repr(table[column].iat[row]))))
+        good[mask] = False
+
+    columns = {}
+    refuse((table["path"] == "").to_numpy(), "path is empty", "path")
+    for name in ("length", "motion_bucket_id", "fps"):
+        if name not in table:
+            columns[name] = np.full(len(table), math.nan)
+            continue
+        empty = (table[name] == "").to_numpy()
+        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+        # Beyond 2**53 a float is not exact; no video is that long.
+        finite = np.isfinite(numbers) & (np.abs(numbers) < 2.0**53)
+        refuse(~finite & ~empty, name + " is not a number: {}", name)
+        if name == "fps":  # an empty cell: the file's own
+            refuse(finite & (numbers <= 0), "fps must be above 0, not {}", name)
+        else:
+            refuse(empty, name + " is empty", name)
+            whole = numbers == np.floor(numbers)
+            refuse(finite & ~whole, name + " must be a whole number, not {}", name)
+            if name == "length":
+                refuse(finite & whole & (numbers < 1), "length must be at least 1 frame, not {}", name)
+        columns[name] = numbers
+    return {**columns, "good": good}
+
+
+def _full_paths(paths, data_dir):
+    """Absolute paths stay; others are taken from `data_dir`; None for an empty cell."""
+    root = os.path.abspath(data_dir)
+    return [os.path.normpath(os.path.join(root, path)) if path else None for path in paths]
+
+
+def _check_files(paths, faults):
+    """A fault for each (path, line) that is no file. Lists each folder once: on network disks a look at each file of
+    a large set would take minutes."""
+    folders = {}
+    for path, line in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = _files_in(folder)
+        kept = folders[folder]
+        if name not in kept:
+            reason = "is not a file" if os.path.exists(path) else "does not exist"
+            faults.append((int(line), f"{path} {reason}"))
+
+
+def _files_in(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:  # no such folder, or not ours to read
+        return frozenset()
+
+
+def _check_videos(clips, faults):
+    def fault(clip):
+        try:
+            with open_video(clip.path) as video:
+                if video.length != clip.length:
+                    return f"length is {clip.length}, but {clip.path} has {video.length} frames"
+                video.frames([clip.length - 1])
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
+        try:
+            found = tqdm(pool.map(fault, clips), total=len(clips), desc="checking videos", unit="video")
+            faults.extend((clip.line, reason) for clip, reason in zip(clips, found) if reason)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _warn_of_buckets(csv_path, clips):
+    odd = [(clip.line, str(clip.motion_bucket_id)) for clip in clips if not 0 <= clip.motion_bucket_id <= 255]
+    if odd:
+        _log.warning("%s: motion_bucket_id outside 0..255, which SVD never saw: %s", csv_path, _listing(odd, "clip"))
+
+
+def _drop_short(csv_path, clips, frames, step):
+    needed = frames * step
+    kept = [clip for clip in clips if clip.length >= needed]
+    dropped = [clip for clip in clips if clip.length < needed]
+    if dropped:
+        short = _listing([(clip.line, f"{clip.path} ({clip.length} frames)") for clip in dropped], "clip")
+        rule = f"frames * step = {frames} * {step} = {needed} frames"
+        if not kept:
+            raise UserError(f"{csv_path}: every clip is shorter than {rule}; lower one of them. {short}")
+        _log.warning(
+            "%s: %d of %d clips dropped, shorter than %s: %s", csv_path, len(dropped), len(clips), rule, short
+        )
+    return Metadata(kept, dropped)
+
+
+def _listing(items, noun):
+    """[(line, text)] → "2 faults" and one line for each of the first 20, in the file's order."""
+    items = sorted(items)
+    shown = "".join(f"\n  line {line}: {text}" for line, text in items[:_SHOWN])
+    more = f"\n  … and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}{shown}{more}"

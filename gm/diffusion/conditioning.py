@@ -1,0 +1,53 @@
+"""What the network is told about the video: the picture, twice, and three numbers (original: GeneralConditioner)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gm.networks.embeddings import sinusoidal
+
+
+class Conditioning(NamedTuple):
+    """One row for each frame; n = b*t.
+
+    context (n, 1, e): CLIP embedding of the picture, for the cross-attention.
+    concat (n, 4, h, w): VAE latent of the noised picture: the mean, *not* multiplied by the scale factor.
+    vector (n, 3 * width): embeddings of fps, motion bucket and noise augmentation, in this order.
+    """
+
+    context: np.ndarray
+    concat: np.ndarray
+    vector: np.ndarray
+
+    def null(self):
+        """The unconditional branch: no picture, but the same numbers."""
+        return Conditioning(np.zeros_like(self.context), np.zeros_like(self.concat), self.vector)
+
+    def join(self, other):
+        """Both in one batch, `self` first."""
+        return Conditioning(*(np.concatenate(pair) for pair in zip(self, other)))
+
+
+def fps_id(fps):
+    """The number that the network is told for frames per second: one less, as in its training."""
+    return fps - 1
+
+
+def vector_embedding(fps_id, motion_bucket_id, cond_aug, width):
+    """Three arrays (n,) -> float32 (n, 3 * width)."""
+    return np.concatenate([sinusoidal(values, width) for values in (fps_id, motion_bucket_id, cond_aug)], 1)
+
+
+def condition(context, concat, fps, motion_bucket_id, cond_aug, width, t):
+    """The conditioning of the t frames of one video.
+
+    Args:
+        context (1, e): CLIP embedding of the picture; concat (1, 4, h, w): its VAE latent.
+        fps: frames per second; motion_bucket_id: 0 to 255; cond_aug: the sigma of the noise put on the picture.
+        width: width of each number's embedding.
+    """
+    numbers = (np.full(1, value, np.float32) for value in (fps_id(fps), motion_bucket_id, cond_aug))
+    vector = vector_embedding(*numbers, width)
+    return Conditioning(*(np.repeat(part, t, 0) for part in (context[:, None], concat, vector)))

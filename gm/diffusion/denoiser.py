@@ -1,0 +1,45 @@
+"""The preconditioned denoiser D(x; sigma) (Karras et al. 2022, equation 7; original: VScalingWithEDMcNoise)."""
+
+import mindspore as ms
+from mindspore import nn
+
+from gm import ops
+
+
+def preconditioning(sigma):
+    """c_skip, c_out, c_in, c_noise of float32 noise levels (any shape), sigma_data 1. c_out is negative.
+
+    SVD paper, appendix D: with these scalings the network predicts v.
+    """
+    total = sigma * sigma + 1.0
+    c_skip = 1.0 / total
+    c_out = -sigma / ops.sqrt(total)
+    c_in = 1.0 / ops.sqrt(total)
+    c_noise = 0.25 * ops.log(sigma)
+    return c_skip, c_out, c_in, c_noise
+
+
+class Denoiser(nn.Cell):
+    """The network between its scalings; what is compiled as one graph. The arithmetic of sigma stays float32."""
+
+    def __init__(self, unet):
+        super().__init__()
+        self.unet = unet
+
+    def construct(self, x, sigma, concat, context, vector, t, image_only=None):
+        """Estimate of the clean latents.
+
+        Args:
+            x (n, 4, h, w): noisy latents, n = b*t.
+            sigma (n,): noise level of each frame.
+            concat (n, 4, h, w): conditioning latent, neither noised nor scaled here.
+            context (n, l, e), vector (n, e): see `gm.diffusion.conditioning`.
+            t: frames of each video.
+            image_only: None, or (n,) with 1 for frames that are still images.
+
+        Returns:
+            float32 (n, 4, h, w).
+        """
+        c_skip, c_out, c_in, c_noise = preconditioning(sigma.astype(ms.float32).reshape(-1, 1, 1, 1))
+        f = self.unet(ops.cat((c_in * x, concat), 1), c_noise.reshape(-1), context, vector, t, image_only)
+        return c_out * f.astype(ms.float32) + c_skip * x

@@ -1,0 +1,44 @@
+"""Between pixels and latents: the posterior of the VAE encoder and decoding in chunks."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor
+
+# The first stage's latents times this have about unit variance; the UNet works on the product. The conditioning latent
+# is not multiplied by it.
+SCALE_FACTOR = 0.18215
+
+
+def split_moments(moments):
+    """Encoder output float32 (n, 2z, h, w) -> mean and standard deviation, each (n, z, h, w)."""
+    mean, log_variance = np.split(moments, 2, axis=1)
+    return mean, np.exp(0.5 * np.clip(log_variance, -30.0, 20.0))
+
+
+def sample(mean, std, noise):
+    """A draw from the posterior, all (n, z, h, w); noise is unit normal."""
+    return mean + std * noise
+
+
+def kl_divergence(moments):
+    """KL(posterior || unit normal), summed over everything but the batch and averaged over it."""
+    mean, std = (part.astype(np.float64) for part in split_moments(moments))
+    return 0.5 * np.sum(mean**2 + std**2 - 1.0 - 2.0 * np.log(std)) / len(moments)
+
+
+def decode_in_chunks(decoder, z, chunk, progress=None):
+    """Latents float32 (t, z, h, w), not scaled -> pixels float32 (t, 3, 8h, 8w), about [-1, 1], not clamped.
+
+    Consecutive chunks of `chunk` frames (the last may be shorter) are decoded one by one; the temporal decoder sees
+    only the frames of a chunk, so the result depends on `chunk`, here as in the original.
+
+    progress: called with the number of frames after each chunk.
+    """
+    frames = []
+    for start in range(0, len(z), chunk):
+        part = np.ascontiguousarray(z[start:start + chunk])
+        frames.append(decoder(Tensor(part), len(part)).asnumpy())
+        if progress:
+            progress(len(part))
+    return np.concatenate(frames)

@@ -1,0 +1,175 @@
+"""The parts of the model by name: their config sections, their place in a checkpoint, how they are built and loaded."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, NamedTuple
+
+from mindspore import Tensor
+
+from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.match import match
+from gm.config import Section, build, check, load_config
+from gm.diffusion.denoiser import Denoiser
+from gm.errors import UserError
+from gm.networks.clip import ClipVision
+from gm.networks.unet import VideoUNet
+from gm.networks.vae import VaeDecoder, VaeEncoder
+from gm.precision import parameter_dtype
+
+
+class Component(NamedTuple):
+    """prefix: what the names of its parameters begin with in a checkpoint; build: function of the model's config."""
+
+    prefix: str
+    build: Callable
+
+
+def _vae_section(model):
+    return {name: value for name, value in model.vae.items() if name != "temporal_decoder"}
+
+
+def _first_stage_encoder(model):
+    frame_wise = not model.vae.temporal_decoder
+    return build(VaeEncoder, _vae_section(model), "model.vae", quant_conv=frame_wise)
+
+
+def _decoder(model):
+    return build(VaeDecoder, _vae_section(model), "model.vae", temporal=model.vae.temporal_decoder)
+
+
+def _condition_encoder(model):
+    return build(VaeEncoder, _vae_section(model), "model.vae", quant_conv=True)
+
+
+COMPONENTS = {
+    "unet": Component("model.diffusion_model.", lambda model: build(VideoUNet, model.unet, "model.unet")),
+    "clip": Component(
+        "conditioner.embedders.0.open_clip.model.visual.", lambda model: build(ClipVision, model.clip, "model.clip")
+    ),
+    "condition_encoder": Component("conditioner.embedders.3.encoder.", _condition_encoder),
+    "decoder": Component("first_stage_model.", _decoder),
+    # Only training encodes its targets with it.
+    "first_stage_encoder": Component("first_stage_model.", _first_stage_encoder),
+}
+
+
+def _vae_arguments(
+    ch: int, ch_mult: list[int], num_res_blocks: int, z_channels: int, temporal_decoder: bool
+):  # the signature that the config's section is checked against
+    pass
+
+
+SCHEMA = {
+    "model": {"unet": Section(VideoUNet), "vae": Section(_vae_arguments), "clip": Section(ClipVision)},
+    "sampling": {
+        "height": "int", "width": "int", "num_frames": "int", "sampling_steps": "int", "min_guidance": "float",
+        "max_guidance": "float", "fps": "float", "motion_bucket_id": "float", "noise_aug_strength": "float",
+        "decode_chunk_size": "int",
+    },
+}
+
+
+def load_model_config(path, overrides=()):
+    """The config of a model, checked against the networks' signatures before anything is built.
+
+    Raises:
+        UserError: every fault of the file at once.
+    """
+    config = load_config(path, overrides)
+    check(config, SCHEMA, path)
+    _check_widths(config.model, path)
+    return config
+
+
+def _check_widths(model, path):
+    """Faults that would surface deep inside a network."""
+    faults = []
+    unet, vae, clip = model.unet, model.vae, model.clip
+    widths = {f"model.unet level {i}": unet.model_channels * m for i, m in enumerate(unet.channel_mult)}
+    widths.update({f"model.vae level {i}": vae.ch * m for i, m in enumerate(vae.ch_mult)})
+    faults += [f"{name} has {n} channels, not a multiple of the 32 norm groups" for name, n in widths.items() if n % 32]
+    heads = {n for name, n in widths.items() if "unet" in name and n % unet.num_head_channels}
+    if heads:
+        faults.append(f"model.unet.num_head_channels {unet.num_head_channels} does not divide {sorted(heads)}")
+    if unet.adm_in_channels % 3:
+        faults.append(f"model.unet.adm_in_channels {unet.adm_in_channels} must be three equal embeddings")
+    if unet.in_channels != 2 * vae.z_channels or unet.out_channels != vae.z_channels:
+        faults.append("model.unet takes two latents: in_channels = 2 * out_channels = 2 * z_channels")
+    if clip.embed_dim != unet.context_dim:
+        faults.append(f"model.clip.embed_dim {clip.embed_dim} must be model.unet.context_dim {unet.context_dim}")
+    if clip.width % clip.head_width or clip.image_size % clip.patch_size:
+        faults.append("model.clip: head_width must divide width and patch_size must divide image_size")
+    if faults:
+        raise UserError("\n  ".join([f"{path} is not right:", *faults]))
+
+
+def size_multiple(model):
+    """Height and width in pixels must be multiples of this: the VAE's and the UNet's halvings together (64 for SVD)."""
+    return 2 ** (len(model.vae.ch_mult) - 1 + len(model.unet.channel_mult) - 1)
+
+
+def build_component(config, name):
+    """A component without values; its parameters carry their full checkpoint names."""
+    component = COMPONENTS[name]
+    cell = component.build(config.model)
+    for path, p in cell.parameters_and_names():
+        p.name = component.prefix + path
+    cell.set_train(False)
+    return cell
+
+
+def expected_parameters(config):
+    """{full name: shape} of every parameter of a model, from its config or the path of one."""
+    if not hasattr(config, "model"):
+        config = load_model_config(config)
+    expected = {}
+    for name in COMPONENTS:
+        expected.update({p.name: tuple(p.shape) for p in build_component(config, name).get_parameters()})
+    return expected
+
+
+class Weights:
+    """A checkpoint whose keys are accounted for: every parameter of the model is in it with its shape.
+
+    Raises:
+        UserError: a checkpoint that does not fit the config, with the list of all that is wrong.
+    """
+
+    def __init__(self, config, path):
+        self.config = config
+        self.checkpoint = open_checkpoint(path)
+        self.sources = match(self.checkpoint, expected_parameters(config))
+
+    def size(self, name):
+        """Number of values of a component."""
+        return sum(math.prod(p.shape) for p in build_component(self.config, name).get_parameters())
+
+    def load(self, name, amp_level="O0", progress=None):
+        """A component with its values.
+
+        Where the file has the dtype that the parameter needs, the parameter is the file's memory map itself and costs
+        no memory of its own.
+
+        Args:
+            name: one of `COMPONENTS`.
+            amp_level: "O0" or "O2", see `gm.precision`.
+            progress: called with the number of values after each tensor.
+        """
+        cell = build_component(self.config, name)
+        for p in cell.get_parameters():
+            dtype = parameter_dtype(p.name, amp_level)
+            array = self.checkpoint.read(self.sources[p.name])
+            set_value(p, array, dtype)
+            if progress:
+                progress(array.size)
+        return Denoiser(cell) if name == "unet" else cell
+
+
+def set_value(p, array, dtype):
+    """Give a parameter an array's values; shares the array's memory where dtype is its own."""
+    name = str(dtype).lower()
+    array = array.astype(name, copy=False)
+    if p.dtype != dtype:
+        p.set_dtype(dtype)
+    p.set_data(Tensor.from_numpy(array))

@@ -1,0 +1,135 @@
+"""Transformer parts of the UNet (original: sgm.modules.attention and sgm.modules.video_attention)."""
+
+import mindspore as ms
+from mindspore import Tensor, nn
+
+from gm import ops
+from gm.networks.embeddings import frequencies, sinusoidal_tensor
+from gm.networks.layers import GroupNorm, Identity, LayerNorm, Linear, Mixer, SiLU
+
+
+class Attention(nn.Cell):
+    """Multi-head attention; q, k, v without bias, scale 1/sqrt(head size)."""
+
+    def __init__(self, channels, context_channels, heads):
+        super().__init__()
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(context_channels, channels, bias=False)
+        self.to_v = Linear(context_channels, channels, bias=False)
+        self.to_out = nn.SequentialCell(Linear(channels, channels), Identity())
+        self.heads = heads
+
+    def construct(self, x, context=None):
+        """x (n, s, c), context (n, l, e) or None for self-attention -> (n, s, c), or (n, 1, c) where l = 1.
+
+        A softmax over one key is 1: with one context token every query gets the same to_out(to_v(context)), and q, k
+        (and the norm in front of them) have no part in it.
+        """
+        if context is None:
+            context = x
+        elif context.shape[1] == 1:
+            return self.to_out(self.to_v(context))
+        return self.to_out(ops.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+
+
+class GEGLU(nn.Cell):
+    """x (..., channels) -> (..., inner): the first half of the projection times gelu of the second."""
+
+    def __init__(self, channels, inner):
+        super().__init__()
+        self.proj = Linear(channels, 2 * inner)
+
+    def construct(self, x):
+        return ops.geglu(x, self.proj.weight, self.proj.bias)
+
+
+class FeedForward(nn.Cell):
+    """Linear(GEGLU(x)), inner width 4 * channels."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.net = nn.SequentialCell(GEGLU(channels, 4 * channels), Identity(), Linear(4 * channels, channels))
+
+    def construct(self, x):
+        return self.net(x)
+
+
+class SpatialBlock(nn.Cell):
+    """Self-attention, cross-attention and feed-forward within each frame, pre-norm."""
+
+    def __init__(self, channels, context_channels, heads):
+        super().__init__()
+        self.norm1 = LayerNorm(channels)
+        self.attn1 = Attention(channels, channels, heads)
+        self.norm2 = LayerNorm(channels)
+        self.attn2 = Attention(channels, context_channels, heads)
+        self.norm3 = LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def construct(self, x, context):
+        """x (n, s, c), context (n, l, e) -> (n, s, c)."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class TemporalBlock(nn.Cell):
+    """The same along time at every position, after one more feed-forward (the original's extra_ff_mix_layer)."""
+
+    def __init__(self, channels, context_channels, heads):
+        super().__init__()
+        self.norm_in = LayerNorm(channels)
+        self.ff_in = FeedForward(channels)
+        self.norm1 = LayerNorm(channels)
+        self.attn1 = Attention(channels, channels, heads)
+        self.norm2 = LayerNorm(channels)
+        self.attn2 = Attention(channels, context_channels, heads)
+        self.norm3 = LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def construct(self, x, context, t):
+        """x (n, s, c), context (n, l, e) -> (n, s, c).
+
+        Every position of a video attends to the context of the video's first frame, so the cross-attention takes all
+        t * s queries of a video at once and needs no copy of the context for each position.
+        """
+        n, s, c = x.shape
+        b = n // t
+        x = ops.transpose(x.reshape(b, t, s, c), 0, 2, 1, 3).reshape(b * s, t, c)
+        x = x + self.ff_in(self.norm_in(x))
+        x = x + self.attn1(self.norm1(x))
+        x = x.reshape(b, s * t, c)
+        x = x + self.attn2(self.norm2(x), context[::t])
+        x = x + self.ff(self.norm3(x))
+        return ops.transpose(x.reshape(b, s, t, c), 0, 2, 1, 3).reshape(n, s, c)
+
+
+class SpatialVideoTransformer(nn.Cell):
+    """Transformer over space and time with a residual around it (GroupNorm epsilon 1e-6, unlike the ResBlocks')."""
+
+    def __init__(self, channels, context_channels, heads, depth):
+        super().__init__()
+        self.norm = GroupNorm(channels, eps=1e-6)
+        self.proj_in = Linear(channels, channels)
+        self.transformer_blocks = nn.CellList([SpatialBlock(channels, context_channels, heads) for _ in range(depth)])
+        self.time_stack = nn.CellList([TemporalBlock(channels, context_channels, heads) for _ in range(depth)])
+        self.time_pos_embed = nn.SequentialCell(Linear(channels, 4 * channels), SiLU(), Linear(4 * channels, channels))
+        self.time_mixer = Mixer()
+        self.proj_out = Linear(channels, channels)
+        self.channels = channels
+        self.frequencies = Tensor(frequencies(channels))
+
+    def construct(self, x, context, t, image_only=None):
+        """x (n, c, h, w), context (n, l, e), image_only None or (n,) -> (n, c, h, w)."""
+        n, c, h, w = x.shape
+        y = ops.transpose(self.norm(x).reshape(n, c, h * w), 0, 2, 1)
+        y = self.proj_in(y)
+        # Frames are counted from 0 in every video, whatever its frame rate.
+        frame = ops.tile(ops.arange(t), (n // t,)).astype(ms.float32)
+        frame = sinusoidal_tensor(frame, self.frequencies, self.channels).astype(x.dtype)
+        frame = self.time_pos_embed(frame).reshape(n, 1, c)
+        for spatial, temporal in zip(self.transformer_blocks, self.time_stack):
+            y = spatial(y, context)
+            y = self.time_mixer(y, temporal(y + frame, context, t), image_only)
+        y = ops.transpose(self.proj_out(y), 0, 2, 1).reshape(n, c, h, w)
+        return x + y

@@ -1,0 +1,126 @@
+"""Layers: they hold parameters (zeros until a checkpoint or `initialize` gives them values) and call `gm.ops`."""
+
+import mindspore as ms
+from mindspore import Parameter, nn
+from mindspore.common.initializer import initializer
+
+from gm import ops
+
+
+def parameter(*shape):
+    """A float32 parameter of zeros. The pages of zeros cost no memory until something is written to them."""
+    return Parameter(initializer("zeros", shape, ms.float32))
+
+
+class Identity(nn.Cell):
+    """Keeps the place that the original gives to a dropout of rate 0, and so the numbers in the parameters' names."""
+
+    def construct(self, x):
+        return x
+
+
+class SiLU(nn.Cell):
+    """x * sigmoid(x)."""
+
+    def construct(self, x):
+        return ops.silu(x)
+
+
+class Linear(nn.Cell):
+    """x (..., in_channels) -> (..., out_channels)."""
+
+    def __init__(self, in_channels, out_channels, bias=True):
+        super().__init__()
+        self.weight = parameter(out_channels, in_channels)
+        self.bias = parameter(out_channels) if bias else None
+
+    def construct(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Conv2d(nn.Cell):
+    """x (n, in_channels, h, w) -> (n, out_channels, ...); padding is (top, bottom, left, right), zeros."""
+
+    def __init__(self, in_channels, out_channels, kernel=3, stride=1, padding=None, bias=True):
+        super().__init__()
+        self.weight = parameter(out_channels, in_channels, kernel, kernel)
+        self.bias = parameter(out_channels) if bias else None
+        self.stride = stride
+        self.padding = (kernel // 2,) * 4 if padding is None else padding
+
+    def construct(self, x):
+        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class TemporalConv(nn.Cell):
+    """The (3, 1, 1) convolution: x (b, in_channels, t, s) -> (b, out_channels, t, s)."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.weight = parameter(out_channels, in_channels, 3, 1, 1)
+        self.bias = parameter(out_channels)
+
+    def construct(self, x):
+        return ops.temporal_conv(x, self.weight, self.bias)
+
+
+class GroupNorm(nn.Cell):
+    """x (b, channels, ...): 32 groups, statistics over a group's channels and all trailing axes."""
+
+    def __init__(self, channels, eps):
+        super().__init__()
+        self.weight = parameter(channels)
+        self.bias = parameter(channels)
+        self.eps = eps
+
+    def construct(self, x):
+        return ops.group_norm(x, self.weight, self.bias, 32, self.eps)
+
+
+class LayerNorm(nn.Cell):
+    """x (..., channels)."""
+
+    def __init__(self, channels, eps=1e-5):
+        super().__init__()
+        self.weight = parameter(channels)
+        self.bias = parameter(channels)
+        self.eps = eps
+
+    def construct(self, x):
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Mixer(nn.Cell):
+    """The learned weight between the spatial and the temporal branch (the original's AlphaBlender)."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix_factor = parameter(1)
+
+    def construct(self, spatial, temporal, image_only=None):
+        return mix(spatial, temporal, self.mix_factor, image_only)
+
+
+def mix(first, second, factor, image_only=None):
+    """a * first + (1 - a) * second with a = sigmoid(factor), for branches of shape (n, ...).
+
+    `first` is the branch that sigmoid(factor) weighs: the spatial one in the UNet, the temporal one in the VAE decoder.
+    image_only (n,), where given, holds 1 for frames that are still images: a = 1 there.
+    """
+    a = ops.sigmoid(factor.astype(ms.float32))
+    if image_only is not None:
+        a = ops.maximum(a, image_only.astype(ms.float32)).reshape((-1,) + (1,) * (first.ndim - 1))
+    a = a.astype(first.dtype)
+    return second + a * (first - second)
+
+
+def to_time_major(x, t):
+    """(b*t, c, h, w) -> (b, c, t, h*w), the layout of the temporal convolutions."""
+    n, c, h, w = x.shape
+    return ops.transpose(x.reshape(n // t, t, c, h * w), 0, 2, 1, 3)
+
+
+def to_frames(x, h, w):
+    """(b, c, t, h*w) -> (b*t, c, h, w): undoes `to_time_major`."""
+    b, c, t, _ = x.shape
+    return ops.transpose(x, 0, 2, 1, 3).reshape(b * t, c, h, w)

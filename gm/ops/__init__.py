@@ -1,0 +1,58 @@
+"""The device layer: every operation of the networks, in the form that is best for the device in use.
+
+`set_device` chooses device and mode and binds the operations; before it is called they are the reference forms. Graph
+mode reads this module's names when it compiles, so the binding has to happen before a network first runs.
+`python -m gm.ops` prints the choice and the reason for each.
+"""
+
+from mindspore.ops import (
+    arange,
+    broadcast_to,
+    cat,
+    chunk,
+    cos,
+    log,
+    matmul,
+    maximum,
+    mean,
+    sigmoid,
+    sin,
+    sqrt,
+    tile,
+    zeros_like,
+)
+
+from gm.ops import context
+from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
+from gm.ops.reference import (
+    attention,
+    conv2d,
+    geglu,
+    gelu,
+    group_norm,
+    layer_norm,
+    linear,
+    silu,
+    temporal_conv,
+    transpose,
+    upsample_nearest,
+)
+from gm.ops.table import choose, describe
+
+__all__ = [
+    "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "arange", "attention", "bind", "broadcast_to", "cat", "choose", "chunk",
+    "conv2d", "cos", "describe", "device", "geglu", "gelu", "group_norm", "layer_norm", "linear", "log", "matmul",
+    "maximum", "mean", "set_device", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose",
+    "upsample_nearest", "version", "zeros_like",
+]
+
+
+def bind(chosen):
+    """Make {operation: function} the operations of this module."""
+    globals().update(chosen)
+
+
+def set_device(device_target=None, mode=GRAPH_MODE):
+    """Choose device and execution mode (see `gm.ops.context.set_device`) and bind the fastest operations for them."""
+    context.set_device(device_target, mode)
+    bind(choose(device(), version()))

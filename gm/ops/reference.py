@@ -1,0 +1,128 @@
+"""Every operation of the networks in plain operators that run on all devices: the definition of right.
+
+Letters of the shapes: n = b*t frames (video-major), c channels, h w pixels, s = h*w, t frames of one video.
+Statistics of norms and the softmax are computed in float32 whatever the inputs are; results have the inputs' dtype.
+"""
+
+import math
+
+import mindspore as ms
+from mindspore import ops
+
+# Scores held at once by `attention`: 2**26 float32 values are 256 MiB. One frame and head of SVD at 576x1024 has
+# 9216**2 = 85M of them and the whole first level 24 GB in float16, so they are never all held.
+MAX_SCORES = 2**26
+
+_matmul_transposed = ops.MatMul(transpose_b=True)
+_bmm_transposed = ops.BatchMatMul(transpose_b=True)
+_bias_add = ops.BiasAdd()
+
+
+def transpose(x, *axes):
+    """x with its axes reordered, as a dense copy.
+
+    Dense because a reshape of a transposed view corrupts the heap in PyNative on CPU with blocking launches (mindspore
+    2.8.0: `malloc_consolidate(): unaligned fastbin chunk detected` when the process ends).
+    """
+    return x.transpose(axes).contiguous()
+
+
+def linear(x, weight, bias=None):
+    """x (..., c_in), weight (c_out, c_in), bias (c_out,) -> (..., c_out)."""
+    y = _matmul_transposed(x.reshape(-1, x.shape[-1]), weight)
+    if bias is not None:
+        y = _bias_add(y, bias)
+    return y.reshape(x.shape[:-1] + (weight.shape[0],))
+
+
+def conv2d(x, weight, bias=None, stride=1, padding=(1, 1, 1, 1)):
+    """x (n, c_in, h, w), weight (c_out, c_in, kh, kw), zero padding (top, bottom, left, right)."""
+    y = ops.Conv2D(weight.shape[0], weight.shape[2:], 1, "pad", padding, stride)(x, weight)
+    return y if bias is None else _bias_add(y, bias)
+
+
+def temporal_conv(x, weight, bias):
+    """The (3, 1, 1) convolution over time with one zero frame at either end: x (b, c_in, t, s), weight (o, i, 3, 1, 1).
+
+    A 2-D convolution with kernel (3, 1): float32 Conv3d does not exist on Ascend and is 16 times slower on CPU.
+    """
+    return conv2d(x, weight.reshape(weight.shape[0], weight.shape[1], 3, 1), bias, 1, (1, 1, 0, 0))
+
+
+def group_norm(x, weight, bias, groups, eps):
+    """x (b, c, ...): statistics over each group's channels and all trailing axes."""
+    y = x.astype(ms.float32).reshape(x.shape[0], groups, -1)
+    y = y - ops.mean(y, -1, True)
+    y = y * ops.rsqrt(ops.mean(y * y, -1, True) + eps)
+    shape = (1, x.shape[1]) + (1,) * (x.ndim - 2)
+    y = y.reshape(x.shape) * weight.reshape(shape) + bias.reshape(shape)
+    return y.astype(x.dtype)
+
+
+def layer_norm(x, weight, bias, eps):
+    """x (..., c): statistics over the last axis."""
+    y = x.astype(ms.float32)
+    y = y - ops.mean(y, -1, True)
+    y = y * ops.rsqrt(ops.mean(y * y, -1, True) + eps)
+    return (y * weight + bias).astype(x.dtype)
+
+
+def silu(x):
+    """x * sigmoid(x)."""
+    return x * ops.sigmoid(x)
+
+
+def gelu(x):
+    """The exact form, x * Phi(x). (`ops.gelu` and `nn.GELU()` default to the tanh approximation, 4.7e-4 away.)"""
+    return x * 0.5 * (1.0 + ops.erf(x * math.sqrt(0.5)))
+
+
+def geglu(x, weight, bias):
+    """value * gelu(gate) with [value, gate] = linear(x): x (..., c), weight (2 * inner, c) -> (..., inner).
+
+    The weight is cut instead of the result: it is the smaller of the two wherever time is spent.
+    """
+    inner = weight.shape[0] // 2
+    return linear(x, weight[:inner], bias[:inner]) * gelu(linear(x, weight[inner:], bias[inner:]))
+
+
+def _softmax_attention(q, k, v):
+    """q (m, sq, d), k and v (m, sk, d) -> (m, sq, d), q already scaled."""
+    scores = _bmm_transposed(q, k)
+    return ops.bmm(ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype), v)
+
+
+def _split_heads(x, heads):
+    n, s, c = x.shape
+    return transpose(x.reshape(n, s, heads, c // heads), 0, 2, 1, 3).reshape(n * heads, s, c // heads)
+
+
+def attention(q, k, v, heads):
+    """Softmax attention without mask, scale 1/sqrt(head size): q (n, sq, c), k and v (n, sk, c) -> (n, sq, c).
+
+    Works in pieces of at most `MAX_SCORES` scores: several whole (frame, head) pairs at a time, or parts of the
+    queries of one pair.
+    """
+    n, sq, c = q.shape
+    q = _split_heads(q * (c // heads) ** -0.5, heads)
+    k = _split_heads(k, heads)
+    v = _split_heads(v, heads)
+    rows = max(1, MAX_SCORES // k.shape[1])
+    if n * heads * sq <= rows:
+        out = _softmax_attention(q, k, v)
+    else:
+        pairs = max(1, rows // sq)
+        queries = -(-sq // -(-sq // rows))
+        pieces = []
+        for i in range(0, n * heads, pairs):
+            for j in range(0, sq, queries):
+                pieces.append(_softmax_attention(q[i:i + pairs, j:j + queries], k[i:i + pairs], v[i:i + pairs]))
+        out = ops.cat([piece.reshape(-1, c // heads) for piece in pieces], 0)
+    return transpose(out.reshape(n, heads, sq, c // heads), 0, 2, 1, 3).reshape(n, sq, c)
+
+
+def upsample_nearest(x):
+    """x (n, c, h, w) -> (n, c, 2h, 2w)."""
+    n, c, h, w = x.shape
+    x = ops.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2))
+    return x.reshape(n, c, 2 * h, 2 * w)

@@ -1,0 +1,59 @@
+"""Which form of an operation runs where: one table, printable with `python -m gm.ops`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gm.ops import ascend, cpu, reference
+
+OPERATIONS = (
+    "transpose", "linear", "conv2d", "temporal_conv", "group_norm", "layer_norm", "silu", "gelu", "geglu", "attention",
+    "upsample_nearest",
+)
+
+
+class Row(NamedTuple):
+    """`function` replaces the reference form of its namesake on `device`, for versions first <= v < last."""
+
+    device: str
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    function: object
+    reason: str
+
+    def fits(self, device, version):
+        return self.device == device and self.first <= version < self.last
+
+
+ROWS = (
+    Row("CPU", (2, 7), (99,), cpu.layer_norm,
+        "16x1024x320: 34 ms instead of 65 in graph mode, 32 instead of 180 in PyNative (2.8.0)"),
+    Row("CPU", (2, 7), (99,), cpu.group_norm,
+        "16x320x32x32: 52 ms instead of 72 in graph mode, 116 instead of 200 in PyNative (2.8.0)"),
+    Row("Ascend", (2, 7), (99,), ascend.attention,
+        "flash_attention_score never holds the scores; float16 only, float32 keeps the reference form. Never run by us "
+        "for want of an Ascend: prove it on yours with svd_tools/verify.py --dtype=float16"),
+)
+
+
+def choose(device, version):
+    """{operation: function} for a device ("CPU", "GPU", "Ascend") and a mindspore version such as (2, 8)."""
+    chosen = {name: getattr(reference, name) for name in OPERATIONS}
+    chosen.update({row.function.__name__: row.function for row in ROWS if row.fits(device, version)})
+    return chosen
+
+
+def describe(device, version):
+    """The table as text: what runs on this device and why, then every row that does not apply here."""
+    lines = [f"device {device}, mindspore {'.'.join(map(str, version))}"]
+    reasons = {row.function: row.reason for row in ROWS}
+    for name, function in choose(device, version).items():
+        module = function.__module__.rsplit(".", 1)[1]
+        lines.append(f"  {name:17s}{module:11s}{reasons.get(function, 'plain operators')}")
+    others = [row for row in ROWS if not row.fits(device, version)]
+    if others:
+        lines.append("rows for other devices and versions")
+    for row in others:
+        span = f"{'.'.join(map(str, row.first))} <= version < {'.'.join(map(str, row.last))}"
+        lines.append(f"  {row.function.__name__:17s}{row.device}, {span}: {row.reason}")
+    return "\n".join(lines)

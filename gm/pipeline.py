@@ -1,0 +1,201 @@
+"""From a picture to a video: `ImageToVideo` loads a checkpoint once and is called as often as you like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import numpy as np
+from mindspore import Tensor
+
+from gm.data.images import to_signed
+from gm.data.videos import to_uint8
+from gm.diffusion.clip_preprocess import preprocess
+from gm.diffusion.conditioning import condition
+from gm.diffusion.guidance import guided, linear_scales
+from gm.diffusion.latents import SCALE_FACTOR, decode_in_chunks, split_moments
+from gm.diffusion.sampling import euler, initial_latents
+from gm.diffusion.schedules import karras_sigmas
+from gm.errors import UserError
+from gm.model import Weights, load_model_config, size_multiple
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a video is sampled. Every field has the name of its command-line option.
+
+    num_frames: frames of the video. sampling_steps: evaluations of the network. min_guidance, max_guidance: guidance
+    scale of the first and the last frame. fps: frames per second that the model is told. motion_bucket_id: amount of
+    motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
+    the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
+
+    Raises:
+        UserError: naming every value that cannot be.
+    """
+
+    num_frames: int
+    sampling_steps: int
+    min_guidance: float
+    max_guidance: float
+    fps: float
+    motion_bucket_id: float
+    noise_aug_strength: float
+    decode_chunk_size: int
+    seed: int = 23
+
+    def __post_init__(self):
+        faults = [f"{f.name} {getattr(self, f.name)}: must be a finite number" for f in fields(self)
+                  if not np.isfinite(getattr(self, f.name))]
+        for name, least in (("num_frames", 1), ("sampling_steps", 1), ("decode_chunk_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least or value != int(value):
+                faults.append(f"{name} {value}: must be a whole number, {least} or more")
+        for name in ("motion_bucket_id", "noise_aug_strength"):
+            if getattr(self, name) < 0:
+                faults.append(f"{name} {getattr(self, name)}: must not be negative")
+        if self.fps <= 0:
+            faults.append(f"fps {self.fps}: must be more than 0")
+        if faults:
+            raise UserError("\n  ".join(["these settings cannot be:", *faults]))
+
+    def warnings(self):
+        """What is allowed but outside the model's training, as the original warns; a list of sentences."""
+        found = []
+        if self.motion_bucket_id > 255:
+            found.append(f"motion_bucket_id {self.motion_bucket_id:g} is above 255, the most that the model has seen")
+        if not 5 <= self.fps <= 30:
+            found.append(f"fps {self.fps:g} is outside 5 to 30, which the model has seen")
+        return found
+
+
+def draw_noise(options, height, width, latent_shape):
+    """Unit noise for one video: (1, 3, height, width) for the picture and (t, *latent_shape) for the latents.
+
+    From NumPy's generator, so that every device starts from the same numbers; the picture's noise is drawn first.
+    """
+    generator = np.random.default_rng(options.seed)
+    pixels = generator.standard_normal((1, 3, height, width), np.float32)
+    return pixels, generator.standard_normal((options.num_frames, *latent_shape), np.float32)
+
+
+def denoise_with(denoiser, t):
+    """The denoiser cell as a function of arrays (x, sigma, conditioning) -> D, for videos of t frames."""
+
+    def denoise(x, sigma, conditioning):
+        context, concat, vector = conditioning
+        return denoiser(*(Tensor(a) for a in (x, sigma, concat, context, vector)), t).asnumpy()
+
+    return denoise
+
+
+class ImageToVideo:
+    """Image to video with one checkpoint.
+
+    Args:
+        config: path of a model's YAML file, or one already loaded by `gm.model.load_model_config`.
+        checkpoint: path of the original file or of a converted one; its keys are all accounted for at once, the
+            components are loaded when they are first needed.
+        amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
+        on_load: called as on_load(component name, number of values) before a component is loaded; returns a function to
+            be called with the number of values after each tensor, or None.
+
+    Call `gm.ops.set_device` before making one.
+    """
+
+    def __init__(self, config, checkpoint, amp_level="O0", on_load=None):
+        self.config = config if hasattr(config, "model") else load_model_config(config)
+        self.weights = Weights(self.config, checkpoint)
+        self.amp_level = amp_level
+        self.on_load = on_load
+
+    def options(self, **changes):
+        """The config's `Options` with changes; None leaves a value as it is."""
+        defaults = {f.name: self.config.sampling[f.name] for f in fields(Options) if f.name in self.config.sampling}
+        return replace(Options(**defaults), **{name: value for name, value in changes.items() if value is not None})
+
+    def _load(self, name):
+        progress = self.on_load(name, self.weights.size(name)) if self.on_load else None
+        return self.weights.load(name, self.amp_level, progress)
+
+    @cached_property
+    def clip(self):
+        return self._load("clip")
+
+    @cached_property
+    def condition_encoder(self):
+        return self._load("condition_encoder")
+
+    @cached_property
+    def denoiser(self):
+        return self._load("unet")
+
+    @cached_property
+    def decoder(self):
+        return self._load("decoder")
+
+    def noise(self, image, options):
+        """The seed's noise for a picture uint8 (h, w, 3): see `draw_noise`."""
+        height, width = image.shape[:2]
+        vae = self.config.model.vae
+        factor = 2 ** (len(vae.ch_mult) - 1)
+        return draw_noise(options, height, width, (vae.z_channels, height // factor, width // factor))
+
+    def condition(self, image, options, pixel_noise=None):
+        """`Conditioning` of all frames from a picture uint8 (h, w, 3), h and w multiples of `size_multiple`.
+
+        pixel_noise: unit noise float32 (1, 3, h, w); None draws the seed's.
+        """
+        self._check_size(image)
+        if pixel_noise is None:
+            pixel_noise = self.noise(image, options)[0]
+        pixels = to_signed(image)
+        seen = preprocess(pixels, self.config.model.clip.image_size)
+        context = self.clip(Tensor(seen)).asnumpy().astype(np.float32)
+        noised = pixels + np.float32(options.noise_aug_strength) * pixel_noise
+        concat = split_moments(self.condition_encoder(Tensor(noised)).asnumpy())[0]
+        width = self.config.model.unet.adm_in_channels // 3
+        numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
+        return condition(context, concat, *numbers, width, options.num_frames)
+
+    def _check_size(self, image):
+        multiple = size_multiple(self.config.model)
+        height, width = image.shape[:2]
+        if height % multiple or width % multiple:
+            raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
+
+    def steps(self, image, options, conditioning=None, noise=None):
+        """Sample the latents of one video: a generator of `gm.diffusion.sampling.Step`, one after each step.
+
+        Args:
+            image: uint8 (h, w, 3), h and w multiples of `size_multiple`.
+            options: `Options`.
+            conditioning: what `condition` returned, to use it again; None computes it.
+            noise: unit noise float32 (t, z, h/8, w/8) to start from; None draws the seed's.
+        """
+        self._check_size(image)
+        pixel_noise, latent_noise = self.noise(image, options)
+        if conditioning is None:
+            conditioning = self.condition(image, options, pixel_noise)
+        if noise is not None:
+            if noise.shape != latent_noise.shape:
+                raise UserError(f"noise of shape {noise.shape}: this video needs {latent_noise.shape}")
+            latent_noise = noise.astype(np.float32)
+        scales = linear_scales(options.min_guidance, options.max_guidance, options.num_frames)
+        denoise = guided(denoise_with(self.denoiser, options.num_frames), conditioning, scales)
+        sigmas = karras_sigmas(options.sampling_steps)
+        yield from euler(denoise, initial_latents(latent_noise, sigmas), sigmas)
+
+    def decode(self, latents, options, progress=None):
+        """Latents of the last step, float32 (t, z, h/8, w/8) -> frames uint8 (t, h, w, 3).
+
+        progress: called with the number of frames after each chunk of options.decode_chunk_size.
+        """
+        scaled = latents / np.float32(SCALE_FACTOR)
+        return to_uint8(decode_in_chunks(self.decoder, scaled, options.decode_chunk_size, progress))
+
+    def __call__(self, image, options=None, **changes):
+        """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options or changes to them."""
+        options = replace(options, **changes) if options else self.options(**changes)
+        for step in self.steps(image, options):
+            latents = step.latents
+        return self.decode(latents, options)

@@ -1,0 +1,75 @@
+"""unet_golden: the whole UNet, its activations and the gradients of a probe loss."""
+
+import numpy as np
+
+from gm.networks.unet import VideoUNet
+from svd_tools.golden.cells import Taps, fill, gradients, norms, tensors
+
+PREFIX = "model.diffusion_model."
+FIELDS = (
+    "in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "channel_mult",
+    "num_head_channels", "context_dim", "adm_in_channels", "transformer_depth",
+)
+
+
+def build(config, weights, amp_level="O0"):
+    """The UNet of a recorded configuration with the recorded weights."""
+    cell = VideoUNet(**{name: config[name] for name in FIELDS if name in config})
+    return fill(cell, weights, "UNet", amp_level, PREFIX)
+
+
+def probe_loss(out, probe):
+    """sum(out * probe) / sqrt(number of elements): the scalar that recorded gradients belong to."""
+    return (out * probe).sum() / out.size**0.5
+
+
+def replay(golden, report, amp_level):
+    """Every output, activation and gradient of the file."""
+    t, inputs = golden.meta["T"], golden.inputs
+    x, c_noise, vector = inputs["x"], inputs["timesteps"], inputs["y"]
+
+    def run(unet, context, image_only=None):
+        out = unet(*tensors(x, c_noise, context, vector), t, *tensors(image_only))
+        return out.asnumpy()
+
+    unet = build(golden.meta["config"], golden.weights, amp_level)
+    taps = Taps(unet, golden.mids)
+    report.compare("out/main", run(unet, inputs["context"]))
+    for path, value in taps.values().items():
+        report.compare(f"mid/{path}", value)
+
+    unet = build(golden.meta["config"], golden.weights, amp_level)
+    if "out/ctx1" in report.open:
+        report.compare("out/ctx1", run(unet, inputs["context1"]))
+    if "out/mixed" in report.open:
+        report.compare("out/mixed", run(unet, inputs["context"], inputs["image_only_indicator_mixed"].reshape(-1)))
+    if "out/all_image" in report.open:
+        report.compare("out/all_image", run(unet, inputs["context"], np.ones(len(x))))
+    if "out/eps_out_head" in report.open:
+        last = golden.mids[f"output_blocks.{len(unet.output_blocks) - 1}"]
+        report.compare("out/eps_out_head", unet.out(*tensors(last[:t] * 2.0**-10)).asnumpy())
+    if "out/loss" in report.open and amp_level == "O0":
+        _replay_gradients(golden, report, unet, t)
+
+
+def _replay_gradients(golden, report, unet, t):
+    inputs = golden.inputs
+
+    def loss(cell, x, context, vector, c_noise, probe):
+        return probe_loss(cell(x, c_noise, context, vector, t), probe)
+
+    arrays = [inputs[name] for name in ("x", "context", "y", "timesteps", "probe")]
+    value, found = gradients(unet, loss, arrays)
+    report.compare("out/loss", value.reshape(1), "loss")
+    found.update({"@x": found["@0"], "@context": found["@1"], "@y": found["@2"]})
+    largest, largest_mix = norms(found)
+    for name in golden.grads:
+        report.compare_gradient(f"grad/{name}", found[name], largest, largest_mix)
+    compare_norms(report, "grad norms of all parameters", golden.meta["grad_norms"], found)
+
+
+def compare_norms(report, stage, recorded, found):
+    """One row for the norms of the gradients of all parameters, against the largest of them."""
+    names = sorted(recorded)
+    ours = np.array([np.linalg.norm(found[name]) for name in names])
+    report.add(stage, ours, np.array([recorded[name] for name in names]), "gradient")

@@ -1,0 +1,86 @@
+"""Compare the networks and the maths with tensors recorded from the original code, stage by stage.
+
+python svd_tools/verify.py [FILES...] [--mode 0|1] [--device_target CPU|GPU|Ascend] [--dtype float32|float16]
+
+Without FILES it replays those in tests/goldens. One row for each recorded output, activation and gradient: largest
+error, error relative to the largest recorded value, limit. The exit status is 1 if any row fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from gm.errors import UserError, run_cli
+
+SHIPPED = Path(__file__).resolve().parent.parent / "tests" / "goldens"
+KINDS = ("blocks", "unet", "vae", "clip", "scalars", "loss", "pipeline", "watermark")
+AMP_LEVELS = {"float32": "O0", "float16": "O2"}
+
+
+def replay(path, dtype):
+    """The `Report` of one golden file, at the device and mode already set."""
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
+    golden = Golden(path)
+    if golden.kind not in KINDS:
+        raise UserError(f"golden file {path}: unknown kind {golden.kind!r}, known are {', '.join(KINDS)}")
+    report = Report(golden, dtype)
+    module = importlib.import_module(f"svd_tools.golden.{golden.kind}")
+    try:
+        module.replay(golden, report, AMP_LEVELS[dtype])
+    except KeyError as error:
+        raise UserError(f"golden file {path}: it holds no entry {error}") from error
+    report.close()
+    return report
+
+
+def print_report(path, report, seconds):
+    """The rows as a table, failed ones marked."""
+    failed = sum(not row.passed for row in report.rows)
+    width = max(len(row.stage) for row in report.rows)
+    print(f"\n{path}: {len(report.rows)} stages in {seconds:.0f} s, {failed} failed")
+    print(f"  {'stage':{width}s}  max |error|  relative   limit")
+    for row in report.rows:
+        verdict = "pass" if row.passed else "FAIL"
+        limit = f"{row.limit:.1e} {row.judged}"
+        print(f"  {row.stage:{width}s}  {row.max_error:.2e}     {row.relative:.2e}   {limit:17s}  {verdict}")
+    return failed
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", help="golden files: .safetensors with .json beside; default: tests/goldens")
+    parser.add_argument("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode, 1 PyNative")
+    parser.add_argument(
+        "--device_target", choices=("CPU", "GPU", "Ascend"), default=None, help="default: the best that MindSpore finds"
+    )
+    parser.add_argument(
+        "--dtype", choices=tuple(AMP_LEVELS), default="float32",
+        help="float16: UNet and CLIP as with --amp_level=O2, with wider limits and without gradients",
+    )
+    options = parser.parse_args(argv)
+
+    files = [Path(name) for name in options.files] or sorted(SHIPPED.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"no golden files in {SHIPPED}: name some")
+    from gm import ops
+
+    ops.set_device(options.device_target, options.mode)
+    failed = stages = 0
+    for path in files:
+        start = time.monotonic()
+        report = replay(path, options.dtype)
+        failed += print_report(path, report, time.monotonic() - start)
+        stages += len(report.rows)
+    mode = "PyNative" if options.mode else "graph mode"
+    print(f"\n{stages} stages, {failed} failed: {ops.device()}, {mode}, {options.dtype}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,173 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gm.checkpoint.formats import open_checkpoint
+from gm.errors import UserError
+
+
+def safetensors_bytes(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def refusal(path):
+    with pytest.raises(UserError) as caught:
+        open_checkpoint(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def tensors():
+    generator = np.random.default_rng(1)
+    return {
+        "a.weight": generator.standard_normal((4, 3)).astype(np.float32),
+        "b": generator.standard_normal(5).astype(np.float16),
+        "c": generator.standard_normal((2, 1, 2)),
+        "n": np.arange(3, dtype=np.int64),
+        "s": np.array(2.5, np.float32),
+    }
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.ckpt", "x"])
+def test_safetensors_is_known_by_content_and_read_in_place(tmp_path, tensors, name):
+    save_file(tensors, tmp_path / name, metadata={"format": "np"})
+    with open_checkpoint(tmp_path / name) as checkpoint:
+        assert set(checkpoint.names()) == set(tensors)
+        for key, wanted in tensors.items():
+            found = checkpoint.read(key)
+            assert checkpoint.shape(key) == wanted.shape == found.shape
+            assert checkpoint.dtype(key) == wanted.dtype == found.dtype
+            np.testing.assert_array_equal(found, wanted)
+            assert found.flags.writeable and found.flags.c_contiguous and found.flags.aligned
+
+
+def test_arrays_outlive_the_checkpoint_and_never_alter_the_file(tmp_path, tensors):
+    path = tmp_path / "x.safetensors"
+    save_file(tensors, path)
+    before = path.read_bytes()
+    with open_checkpoint(path) as checkpoint:
+        array = checkpoint.read("a.weight")
+        checkpoint.release()
+        again = checkpoint.read("a.weight")
+    array += 1
+    np.testing.assert_array_equal(again, tensors["a.weight"])
+    assert path.read_bytes() == before
+
+
+def test_mindspore_takes_the_array_without_a_copy(tmp_path, tensors):
+    import mindspore
+
+    save_file(tensors, tmp_path / "x.safetensors")
+    with open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        array = checkpoint.read("a.weight")
+    tensor = mindspore.Tensor.from_numpy(array)
+    array[0, 0] = 42.0
+    assert tensor.asnumpy()[0, 0] == 42.0
+
+
+def test_bfloat16_is_widened_exactly(tmp_path):
+    wanted = np.array([1.0, -2.5, 3.140625, 0.0, np.inf, 2.0**-130], np.float32)
+    bits = (wanted.view(np.uint32) >> 16).astype("<u2")
+    header = {"w": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}
+    (tmp_path / "x").write_bytes(safetensors_bytes(header, bits.tobytes()))
+    with open_checkpoint(tmp_path / "x") as checkpoint:
+        assert checkpoint.dtype("w") == np.float32
+        np.testing.assert_array_equal(checkpoint.read("w"), wanted.reshape(2, 3))
+
+
+def test_unaligned_tensors_are_copied(tmp_path):
+    header = {
+        "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+    }
+    (tmp_path / "x").write_bytes(safetensors_bytes(header, b"\0" + np.array([1, 2], "<f4").tobytes()))
+    with open_checkpoint(tmp_path / "x") as checkpoint:
+        array = checkpoint.read("b")
+    assert array.flags.aligned and array.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("missing", [1, 40, "in the header"])
+def test_a_truncated_file_is_told_with_both_sizes(tmp_path, tensors, missing):
+    path = tmp_path / "x.safetensors"
+    save_file(tensors, path)
+    data = path.read_bytes()
+    kept = 30 if missing == "in the header" else len(data) - missing
+    path.write_bytes(data[:kept])
+    message = refusal(path)
+    assert f"is truncated: has {kept} bytes" in message and "copy or download it again" in message
+    if missing != "in the header":
+        assert f"its header says {len(data)}:" in message
+
+
+GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "header, text",
+    [
+        (b"{not json   ", "header is damaged"),
+        (b"{" + b'"a":[' * 100_000, "header is damaged"),
+        ({"w": {"shape": [2], "data_offsets": [0, 8]}}, "header is damaged"),
+        ({"w": {**GOOD, "shape": [-2]}}, "header is damaged"),
+        ({"w": {**GOOD, "shape": 2}}, "header is damaged"),
+        ({"w": {**GOOD, "data_offsets": [0, "8"]}}, "header is damaged"),
+        ({"w": {**GOOD, "data_offsets": [0, 8, 9]}}, "header is damaged"),
+        ({"w": {**GOOD, "shape": [3]}}, "wrong place or size for w"),
+        ({"w": GOOD, "v": GOOD}, "wrong place or size for"),
+        ({"w": {**GOOD, "dtype": "F8_E4M3"}}, "w has the type F8_E4M3"),
+        ({"w": {**GOOD, "shape": [1], "data_offsets": [0, 4]}}, "has 78 bytes"),
+    ],
+)
+def test_a_damaged_safetensors_header_is_refused(tmp_path, header, text):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors_bytes(header, bytes(8)))
+    if "78" in text:
+        text = f"has {path.stat().st_size} bytes, its header says {path.stat().st_size - 4}"
+    assert text in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [
+        (b"", "is empty"),
+        (b"hello, I am a text file", "not a checkpoint that can be read"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before torch 1.6"),
+        (b"PK\x03\x04" + bytes(50), "truncated or damaged"),
+        (b"abcdefg\0{", "is not a safetensors file"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, text):
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    assert text in refusal(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "no such checkpoint" in refusal(tmp_path / "none.safetensors")
+    assert "name the checkpoint file itself" in refusal(tmp_path)
+
+
+def test_mindspores_own_format_is_read(tmp_path, tensors):
+    import mindspore
+
+    path = tmp_path / "x.ckpt"
+    floats = {name: tensors[name] for name in ("a.weight", "b")}
+    parameters = [{"name": name, "data": mindspore.Tensor(array)} for name, array in floats.items()]
+    parameters.append({"name": "bf", "data": mindspore.Tensor([1.5, -2.0], mindspore.bfloat16)})
+    mindspore.save_checkpoint(parameters, str(path))
+    with open_checkpoint(path) as checkpoint:
+        assert set(checkpoint.names()) == {*floats, "bf"}
+        for name, wanted in floats.items():
+            assert checkpoint.shape(name) == wanted.shape and checkpoint.dtype(name) == wanted.dtype
+            np.testing.assert_array_equal(checkpoint.read(name), wanted)
+        assert checkpoint.dtype("bf") == np.float32 and checkpoint.read("bf").tolist() == [1.5, -2.0]
+
+
+def test_a_ckpt_of_unknown_content_is_refused(tmp_path):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(b"\x0a\x05hello this is no protobuf")
+    assert "neither a PyTorch file nor a MindSpore checkpoint" in refusal(path)

@@ -1,0 +1,298 @@
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gm.data.images import fit_image, fit_size, list_images, load_image, to_signed
+from gm.errors import UserError
+
+
+def picture(height=48, width=64, seed=0):
+    """uint8 (h, w, 3) noise: every corner differs, and PNG cannot make it small."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth(height, width):
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([255 * y / height, 255 * x / width, 128 + 100 * np.sin(x / 15)], axis=-1).astype(np.uint8)
+
+
+def save(path, pixels, mode=None, **options):
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+def test_folder_is_sorted_filtered_and_not_recursive(tmp_path):
+    for name in ("b.JPG", "a.png", "c.Jpeg", "e.webp", "d.BMP"):
+        save(tmp_path / name, picture())
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "._a.png").write_bytes(b"\0\5\26\7")
+    (tmp_path / "sub.png").mkdir()
+    assert [file.name for file in list_images(tmp_path)] == ["a.png", "b.JPG", "c.Jpeg", "d.BMP", "e.webp"]
+
+
+def test_single_file_of_any_case(tmp_path):
+    path = save(tmp_path / "PHOTO.PNG", picture())
+    assert list_images(str(path)) == [path]
+
+
+def test_missing_path(tmp_path):
+    with pytest.raises(UserError, match="nowhere.png"):
+        list_images(tmp_path / "nowhere.png")
+
+
+def test_other_suffix_names_the_accepted_ones(tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"clip\.mp4.*jpg, jpeg, png, webp, bmp"):
+        list_images(tmp_path / "clip.mp4")
+
+
+def test_folder_without_images_counts_the_others(tmp_path):
+    with pytest.raises(UserError, match="found 0 other files"):
+        list_images(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"jpg, jpeg, png, webp, bmp.*found 1 other file$"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "PNG", "bmp", "webp"])
+def test_rgb_comes_back_exactly(tmp_path, suffix):
+    pixels = picture()
+    path = save(tmp_path / f"x.{suffix}", pixels, **({"lossless": True} if suffix == "webp" else {}))
+    loaded = load_image(path)
+    assert loaded.dtype == np.uint8 and loaded.flags.writeable
+    np.testing.assert_array_equal(loaded, pixels)
+
+
+UPRIGHT = {  # EXIF orientation → what the viewer sees, from the stored pixels
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),  # a quarter turn clockwise
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation(tmp_path, orientation):
+    pixels, exif = picture(), Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "x.png", pixels, exif=exif)
+    np.testing.assert_array_equal(load_image(path), UPRIGHT[orientation](pixels))
+
+
+def test_exif_orientation_of_a_jpeg(tmp_path):
+    pixels, exif = smooth(48, 64), Image.Exif()
+    exif[0x0112] = 6
+    loaded = load_image(save(tmp_path / "x.jpg", pixels, exif=exif, quality=95))
+    assert loaded.shape == (64, 48, 3)
+    assert np.abs(loaded.astype(int) - np.rot90(pixels, -1)).mean() < 3
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_does_not_lose_the_picture(tmp_path):
+    pixels = picture()
+    path = save(tmp_path / "x.png", pixels, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    np.testing.assert_array_equal(load_image(path), pixels)
+
+
+def over_white(colour, alpha):
+    weight = alpha[..., None] / 255.0
+    return colour * weight + 255 * (1 - weight)
+
+
+def test_rgba_over_white(tmp_path):
+    colour, alpha = picture(), picture(seed=1)[:, :, 0]
+    alpha[:8], alpha[8:16] = 0, 255
+    loaded = load_image(save(tmp_path / "x.png", np.dstack([colour, alpha])))
+    assert np.abs(loaded - over_white(colour, alpha)).max() <= 1
+    assert (loaded[:8] == 255).all()
+    np.testing.assert_array_equal(loaded[8:16], colour[8:16])
+
+
+def test_la_over_white(tmp_path):
+    grey, alpha = picture()[:, :, 0], picture(seed=1)[:, :, 0]
+    path = tmp_path / "x.png"
+    Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]).save(path)
+    assert Image.open(path).mode == "LA"
+    assert np.abs(load_image(path) - over_white(np.dstack([grey] * 3), alpha)).max() <= 1
+
+
+def test_palette_with_and_without_transparency(tmp_path):
+    indices = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3
+    image = Image.fromarray(indices).convert("P")
+    image.putdata(indices.ravel().tolist())
+    image.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 0])
+    colours = np.array([[10, 20, 30], [200, 100, 50], [0, 0, 0]], np.uint8)
+    image.save(tmp_path / "plain.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "plain.png"), colours[indices])
+    image.save(tmp_path / "clear.png", transparency=2)
+    colours[2] = 255
+    assert Image.open(tmp_path / "clear.png").mode == "P"
+    np.testing.assert_array_equal(load_image(tmp_path / "clear.png"), colours[indices])
+
+
+def test_grey_and_black_and_white(tmp_path):
+    grey = picture()[:, :, 0]
+    np.testing.assert_array_equal(load_image(save(tmp_path / "l.png", grey)), np.dstack([grey] * 3))
+    np.testing.assert_array_equal(
+        load_image(save(tmp_path / "1.png", grey > 128)), np.dstack([np.where(grey > 128, 255, 0)] * 3)
+    )
+
+
+def test_transparent_colour_of_an_rgb_png(tmp_path):
+    pixels = picture()
+    pixels[0, 0] = (1, 2, 3)
+    loaded = load_image(save(tmp_path / "x.png", pixels, transparency=(1, 2, 3)))
+    pixels[0, 0] = 255
+    np.testing.assert_array_equal(loaded, pixels)
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
+    wide = np.linspace(0, 65535, 48 * 64).round().astype(np.uint16).reshape(48, 64)
+    loaded = load_image(save(tmp_path / "x.png", wide))
+    np.testing.assert_array_equal(loaded, np.dstack([np.rint(wide / 257.0).astype(np.uint8)] * 3))
+    assert loaded.min() == 0 and loaded.max() == 255 and 120 < loaded.mean() < 135
+
+
+def test_16_bit_grey_with_a_transparent_value(tmp_path):
+    wide = np.full((8, 8), 1000, np.uint16)
+    wide[0, 0] = 2000
+    loaded = load_image(save(tmp_path / "x.png", wide, transparency=2000))
+    assert (loaded[0, 0] == 255).all() and (loaded[1:] == round(1000 / 257)).all()
+
+
+def test_16_bit_rgb_png(tmp_path):
+    """Pillow writes none: put together by hand. Its reader keeps the upper byte."""
+    wide = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(">u2")
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + row.tobytes() for row in wide)
+    header = struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    np.testing.assert_allclose(load_image(tmp_path / "x.png"), wide / 257.0, atol=1)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32, ">u2"])
+def test_wide_tiff_content(tmp_path, kind):
+    wide = np.linspace(0, 65535, 48 * 64).round().reshape(48, 64).astype(kind)
+    loaded = load_image(save(tmp_path / "x.png", wide, format="TIFF"))
+    np.testing.assert_allclose(loaded[:, :, 1], wide / 257.0, atol=0.51)
+
+
+@pytest.mark.parametrize("bad", [-1.0, 65536.0, np.nan, 1.0])
+def test_floating_point_of_unknown_range_is_refused(tmp_path, bad):
+    path = save(tmp_path / "x.png", np.full((8, 8), bad, np.float32), format="TIFF")
+    with pytest.raises(UserError, match=r"x\.png.*8-bit"):
+        load_image(path)
+
+
+def test_cmyk_jpeg(tmp_path):
+    pixels = smooth(48, 64)
+    path = save(tmp_path / "x.jpg", pixels, mode="CMYK", quality=95)
+    assert Image.open(path).mode == "CMYK"
+    assert np.abs(load_image(path).astype(int) - pixels).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "PNG"])
+def test_animation_gives_its_first_frame(tmp_path, kind):
+    first, second = (Image.new("RGB", (64, 48), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    first.save(tmp_path / "x.png", format=kind, save_all=True, append_images=[second], **options)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.n_frames == 2
+    assert (load_image(tmp_path / "x.png") == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"this is a text\n" * 9, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
+def test_not_an_image(tmp_path, content):
+    (tmp_path / "fake.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"fake\.png (is not a readable image|is an empty file)"):
+        load_image(tmp_path / "fake.png")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(UserError, match="gone.png"):
+        load_image(tmp_path / "gone.png")
+    with pytest.raises(UserError, match="no image file"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_truncated_is_an_error_never_half_grey(tmp_path, suffix, part):
+    path = save(tmp_path / f"cut.{suffix}", picture(96, 96))
+    load_image(path)  # whole, it can be read
+    path.write_bytes(path.read_bytes()[: int(os.path.getsize(path) * part)])
+    with pytest.raises(UserError, match=r"cut\."):
+        load_image(path)
+
+
+def test_damaged_in_the_middle(tmp_path):
+    path = save(tmp_path / "bad.png", picture(96, 96))
+    load_image(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.png"):
+        load_image(path)
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    path = save(tmp_path / "bomb.png", picture())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"bomb\.png has too many pixels"):
+        load_image(path)
+
+
+def test_fit_size():
+    assert fit_size(576, 1024) == (576, 1024)
+    assert fit_size(600, 1087) == (576, 1024)
+    assert fit_size(64, 127) == (64, 64)
+    assert fit_size(100, 100, multiple=8) == (96, 96)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (63, 500), (500, 63)])
+def test_fit_size_refuses_tiny_images(size):
+    with pytest.raises(UserError, match=f"{size[1]}x{size[0]} .*--height and --width"):
+        fit_size(*size)
+
+
+def test_fit_image_is_the_identity_where_it_fits():
+    pixels = picture(128, 192)
+    np.testing.assert_array_equal(fit_image(pixels, 128, 192), pixels)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 64), (64, 320), (320, 320)])
+def test_fit_image_keeps_the_aspect_ratio_and_the_centre(height, width):
+    """A centred disc stays a centred disc, and as much of the picture as possible is kept."""
+    y, x = np.mgrid[0:200, 0:300]
+    disc = ((y - 99.5) ** 2 + (x - 149.5) ** 2 < 30**2)[:, :, None] * np.full(3, 255, np.uint8)
+    fitted = fit_image(disc, height, width)
+    assert fitted.shape == (height, width, 3) and fitted.dtype == np.uint8
+    inside = np.argwhere(fitted[:, :, 0] > 127)
+    radius = 30 * max(height / 200, width / 300)
+    np.testing.assert_allclose(inside.mean(0), [(height - 1) / 2, (width - 1) / 2], atol=0.3)
+    shown = np.minimum(2 * radius, (height, width))
+    np.testing.assert_allclose(np.ptp(inside, axis=0) + 1, shown, atol=1.1)
+
+
+def test_to_signed_is_the_reference_arithmetic():
+    every = np.arange(256, dtype=np.uint8)
+    signed = to_signed(np.broadcast_to(every[:, None, None], (256, 2, 3)))
+    assert signed.shape == (1, 3, 256, 2) and signed.dtype == np.float32 and signed.flags.c_contiguous
+    expected = (every.astype(np.float32) / np.float32(255)) * np.float32(2) - np.float32(1)
+    np.testing.assert_array_equal(signed[0, 1, :, 1], expected)
+    assert signed.min() == -1 and signed.max() == 1
+    pixels = picture()
+    assert to_signed(pixels)[0, 2, 5, 7] == expected[pixels[5, 7, 2]]

@@ -1,0 +1,175 @@
+import logging
+import time
+
+import numpy as np
+import pytest
+
+from gm.data.metadata import read_metadata
+from gm.data.videos import write_video
+from gm.errors import UserError
+
+HEAD = "path,length,motion_bucket_id\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.mp4", "b, c.mp4", "ü.mp4", "sub/d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def read(folder, text, encoding="utf-8", frames=4, step=2, **options):
+    (folder / "labels.csv").write_bytes(text.encode(encoding))
+    return read_metadata(folder / "labels.csv", folder, frames, step, **options)
+
+
+def fault(folder, text, **options):
+    with pytest.raises(UserError) as error:
+        read(folder, text, **options)
+    assert "labels.csv" in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("ending, encoding", [("\n", "utf-8"), ("\r\n", "utf-8-sig")])
+def test_rows_are_read_as_they_are_meant(folder, ending, encoding):
+    rows = [
+        " path , length,motion_bucket_id,note,fps",
+        "a.mp4,20,127,,7.5",
+        '"b, c.mp4", 21 ,0,x,',
+        "",
+        "ü.mp4,22.0,255,NA,30",
+        f"{folder}/sub/d.mp4,8,64,,1",
+        "sub/../sub/d.mp4,8,64,,1",
+    ]
+    metadata = read(folder, ending.join(rows) + ending, encoding)
+    names = [str(clip.path.relative_to(folder)) for clip in metadata.clips]
+    assert names == ["a.mp4", "b, c.mp4", "ü.mp4", "sub/d.mp4", "sub/d.mp4"]
+    assert [clip.length for clip in metadata.clips] == [20, 21, 22, 8, 8]
+    assert [clip.motion_bucket_id for clip in metadata.clips] == [127, 0, 255, 64, 64]
+    assert [clip.fps for clip in metadata.clips] == [7.5, None, 30.0, 1.0, 1.0]
+    assert [clip.line for clip in metadata.clips] == [2, 3, 5, 6, 7]
+    assert metadata.dropped == []
+
+
+def test_all_faults_are_told_together_with_their_lines(folder):
+    text = (
+        "path,length,motion_bucket_id,fps\n"
+        "a.mp4,20,127,7\n"  # line 2, the only good one
+        "a.mp4,twenty,127,7\n"
+        "a.mp4,-5,127,7\n"
+        "a.mp4,0,127,7\n"
+        "a.mp4,20,,7\n"
+        ",20,127,7\n"
+        "gone.mp4,20,127,7\n"
+        "sub,20,127,7\n"
+        "a.mp4,20.5,1,7\n"
+        "a.mp4,inf,1,7\n"
+        "a.mp4,20,1,0\n"
+        "a.mp4,20\n"
+        "a.mp4,20,1,fast\n"
+    )
+    message = fault(folder, text)
+    for expected in (
+        "line 3: length is not a number: 'twenty'",
+        "line 4: length must be at least 1 frame, not '-5'",
+        "line 5: length must be at least 1 frame, not '0'",
+        "line 6: motion_bucket_id is empty",
+        "line 7: path is empty",
+        f"line 8: {folder}/gone.mp4 does not exist",
+        f"line 9: {folder}/sub is not a file",
+        "line 10: length must be a whole number, not '20.5'",
+        "line 11: length is not a number: 'inf'",
+        "line 12: fps must be above 0, not '0'",
+        "line 13: motion_bucket_id is empty",
+        "line 14: fps is not a number: 'fast'",
+    ):
+        assert expected in message
+    assert "12 faults" in message and "line 2:" not in message
+
+
+def test_lines_are_counted_over_quoted_line_breaks_and_blank_lines(folder):
+    message = fault(folder, HEAD + '"two\nlines.mp4",20,1\n\na.mp4,x,1\n')
+    assert "line 2: " in message and "line 5: length is not a number: 'x'" in message
+
+
+def test_only_the_first_20_faults_are_listed(folder):
+    message = fault(folder, HEAD + "gone.mp4,20,1\n" * 33)
+    assert "33 faults" in message and "line 21:" in message and "line 22:" not in message
+    assert message.endswith("… and 13 more")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", "is empty"),
+        (HEAD, "lists no clips"),
+        (HEAD + "\n\n", "lists no clips"),
+        ("path,length\na.mp4,20\n", "line 1: missing column motion_bucket_id; it has path, length"),
+        ("a.mp4,20,127\n", "missing column path, length, motion_bucket_id"),
+        ("path,length,motion_bucket_id,length\na.mp4,20,1,30\n", "line 1: the column length is there more than once"),
+        (HEAD + "a.mp4,20,1\nb, c.mp4,20,1\nb, c, d.mp4,20,1\n", "line 3: 4 fields where the header has 3"),
+        (HEAD + "b, c.mp4,20,1\n", "line 2: 4 fields where the header has 3"),
+        (HEAD + 'a.mp4,20,1\n"a.mp4,20,1\n', "line 3: "),
+    ],
+)
+def test_a_file_that_is_no_table_of_clips_is_refused(folder, text, expected):
+    assert expected in fault(folder, text)
+
+
+def test_other_encodings_and_missing_files_are_told(folder):
+    assert "not UTF-8" in fault(folder, HEAD + "ü.mp4,20,1\n", encoding="latin-1")
+    with pytest.raises(UserError, match="no metadata file at .*none.csv"):
+        read_metadata(folder / "none.csv", folder, 4, 2)
+    with pytest.raises(UserError, match="cannot read metadata"):
+        read_metadata(folder, folder, 4, 2)
+
+
+def test_short_clips_are_dropped_and_listed(folder, caplog):
+    text = HEAD + "a.mp4,8,1\nsub/d.mp4,7,1\nü.mp4,1,1\n"
+    with caplog.at_level(logging.WARNING):
+        metadata = read(folder, text, frames=4, step=2)
+    assert [clip.line for clip in metadata.clips] == [2]
+    assert [clip.line for clip in metadata.dropped] == [3, 4]
+    assert "2 of 3 clips dropped" in caplog.text and "d.mp4 (7 frames)" in caplog.text
+    assert "every clip is shorter than frames * step = 4 * 3 = 12" in fault(folder, text, step=3)
+
+
+def test_odd_buckets_are_a_warning(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        metadata = read(folder, HEAD + "a.mp4,20,300\na.mp4,20,-1\na.mp4,20,255\n")
+    assert [clip.motion_bucket_id for clip in metadata.clips] == [300, -1, 255]
+    assert "line 2: 300" in caplog.text and "line 3: -1" in caplog.text and "line 4" not in caplog.text
+
+
+def test_opening_the_files_finds_wrong_lengths_and_damage(folder):
+    frames = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), np.uint8)
+    write_video(frames, folder / "a.mp4", 10)
+    write_video(frames[:1], folder / "one.mp4", 10)
+    (folder / "cut.mp4").write_bytes((folder / "a.mp4").read_bytes()[:8000])
+    (folder / "text.mp4").write_text("not a video")
+    text = HEAD + "a.mp4,12,1\na.mp4,13,1\ncut.mp4,12,1\ntext.mp4,12,1\none.mp4,12,1\ngone.mp4,12,1\n"
+    message = fault(folder, text, verify_files="open")
+    assert "5 faults" in message
+    assert f"line 3: length is 13, but {folder}/a.mp4 has 12 frames" in message
+    assert "line 4: " in message and "can be read (the file states 12)" in message
+    assert "line 5: " in message and "a text file" in message
+    assert "one.mp4 has 1 frame" in message and "gone.mp4 does not exist" in message
+    assert "1 fault\n  line 7" in fault(folder, text, verify_files="exists")  # looks no further than the name
+    assert len(read(folder, HEAD + "a.mp4,12,1\n", verify_files="open").clips) == 1
+
+
+def test_100000_rows_are_checked_in_seconds(tmp_path):
+    rows = []
+    for part in range(20):
+        (tmp_path / f"part{part}").mkdir()
+        for number in range(50):
+            (tmp_path / f"part{part}" / f"{number}.mp4").touch()
+    for row in range(100_000):
+        rows.append(f"part{row % 20}/{row // 20 % 50}.mp4,{30 + row % 100},{row % 256},24\n")
+    rows[77_777] = "part3/none.mp4,30,1,24\n"
+    (tmp_path / "labels.csv").write_text("path,length,motion_bucket_id,fps\n" + "".join(rows))
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="1 fault\n  line 77779: .*none.mp4 does not exist"):
+        read_metadata(tmp_path / "labels.csv", tmp_path, 4, 2)
+    assert time.perf_counter() - start < 10

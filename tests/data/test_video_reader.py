@@ -1,0 +1,176 @@
+import os
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from gm.data.video_reader import available_readers, open_video, readable_frames
+from gm.data.videos import write_gif, write_video
+from gm.errors import UserError
+
+HEIGHT, WIDTH, FPS, COUNT = 64, 96, 12.0, 30
+
+
+def numbered(count):
+    """Frames that tell their number: left two thirds grey 10 + 6 * (i % 40), right third red where i // 40 is odd."""
+    frames = np.zeros((count, HEIGHT, WIDTH, 3), np.uint8)
+    for index in range(count):
+        frames[index, :, :64] = 10 + 6 * (index % 40)
+        frames[index, :, 64:] = (200, 30, 30) if index // 40 % 2 else (30, 30, 200)
+    return frames
+
+
+def numbers(frames):
+    low = np.rint((frames[:, 8:-8, 8:56].mean((1, 2, 3)) - 10) / 6)
+    return [int(n) for n in low]
+
+
+def ffmpeg(*arguments):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def overwritten(source, target, part):
+    """Copy with the bytes of a part (from, to, as shares of the file) replaced by noise."""
+    content = bytearray(source.read_bytes())
+    start, end = (int(share * len(content)) for share in part)
+    content[start:end] = np.random.default_rng(0).bytes(end - start)
+    target.write_bytes(content)
+    return target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    frames = numbered(COUNT)
+    write_video(frames, folder / "clip.mp4", FPS)
+    for name, options in {
+        "clip.mkv": ["-c", "copy"],
+        "clip.mov": ["-c", "copy"],
+        "clip.avi": ["-c:v", "mpeg4", "-q:v", "2"],
+        "clip.webm": ["-c:v", "libvpx", "-b:v", "2M", "-g", "8"],
+    }.items():
+        ffmpeg("-i", folder / "clip.mp4", *options, folder / name)
+    noisy = np.random.default_rng(1).integers(0, 255, frames.shape, np.uint8)
+    write_video(noisy, folder / "noisy.mp4", FPS)  # large frames: what is cut off is pictures, index in front
+    write_gif(frames, folder / "clip.gif", 10)
+    return folder
+
+
+@pytest.fixture(params=["decord", "opencv"])
+def reader(request):
+    if request.param not in available_readers():
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.mov", "clip.avi", "clip.webm"])
+def test_every_container_gives_the_frames_asked_for(folder, reader, name):
+    with open_video(folder / name, reader) as video:
+        assert (video.length, video.size) == (COUNT, (HEIGHT, WIDTH))
+        assert video.fps == pytest.approx(FPS, rel=1e-3)
+        frames = video.frames([3, 0, 17, 17, 29])
+        assert frames.dtype == np.uint8 and frames.shape == (5, HEIGHT, WIDTH, 3)
+        assert numbers(frames) == [3, 0, 17, 17, 29]
+        assert numbers(video.frames([2])) == [2]  # backwards
+        assert numbers(video.frames(range(1, 30, 4))) == list(range(1, 30, 4))
+    red, _, blue = frames[0, 32, 80]
+    assert blue > 150 and red < 80, "channels are not RGB"
+
+
+def test_both_back_ends_give_the_same_pixels(folder):
+    if "decord" not in available_readers():
+        pytest.skip("decord is not installed")
+    with open_video(folder / "noisy.mp4", "decord") as one, open_video(folder / "noisy.mp4", "opencv") as other:
+        difference = np.abs(one.frames(range(COUNT)).astype(int) - other.frames(range(COUNT)))
+    assert difference.max() <= 2
+
+
+def test_long_skips_are_exact(folder, tmp_path, reader):
+    count = 400
+    write_video(numbered(count), tmp_path / "long.mp4", 24)
+    with open_video(tmp_path / "long.mp4", reader) as video:
+        frames = video.frames([1, 290, 291, 399])
+        assert numbers(frames) == [1, 290 % 40, 291 % 40, 399 % 40]
+        assert [bool(frame[32, 80, 0] > 120) for frame in frames] == [False, True, True, True]
+        with pytest.raises(UserError, match="first 400 frames"):
+            video.frames([5, 700])
+
+
+def test_gif_frames_are_exact_and_its_rate_is_the_mean(tmp_path):
+    frames = numbered(10)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[50, 150] * 5, loop=0)
+    with open_video(tmp_path / "a.gif") as video:
+        assert (video.length, video.fps, video.size) == (10, 10.0, (HEIGHT, WIDTH))
+        assert np.array_equal(video.frames(range(10)), frames)
+
+
+def test_rotated_video_is_upright(folder, tmp_path, reader):
+    ffmpeg("-display_rotation", 90, "-i", folder / "clip.mp4", "-c", "copy", tmp_path / "rotated.mp4")
+    with open_video(folder / "clip.mp4", reader) as video:
+        straight = video.frames([5])[0]
+    with open_video(tmp_path / "rotated.mp4", reader) as video:
+        assert video.size == (WIDTH, HEIGHT)
+        assert np.array_equal(video.frames([5])[0], np.rot90(straight))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "overwritten"])
+def test_a_file_that_ends_early_says_how_many_frames_can_be_read(folder, tmp_path, damage):
+    path = tmp_path / "damaged.mp4"
+    if damage == "cut off":
+        content = (folder / "noisy.mp4").read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        overwritten(folder / "noisy.mp4", path, (0.5, 0.6))
+    readable = readable_frames(path)
+    assert 2 < readable < COUNT - 2
+    with open_video(path) as video:
+        with pytest.raises(UserError, match=rf"damaged\.mp4.* first {readable} frames .* states {COUNT}"):
+            video.frames(range(COUNT))
+        with pytest.raises(UserError, match=f"only the first {readable} frames"):
+            video.frames([COUNT - 1])
+
+
+def test_what_comes_before_the_damage_can_be_read(folder, tmp_path):
+    content = (folder / "noisy.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    with open_video(folder / "noisy.mp4", "opencv") as whole, open_video(tmp_path / "cut.mp4", "opencv") as cut:
+        assert np.array_equal(cut.frames([0, 2]), whole.frames([0, 2]))
+
+
+def test_unreadable_files_are_named_with_the_reason(folder, tmp_path):
+    (tmp_path / "text.mp4").write_text("path,length\n")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "noise.mkv").write_bytes(np.random.default_rng(0).bytes(5000))
+    ffmpeg("-i", folder / "noisy.mp4", "-c", "copy", tmp_path / "whole.mp4")  # index at the end
+    (tmp_path / "half.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:20000])
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", tmp_path / "sound.mp4")
+    for name, reason in {
+        "text.mp4": "a text file",
+        "empty.mp4": "an empty file",
+        "noise.mkv": "not a video that",
+        "half.mp4": "its index",
+        "sound.mp4": "not a video that",
+        "absent.mp4": "no video file at",
+        ".": "no video file at",
+    }.items():
+        with pytest.raises(UserError, match=reason) as error:
+            open_video(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+
+def test_wrong_use_is_told(folder):
+    with pytest.raises(UserError, match="'quicktime'"):
+        open_video(folder / "clip.mp4", "quicktime")
+    with open_video(folder / "clip.mp4") as video:
+        with pytest.raises(ValueError, match="-1"):
+            video.frames([0, -1])
+        with pytest.raises(ValueError, match="at least one"):
+            video.frames([])
+
+
+def test_ffmpeg_inside_opencv_is_kept_quiet():
+    assert os.environ["OPENCV_FFMPEG_LOGLEVEL"] == "-8"

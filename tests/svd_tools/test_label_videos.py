@@ -1,0 +1,136 @@
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gm.data import motion
+from gm.data.metadata import read_metadata
+from gm.data.videos import write_gif, write_video
+from gm.errors import UserError
+from svd_tools import label_videos as tool
+
+
+def moving(pixels_per_frame, count=13):
+    random = np.random.default_rng(0)
+    wide = np.kron(random.integers(0, 255, (12, 40, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    return np.stack([wide[:64, 20 + i * pixels_per_frame :][:, :96] for i in range(count)])
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    (folder / "sub, one").mkdir(parents=True)
+    write_video(moving(0), folder / "still.mp4", 6)
+    write_video(moving(2), folder / "sub, one" / "fast.mp4", 6)
+    write_gif(moving(1), folder / "slow.gif", 5)
+    (folder / "notes.txt").write_text("not a video")
+    (folder / ".hidden.mp4").write_text("not ours")
+    return folder
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_labels_can_be_trained_on_and_tell_the_motion(videos, tmp_path):
+    output = tmp_path / "labels.csv"
+    assert tool.main([str(videos), "--output", str(output)]) == 0
+    rows = {row["path"]: row for row in rows_of(output)}
+    assert list(rows) == ["slow.gif", "still.mp4", "sub, one/fast.mp4"]
+    assert [row["length"] for row in rows.values()] == ["13"] * 3
+    assert [float(row["fps"]) for row in rows.values()] == [5.0, 6.0, 6.0]
+    scores = [float(rows[path]["motion_score"]) for path in ("still.mp4", "slow.gif", "sub, one/fast.mp4")]
+    assert scores[0] < 0.2 and scores[1] > 3 and scores[2] > 1.5 * scores[1]
+    for row in rows.values():
+        assert int(row["motion_bucket_id"]) == motion.bucket(float(row["motion_score"]))
+    metadata = read_metadata(output, videos, 3, 2, verify_files="open")
+    assert len(metadata.clips) == 3 and metadata.clips[0].fps == 5.0
+    assert [path.name for path in tmp_path.iterdir() if path != videos] == ["labels.csv"], "nothing is left behind"
+
+
+def test_bad_videos_are_left_out_and_told(videos, tmp_path, capsys):
+    (videos / "a_text.mp4").write_text("not a video")
+    content = (videos / "still.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(content[: len(content) // 2])
+    write_video(moving(0, 1), videos / "single.mp4", 6)
+    output = tmp_path / "labels.csv"
+    assert tool.main([str(videos), "--output", str(output)]) == 1
+    assert len(rows_of(output)) == 3
+    error = capsys.readouterr().err
+    summary = error[error.index("3 videos left out") :]
+    assert "a_text.mp4: a text file" in summary and "cut.mp4" in summary and "single.mp4: has a single frame" in summary
+
+
+def test_resuming_measures_only_what_is_missing(videos, tmp_path, monkeypatch):
+    output, partial = tmp_path / "labels.csv", tmp_path / "labels.csv.partial"
+    whole = tmp_path / "whole.csv"
+    tool.label_videos(videos, whole)
+    lines = whole.read_text().splitlines(keepends=True)
+    partial.write_text("".join(lines[:2]) + lines[2][:9])  # killed while it wrote the second row
+
+    measured = []
+    original = tool.label
+
+    def counted(folder, path):
+        measured.append(path)
+        return original(folder, path)
+
+    monkeypatch.setattr(tool, "label", counted)
+    with pytest.raises(UserError, match="labels.csv.partial exists: pass --resume"):
+        tool.label_videos(videos, output)
+    assert tool.label_videos(videos, output, resume=True) == []
+    assert sorted(measured) == ["still.mp4", "sub, one/fast.mp4"]
+    assert output.read_text() == whole.read_text() and not partial.exists()
+
+    with pytest.raises(UserError, match="labels.csv exists: pass --resume"):
+        tool.label_videos(videos, output)
+    (videos / "slow.gif").rename(videos / "renamed.gif")
+    measured.clear()
+    tool.label_videos(videos, output, resume=True)  # a finished file is brought up to date
+    assert measured == ["renamed.gif"]
+    assert [row["path"] for row in rows_of(output)] == ["renamed.gif", "still.mp4", "sub, one/fast.mp4"]
+
+
+def test_an_interrupted_run_keeps_its_rows(videos, tmp_path, monkeypatch):
+    original = tool.label
+
+    def interrupted(folder, path):
+        if path == "sub, one/fast.mp4":
+            raise KeyboardInterrupt
+        return original(folder, path)
+
+    monkeypatch.setattr(tool, "label", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tool.label_videos(videos, tmp_path / "labels.csv", workers=1)
+    assert not (tmp_path / "labels.csv").exists()
+    assert list(tool.read_rows(tmp_path / "labels.csv.partial")) == ["slow.gif", "still.mp4"]
+
+
+def test_wrong_calls_are_refused(videos, tmp_path):
+    output = tmp_path / "labels.csv"
+    (tmp_path / "empty").mkdir()
+    for arguments, reason in [
+        ([tmp_path / "nowhere", "--output", output], "no folder at"),
+        ([tmp_path / "empty", "--output", output], "no videos in"),
+        ([videos, "--output", tmp_path / "no" / "labels.csv"], "cannot write to the folder"),
+        ([videos, "--output", output, "--workers", "0"], "--workers must be at least 1, not 0"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            tool.main([str(argument) for argument in arguments])
+    output.write_text("name,score\na.mp4,1\n")
+    with pytest.raises(UserError, match="does not have the columns path,length"):
+        tool.main([str(videos), "--output", str(output), "--resume"])
+
+
+def test_the_command_line(videos, tmp_path):
+    (videos / "a_text.mp4").write_text("not a video")
+    result = subprocess.run(
+        [sys.executable, "svd_tools/label_videos.py", str(videos), "--output", str(tmp_path / "labels.csv")],
+        capture_output=True, text=True, env={"PYTHONPATH": "."},
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert "3 videos labelled" in result.stdout and "1 videos left out" in result.stderr
+    assert "Traceback" not in result.stderr

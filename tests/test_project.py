@@ -1,0 +1,145 @@
+"""The rules that hold for every file of the project, read from the source without running it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_OURS = {"build", "outputs"}  # and everything whose name begins with a dot
+PEERS = {"torch", "torchvision", "diffusers", "transformers"}
+DEVICE = {"device_target", "get_context", "set_context", "set_device", "get_current_device"}
+KERNELS = {"Custom", "CustomOpBuilder", "FlashAttentionScore", "flash_attention_score", "prompt_flash_attention"}
+
+
+def source_files():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).parts
+        if not any(part in NOT_OURS or part.startswith(".") for part in parts):
+            yield path.relative_to(ROOT)
+
+
+FILES = list(source_files())
+
+
+def tree_of(file):
+    # feature_version refuses syntax that Python 3.9 does not know, such as `match`.
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"), str(file), feature_version=(3, 9))
+
+
+def imported_names(tree):
+    """Local name → the dotted name that it stands for, of every import in the file."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                names[alias.asname or top] = alias.name if alias.asname else top
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def used_names(tree):
+    """(line, full dotted name) of every imported name and of every attribute reached from one."""
+    names = imported_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from ((node.lineno, full) for full in imported_names(ast.Module([node], [])).values())
+        parts, base = [], node
+        while isinstance(base, ast.Attribute):
+            parts, base = [base.attr, *parts], base.value
+        if parts and isinstance(base, ast.Name) and base.id in names:
+            yield node.lineno, ".".join([names[base.id], *parts])
+
+
+def faults_in(tree, forbidden):
+    return sorted({f"line {line}: {name}" for line, name in used_names(tree) if forbidden(name)})
+
+
+def is_peer(name):
+    return name.partition(".")[0] in PEERS
+
+
+def is_sys_path(name):
+    return f"{name}.".startswith("sys.path.")
+
+
+def is_device(name):
+    first, *rest = name.split(".")
+    return first == "mindspore" and not (DEVICE | KERNELS).isdisjoint(rest)
+
+
+def test_files_are_found():
+    assert {Path("gm/config.py"), Path("tests/test_project.py")} <= set(FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_source_keeps_the_rules(file):
+    tree = tree_of(file)
+    faults = faults_in(tree, is_sys_path)
+    if file.parts[0] != "benchmarks":
+        faults += faults_in(tree, is_peer)
+    if file.parts[0] not in ("benchmarks", "tests") and file.parts[:2] != ("gm", "ops"):
+        faults += faults_in(tree, is_device)
+    assert not faults
+
+
+@pytest.mark.parametrize(
+    "source, forbidden, caught",
+    [
+        ("import torch", is_peer, True),
+        ("from diffusers.models import UNet", is_peer, True),
+        ("def f():\n    import transformers as t", is_peer, True),
+        ("import torch_of_mine", is_peer, False),
+        ("import sys\nsys.path.insert(0, '.')", is_sys_path, True),
+        ("import sys as s\ns.path += ['.']", is_sys_path, True),
+        ("from sys import path", is_sys_path, True),
+        ("import os, sys\nos.path.join(sys.argv[0])", is_sys_path, False),
+        ("import mindspore as ms\nms.set_context(mode=0)", is_device, True),
+        ("import mindspore as ms\nms.context.get_context('device_target')", is_device, True),
+        ("from mindspore import context as c\nc.set_context(mode=1)", is_device, True),
+        ("from mindspore import set_device", is_device, True),
+        ("import mindspore.ops as P\nP.Custom('a')", is_device, True),
+        ("from mindspore import ops\nops.flash_attention_score(q)", is_device, True),
+        ("from gm import ops\nops.set_device(args.device_target)", is_device, False),
+        ("import mindspore as ms\nprint(ms.Tensor(args.device_target))", is_device, False),
+    ],
+)
+def test_the_rules_catch_what_they_should(source, forbidden, caught):
+    assert bool(faults_in(ast.parse(source), forbidden)) is caught
+
+
+def requirement_lines(name):
+    """(requirement, the line above it) of a requirements file."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [(line, above) for above, line in zip(["", *lines], lines) if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+def test_every_requirement_is_bounded_and_gives_its_reason(name):
+    for line, above in requirement_lines(name):
+        assert above.startswith("# "), f"{line}: no reason in the line above it"
+        assert line.startswith("-") or re.search(r"==|<", line), f"{line}: neither pinned nor bounded"
+
+
+def test_numpy_stays_below_2_wherever_pip_is_run():
+    runtime = [line for line, _ in requirement_lines("requirements.txt")]
+    assert [line for line in runtime if line.startswith("numpy")] == ["numpy>=1.26,<2"]
+    assert "-r requirements.txt" in [line for line, _ in requirement_lines("requirements-test.txt")]
+
+
+def test_relative_links_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(\s*<?([^)\s>#]+)", text) + re.findall(r'(?:src|href)="([^"#]+)', text)
+    missing = [t for t in targets if not re.match(r"[a-z]+:", t) and not (ROOT / t).exists()]
+    assert not missing
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^make test ", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
