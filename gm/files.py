@@ -14,29 +14,48 @@ from gm.errors import UserError
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Give a temporary name next to `path` to write to; rename it to `path` on success, delete it on any failure.
+    """`with atomic_path(path) as temporary:` make a file or folder there; it takes the name `path` when all went well.
 
-    The temporary name keeps the suffix, because encoders and MindSpore choose their format by it. Ctrl-C counts as
-    a failure. Raises UserError when the folder does not exist or cannot be written to, or the disk runs full.
+    Nothing is at `temporary` yet. It lies in the same folder and has the same suffix, by which encoders and MindSpore
+    choose the format. On any exception, Ctrl-C included, it is removed and an older `path` stays as it was.
+    Raises UserError at once where the folder cannot be written to, and for every OSError until the end (disk full).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part-{uuid.uuid4().hex[:8]}{path.suffix}")
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
-        temporary.touch(exist_ok=False)
+        temporary.touch(exist_ok=False)  # not left to the writer: some say it in words of their own, and late
+        temporary.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to the folder {path.parent}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {path.parent}: {error.strerror}; choose another folder") from error
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk ran full while {path} was written: {error.strerror}") from error
-        raise
+        raise UserError(f"cannot write {path}: {_reason(error, temporary)}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _flush(path):
+    """Put a file, or all files of a folder, on the disk: a power cut after the rename could leave them empty."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if not file.is_dir():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def _reason(error, temporary):
+    """What went wrong in words for the user; names the file where it is another one, such as one that was read."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{reason}; free some space or choose another folder"
+    other = error.filename is not None and not str(error.filename).startswith(str(temporary))
+    return f"{reason}: {error.filename}" if other else reason
 
 
 def require_space(folder, size):

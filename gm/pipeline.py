@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from mindspore import Tensor
 
-from gm.data.images import to_signed
+from gm.data.images import fit_size, to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.clip_preprocess import preprocess
 from gm.diffusion.conditioning import condition
@@ -18,6 +18,8 @@ from gm.diffusion.sampling import euler, initial_latents
 from gm.diffusion.schedules import karras_sigmas
 from gm.errors import UserError
 from gm.model import Weights, load_model_config, size_multiple
+
+LARGEST_AREA = 2.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,38 @@ class Options:
         if not 5 <= self.fps <= 30:
             found.append(f"fps {self.fps:g} is outside 5 to 30, which the model has seen")
         return found
+
+
+def choose_size(config, size, height=None, width=None):
+    """(height, width) in pixels of the video of a picture of `size`.
+
+    Both given: as asked. One given: the other follows the picture's aspect. None: the picture's own size, or, where
+    that has more than `LARGEST_AREA` times as many pixels as the model was trained at, as many as that at the picture's
+    aspect. What is not asked for is rounded to what the model can do, multiples of 64.
+
+    Raises:
+        UserError: a given size that is not such a multiple, or a picture that is too small.
+    """
+    multiple = size_multiple(config.model)
+    for name, value in (("height", height), ("width", width)):
+        if value is not None and (value <= 0 or value % multiple):
+            near = _nearest(value, multiple)
+            raise UserError(f"{name} {value}: must be a multiple of {multiple}, for instance {near}")
+    if height and width:
+        return height, width
+    if height:
+        return height, _nearest(height * size[1] / size[0], multiple)
+    if width:
+        return _nearest(width * size[0] / size[1], multiple), width
+    trained = config.sampling.height * config.sampling.width
+    scale = 1.0
+    if size[0] * size[1] > LARGEST_AREA * trained:
+        scale = (trained / (size[0] * size[1])) ** 0.5
+    return fit_size(int(size[0] * scale), int(size[1] * scale), multiple)
+
+
+def _nearest(value, multiple):
+    return max(multiple, round(value / multiple) * multiple)
 
 
 def draw_noise(options, height, width, latent_shape):
@@ -186,16 +220,16 @@ class ImageToVideo:
         yield from euler(denoise, initial_latents(latent_noise, sigmas), sigmas)
 
     def decode(self, latents, options, progress=None):
-        """Latents of the last step, float32 (t, z, h/8, w/8) -> frames uint8 (t, h, w, 3).
+        """Latents of the last step, float32 (t, z, h/8, w/8) -> pixels float32 (t, 3, h, w), about [-1, 1].
 
         progress: called with the number of frames after each chunk of options.decode_chunk_size.
         """
         scaled = latents / np.float32(SCALE_FACTOR)
-        return to_uint8(decode_in_chunks(self.decoder, scaled, options.decode_chunk_size, progress))
+        return decode_in_chunks(self.decoder, scaled, options.decode_chunk_size, progress)
 
     def __call__(self, image, options=None, **changes):
         """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options or changes to them."""
         options = replace(options, **changes) if options else self.options(**changes)
         for step in self.steps(image, options):
             latents = step.latents
-        return self.decode(latents, options)
+        return to_uint8(self.decode(latents, options))

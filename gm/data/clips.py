@@ -96,10 +96,10 @@ class ClipDataset:
         """One sample as a dict:
 
         pixels float32 (t, 3, h, w) in [-1, 1]; fps_id and motion_bucket_id floats; path; start (index of the first
-        frame); failures, a list of (path, reason) of clips that could not be decoded and that this sample stands in for.
+        frame); failures, a list of (path, reason) of the clips that could not be decoded and that it stands in for.
 
-        A clip that fails is replaced by the next of an order drawn from (seed, epoch, clip). UserError when ten in a row
-        fail. Safe to call from several threads.
+        A clip that fails is replaced by the next of an order drawn from (seed, epoch, clip). UserError if ten stand-ins
+        fail as well. Safe to call from several threads.
         """
         first = int(self.order(epoch)[index_in_epoch])
         failures = []
@@ -139,13 +139,10 @@ class ClipDataset:
         }
 
 
-def clips_from_csv(
-    data_dir, metadata, frames, step, height, width, flip=0.0, seed=0, verify_files="exists"
-):  # the arguments of a config's `init_args`
+def clips_from_csv(data_dir, metadata, frames, step, height, width, flip=0.0, seed=0, verify_files="exists"):
     """ClipDataset of the CSV file `metadata`, whose paths are relative to `data_dir`. UserError as `read_metadata`."""
-    return ClipDataset(
-        read_metadata(metadata, data_dir, frames, step, verify_files), frames, step, height, width, flip, seed
-    )
+    checked = read_metadata(metadata, data_dir, frames, step, verify_files)
+    return ClipDataset(checked, frames, step, height, width, flip, seed)
 
 
 class FailureLimit:

@@ -61,7 +61,7 @@ class ClipLoader:
         return math.ceil(epochs * len(self.dataset) / self.global_batch)
 
     def epoch(self, batch):
-        """(epoch, batch in the epoch) of global batch `batch`, both from 0; it belongs to the epoch of its first clip."""
+        """(epoch, batch in the epoch), both from 0, of global batch `batch`: the epoch is that of its first clip."""
         epoch = batch * self.global_batch // len(self.dataset)
         return epoch, batch - self.batches(epoch)
 
@@ -90,7 +90,7 @@ class ClipLoader:
                 yield batch
                 del batch  # or it would stay in memory while the next one is put together
         finally:
-            # Also when the loop is left, by `break`, an exception or Ctrl-C: what has not begun is not decoded any more.
+            # Also when the loop is left by `break`, an exception or Ctrl-C: what has not begun is no longer decoded.
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""The list of training clips: a CSV file with the columns path, length and motion_bucket_id, checked before training."""
+"""The list of training clips: a CSV file with columns path, length and motion_bucket_id, checked before training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,7 @@ class Clip:
     path: Path
     length: int
     motion_bucket_id: int
-    fps: Optional[float]
+    fps: float | None
     line: int
 
 

@@ -23,9 +23,6 @@ import numpy as np  # noqa: E402
 from gm.errors import UserError  # noqa: E402
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
-# These containers state their number of frames; for the others (mkv, webm, gif) OpenCV multiplies duration and rate,
-# which is off by one now and then.
-_COUNTED = (".mp4", ".m4v", ".mov", ".avi")
 _ISO_MEDIA = (".mp4", ".m4v", ".mov")
 # Frames that OpenCV skips by decoding rather than by seeking: decoding is exact for every file, seeking only where the
 # frame rate is constant.
@@ -35,7 +32,8 @@ _MAX_SKIP = 256
 class VideoReader:
     """A video file, open. Made by `open_video`; a context manager.
 
-    path; fps (float, frames per second, the average where it varies); length (frames); size (h, w) in pixels.
+    path; fps (float, frames per second, the average where it varies); size (h, w) in pixels; length (frames; OpenCV
+    decodes the video to count them; UserError if none can be decoded, or less than an mp4 or mov states).
     """
 
     def __init__(self, path):
@@ -68,10 +66,10 @@ class VideoReader:
     def _what_can_be_read(self, wanted):
         readable = readable_frames(self.path)
         if not readable:
-            return f"none of its {self.length} frames can be decoded: damaged, or a codec (AV1?) that is not supported"
+            return "none of its frames can be decoded: damaged, or a codec (AV1?) that is not supported; re-encode it"
         return (
             f"frame {wanted} was asked for, but only the first {readable} frames can be read (the file states "
-            f"{self.length}); it is damaged, cut off or shorter than its label"
+            f"{self._stated}): damaged, cut off, trimmed without re-encoding, or shorter than its label"
         )
 
     def _decode(self, wanted):
@@ -94,7 +92,12 @@ class _DecordReader(VideoReader):
             self._video = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-9)
         except self._errors as error:
             raise OSError(f"decord cannot open {path}") from error
-        self.length = len(self._video)
+        # Trimmed without re-encoding (`ffmpeg -ss 5 -c copy`), an mp4 keeps the frames since the last key frame and an
+        # edit list that hides them. decord counts them in, and then jumps back in time in the middle of the clip
+        # without a word, or never returns (dmlc/decord issue 373). Such files have frames before time 0.
+        if len(self._video) and self._video.get_frame_timestamp(0)[0] < 0:
+            raise OSError(f"decord cannot follow the edit list of {path}")
+        self.length = self._stated = len(self._video)
         self.fps = float(self._video.get_avg_fps())
 
     @functools.cached_property
@@ -102,12 +105,13 @@ class _DecordReader(VideoReader):
         return self.frames([0]).shape[1:3]
 
     def _decode(self, wanted):
-        if wanted[-1] >= self.length:
-            return None
         try:
-            return self._video.get_batch(wanted).asnumpy()
-        except self._errors:
-            return None
+            if wanted[-1] < self.length:
+                return self._video.get_batch(wanted).asnumpy()
+        except self._errors:  # it fails on some intact files, for instance of 48x32 pixels
+            with contextlib.suppress(OSError), _OpenCVReader(self.path) as other:
+                return other._decode(wanted)
+        return None
 
     def close(self):
         self._video = None
@@ -124,12 +128,15 @@ class _OpenCVReader(VideoReader):
         self._video = _open_capture(self.path)
         self._position = 0  # of the frame that is decoded next
 
+        self._stated = int(max(0, self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
+
     @functools.cached_property
     def length(self):
-        stated = self._video.get(cv2.CAP_PROP_FRAME_COUNT)
-        if self.path.suffix.lower() in _COUNTED and stated > 0:
-            return int(stated)
-        return readable_frames(self.path)
+        """Counted by decoding: what OpenCV states is a guess from the duration, a header, or counts hidden frames."""
+        count = readable_frames(self.path)
+        if not count or (count < self._stated and self.path.suffix.lower() in _ISO_MEDIA):
+            raise UserError(f"{self.path}: {self._what_can_be_read(self._stated - 1)}")
+        return count
 
     def _decode(self, wanted):
         if wanted[0] < self._position:
@@ -171,7 +178,7 @@ def available_readers():
     return ("opencv",) if _decord() is None else ("decord", "opencv")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _decord():
     """The decord module, or None where it is not installed: it has wheels for x86-64 only."""
     if importlib.util.find_spec("decord") is None:
@@ -191,8 +198,8 @@ def open_video(path, reader=None):
     """Open the video file `path` → VideoReader.
 
     reader: one of `available_readers()`; by default the first that can open the file. OpenCV alone reads GIFs; decord
-    finds no length in them. UserError, naming file and reason: missing, empty, a text file, no video in it, truncated
-    so far that nothing can be read, of a codec that no back end knows, without frames or frame rate.
+    finds no length in them. UserError, naming file and reason: missing, empty, a text file, no video in it, without its
+    index, without a frame rate. What is wrong with the frames themselves comes out when they are read.
     """
     path = Path(path)
     if not path.is_file():
@@ -206,8 +213,6 @@ def open_video(path, reader=None):
         fault = fault or f"not a video that {' or '.join(names)} can read; re-encode it, for instance as H.264 in .mp4"
         raise UserError(f"{path}: {fault}")
     try:
-        if video.length < 1:
-            raise UserError(f"{path}: holds no frame that can be decoded (damaged, or a codec that is not supported)")
         if not (video.fps > 0 and math.isfinite(video.fps)):
             raise UserError(f"{path}: states no frame rate ({video.fps}); re-encode it")
     except BaseException:

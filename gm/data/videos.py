@@ -1,21 +1,14 @@
-"""Videos out: from decoded frames to files. No file is ever seen half-written, and none is overwritten by chance.
+"""Videos out: decoded frames as an mp4, a GIF, a folder of pictures or one contact sheet.
 
-`to_uint8` → `next_base` → `write_video`, `write_gif`, `write_frames`, `contact_sheet` + `write_png`, `write_json`.
-Frames are uint8 (t, h, w, 3) RGB. What cannot be written is a UserError that names the path.
+`to_uint8` → `write_video`, `write_gif`, `write_frames`, `contact_sheet`. Frames are uint8 (t, h, w, 3) RGB. Files are
+whole or absent (`gm.files.atomic_path`). What cannot be written is a UserError that names the path.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import itertools
-import json
 import math
 import os
-import re
-import shutil
 import subprocess
-import uuid
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -23,16 +16,18 @@ import numpy as np
 from PIL import Image
 
 from gm.errors import UserError
+from gm.files import atomic_path
 
 _SHEET_WIDTH = 2400  # pixels at most
 _SHEET_GAP = 4
 _GIF_MAX_FPS = 50.0  # a delay below 2/100 s is played at 1/10 s by the browsers
 
 
-def to_uint8(frames):
+def to_uint8(frames, mark=None):
     """float32 (t, 3, h, w), nominally in [-1, 1] → uint8 (t, h, w, 3): clamp((x + 1) / 2, 0, 1) · 255, truncated.
 
-    Same float32 arithmetic as the original script. UserError on NaN or infinity, which would become arbitrary bytes.
+    Same float32 arithmetic as the original script. `mark`, if given, changes the clamped frames, float32 (1, 3, h, w) in
+    [0, 1], before they are truncated: `gm.data.watermark.embed_watermark`. UserError on NaN or infinity, which would become arbitrary bytes.
     """
     count, channels, height, width = frames.shape
     pixels = np.empty((count, height, width, channels), np.uint8)
@@ -40,30 +35,10 @@ def to_uint8(frames):
         if not np.isfinite(frame).all():
             raise UserError(f"frame {index} holds NaN or infinite values; if you run in float16, try --amp_level=O0")
         unit = np.clip((frame.astype(np.float32) + np.float32(1)) / np.float32(2), 0, 1)
+        if mark is not None:
+            unit = mark(unit[None])[0]
         pixels[index] = (unit * np.float32(255)).astype(np.uint8).transpose(1, 2, 0)
     return pixels
-
-
-@contextlib.contextmanager
-def atomic_path(path):
-    """`with atomic_path(path) as temporary:` write a file or folder there; it takes the name `path` when all went well.
-
-    The temporary name lies in the same folder and has the same suffix. On any exception, Ctrl-C included, it is removed
-    and an older `path` stays as it was. An OSError (disk full, no such folder) becomes a UserError naming `path`.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def write_video(frames, path, fps):
@@ -149,75 +124,6 @@ def contact_sheet(frames, columns=None):
         tile = Image.fromarray(frame).resize((tile_width, tile_height), Image.Resampling.LANCZOS)
         sheet[top : top + tile_height, left : left + tile_width] = np.asarray(tile)
     return sheet
-
-
-def write_png(image, path):
-    """uint8 (h, w, 3) → PNG file."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
-
-
-def write_json(data, path):
-    """`data` → JSON file, indented; Path and NumPy values in it become strings and numbers. ValueError on NaN."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value):
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-def write_npy(array, path):
-    """Array → NumPy's .npy file."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-
-
-def next_base(folder, stem):
-    """A base name for one video's files: `<folder>/<stem>_000`, or the first number after it that nothing uses.
-
-    A number is used if a file or folder is named with it, alone or followed by "." or "_". Makes the folder. The name
-    is reserved for this process by a hidden file, removed when the process ends, so that processes running side by side
-    never get the same one. UserError if the folder cannot be made or written to.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        used = _used_numbers(folder, stem)
-        for number in itertools.count():
-            digits = f"{number:03d}"
-            if digits not in used and _reserve(folder / f".{stem}_{digits}.claim"):
-                used = _used_numbers(folder, stem)  # again: another process may have finished since
-                if digits not in used:
-                    return folder / f"{stem}_{digits}"
-    except OSError as error:
-        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
-        raise UserError(f"cannot write to output folder {folder}: {reason}; choose another folder") from error
-
-
-def _used_numbers(folder, stem):
-    pattern = re.compile(re.escape(stem) + r"_(\d{3,})(?:[._]|\Z)")
-    return {found.group(1) for found in map(pattern.match, os.listdir(folder)) if found}
-
-
-def _reserve(claim):
-    """Create the file `claim` until this process ends; False where another process, or this one, holds it."""
-    try:
-        claim.open("x").close()
-    except FileExistsError:
-        return False
-    atexit.register(_release, claim.absolute())
-    return True
-
-
-def _release(claim):
-    with contextlib.suppress(OSError):
-        claim.unlink()
 
 
 def _check_frames(frames):

@@ -1,9 +1,9 @@
 """The invisible mark that the original script puts on every frame it writes: 48 bits that name the generator.
 
-Method "dwtDct" of the library invisible-watermark 0.2.0 as `simple_video_sample.py` uses it; in spite of the name no DCT
-is taken. The bits lie in U, the blue difference: one level of Haar wavelets, whose low band (half the height and width)
-is cut into 4x4 blocks. The largest entry of each block is moved to the middle of the lower half (bit 0) or of the upper
-half (bit 1) of a step of 36. The message repeats over the blocks, row by row.
+Method "dwtDct" of the library invisible-watermark 0.2.0 as `simple_video_sample.py` uses it; in spite of the name no
+DCT is taken. The bits lie in U, the blue difference: one level of Haar wavelets, whose low band (half the height and
+width) is cut into 4x4 blocks. The largest entry of each block is moved to the middle of the lower half (bit 0) or of
+the upper half (bit 1) of a step of 36. The message repeats over the blocks, row by row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def embed_watermark(frames):
     marked = np.empty_like(frames)
     for index, frame in enumerate(frames):  # one at a time: the float copies stay small
         yuv = _rgb_to_yuv(frame.transpose(1, 2, 0) * np.float32(255))
-        yuv[..., 1] = _embed(yuv[..., 1], bits)
+        plane = _whole_part(yuv[..., 1])
+        plane[:] = _embed(plane, bits)
         rgb = cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB) / np.float32(255)
         marked[index] = np.clip(rgb, 0, 1).transpose(2, 0, 1)
     return marked
@@ -43,9 +44,9 @@ def embed_watermark(frames):
 def read_watermark(frame):
     """uint8 (h, w, 3) RGB → the 48-bit message that most blocks vote for, the first bit the highest.
 
-    It equals `WATERMARK` on most marked frames, also after `write_video`; on others it is arbitrary. The mark is weak, as
-    in the original: it is lost by resizing, in JPEG with subsampled colours, and in pictures made largely of white or
-    saturated areas, where U cannot move, so that another message does not prove that a frame was never marked.
+    It equals `WATERMARK` on most marked photographs, also after `write_video`; without a mark it is arbitrary. The
+    mark is weak, as in the original: it is lost by JPEG with subsampled colours, and partly or wholly in pictures made
+    largely of white or saturated areas, where U cannot move. So another message does not prove that there was no mark.
     UserError if h * w is below 256 * 256: such a frame holds no mark.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
@@ -74,23 +75,21 @@ def _rgb_to_yuv(frame):
 
 
 def _embed(channel, bits):
-    """float32 (h, w), 0..255 → the same with `bits` in the blocks of its low band."""
-    low, down, across, both = _haar(_whole_part(channel))
+    """U, float32 (h, w) with both even, of colours 0..255 → the same with `bits` in the blocks of its low band."""
+    low, down, across, both = _haar(channel)
     blocks = _blocks(low)
     entry = _largest(blocks)
     value = np.take_along_axis(blocks, entry, 1)
     bit = np.resize(bits, value.shape)  # repeats the message
     level = np.floor(np.abs(value) / _STRENGTH) + np.float32(0.25) + np.float32(0.5) * bit
     np.put_along_axis(blocks, entry, np.where(value < 0, -level, level) * _STRENGTH, 1)
-    marked = channel.copy()
     # The library hands the two detail bands back in the wrong order, which alters U a little along every edge. Kept, so
     # that frames equal those of the original.
-    _whole_part(marked)[:] = _unhaar(_with_blocks(low, blocks), across, down, both)
-    return marked
+    return _unhaar(_with_blocks(low, blocks), across, down, both)
 
 
 def _whole_part(channel):
-    """A view of (h, w) without the last rows and columns beyond a multiple of 4, which hold no mark."""
+    """A view of (h, w) without the last rows and columns beyond a multiple of 4, which stay as they are."""
     height, width = (size // 4 * 4 for size in channel.shape)
     return channel[:height, :width]
 

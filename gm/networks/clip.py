@@ -1,5 +1,7 @@
 """CLIP image tower (original: open_clip ViT-H/14, VisionTransformer)."""
 
+from __future__ import annotations
+
 from mindspore import nn
 
 from gm import ops
@@ -65,7 +67,16 @@ class Transformer(nn.Cell):
 class ClipVision(nn.Cell):
     """Preprocessed pixels (n, 3, image_size, image_size) -> embedding (n, embed_dim), not normalised."""
 
-    def __init__(self, image_size, patch_size, width, layers, head_width, mlp_ratio, embed_dim):
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        head_width: int,
+        mlp_ratio: float,
+        embed_dim: int,
+    ):
         super().__init__()
         self.conv1 = Conv2d(3, width, kernel=patch_size, stride=patch_size, padding=(0, 0, 0, 0), bias=False)
         self.class_embedding = parameter(width)

@@ -1,5 +1,7 @@
 """VideoUNet (original: sgm.modules.diffusionmodules.video_model.VideoUNet)."""
 
+from __future__ import annotations
+
 from mindspore import Tensor, nn
 
 from gm import ops
@@ -69,8 +71,17 @@ class VideoUNet(nn.Cell):
     """
 
     def __init__(
-        self, in_channels, model_channels, out_channels, num_res_blocks, attention_resolutions, channel_mult,
-        num_head_channels, context_dim, adm_in_channels, transformer_depth=1,
+        self,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: list[int],
+        channel_mult: list[int],
+        num_head_channels: int,
+        context_dim: int,
+        adm_in_channels: int,
+        transformer_depth: int = 1,
     ):
         super().__init__()
         emb = 4 * model_channels

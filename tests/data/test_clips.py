@@ -26,7 +26,8 @@ def folder(tmp_path_factory):
 
 def dataset(folder, names=range(COUNT), **options):
     clips = [Clip(folder / f"{name}.mp4", LENGTH, 10 * line, None, line + 2) for line, name in enumerate(names)]
-    return ClipDataset(Metadata(clips, []), **{**dict(frames=FRAMES, step=STEP, height=24, width=32, seed=3), **options})
+    defaults = {"frames": FRAMES, "step": STEP, "height": 24, "width": 32, "seed": 3}
+    return ClipDataset(Metadata(clips, []), **{**defaults, **options})
 
 
 def shown(sample):

@@ -1,4 +1,5 @@
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -202,8 +203,9 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path):
         "        time.sleep(0.3)\n"
         "for batch in ClipLoader(Slow(), 500, workers=2): pass\n"
     )
+    environment = {**os.environ, "PYTHONPATH": "."}
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={"PYTHONPATH": "."}
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
     process.stdout.readline()
     start = time.perf_counter()

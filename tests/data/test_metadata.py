@@ -147,13 +147,17 @@ def test_opening_the_files_finds_wrong_lengths_and_damage(folder):
     write_video(frames, folder / "a.mp4", 10)
     write_video(frames[:1], folder / "one.mp4", 10)
     (folder / "cut.mp4").write_bytes((folder / "a.mp4").read_bytes()[:8000])
+    damaged = bytearray((folder / "a.mp4").read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 3000] = np.random.default_rng(0).bytes(3000)
+    (folder / "damaged.mp4").write_bytes(damaged)
     (folder / "text.mp4").write_text("not a video")
-    text = HEAD + "a.mp4,12,1\na.mp4,13,1\ncut.mp4,12,1\ntext.mp4,12,1\none.mp4,12,1\ngone.mp4,12,1\n"
+    text = HEAD + "a.mp4,12,1\na.mp4,13,1\ncut.mp4,12,1\ntext.mp4,12,1\none.mp4,12,1\ngone.mp4,12,1\ndamaged.mp4,12,1\n"
     message = fault(folder, text, verify_files="open")
-    assert "5 faults" in message
+    assert "6 faults" in message
     assert f"line 3: length is 13, but {folder}/a.mp4 has 12 frames" in message
     assert "line 4: " in message and "can be read (the file states 12)" in message
     assert "line 5: " in message and "a text file" in message
+    assert "line 8: " in message and "damaged.mp4: frame 11 was asked for" in message
     assert "one.mp4 has 1 frame" in message and "gone.mp4 does not exist" in message
     assert "1 fault\n  line 7" in fault(folder, text, verify_files="exists")  # looks no further than the name
     assert len(read(folder, HEAD + "a.mp4,12,1\n", verify_files="open").clips) == 1

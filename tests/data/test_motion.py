@@ -37,6 +37,12 @@ def test_the_score_does_not_depend_on_the_resolution(height, width):
     assert motion.motion_score(pan(10, height, width), 8) == pytest.approx(10, rel=0.1)
 
 
+def test_a_picture_on_its_side_scores_the_same():
+    frames = pan(10)
+    on_its_side = frames.transpose(0, 2, 1, 3)
+    assert motion.motion_score(on_its_side, 8) == pytest.approx(motion.motion_score(frames, 8), rel=0.02)
+
+
 @pytest.mark.parametrize("fps, count", [(2, 5), (3, 7), (8, 17), (24, 49), (1, 3)])
 def test_the_score_does_not_depend_on_the_frame_rate(fps, count):
     assert motion.motion_score(pan(8, fps=fps, count=count), fps) == pytest.approx(8, rel=0.1)
@@ -105,7 +111,6 @@ def test_buckets_rise_with_the_score_and_can_be_inverted():
     scores = np.concatenate([np.linspace(0, 1, 200), np.linspace(1, 500, 2000)])
     buckets = [motion.bucket(score) for score in scores]
     assert buckets == sorted(buckets) and buckets[0] == 0 and buckets[-1] == 255
-    assert set(buckets) == set(range(256)) - (set(range(256)) - set(buckets)) and len(set(buckets)) > 200
     assert [motion.bucket(motion.score(bucket)) for bucket in range(256)] == list(range(256))
 
 

@@ -134,6 +134,41 @@ def test_a_file_that_ends_early_says_how_many_frames_can_be_read(folder, tmp_pat
             video.frames([COUNT - 1])
 
 
+def test_a_video_trimmed_without_re_encoding_never_jumps(tmp_path):
+    write_video(numbered(120), tmp_path / "whole.mp4", 30)  # one group of pictures: all 120 stay in the file
+    ffmpeg("-ss", 2, "-i", tmp_path / "whole.mp4", "-c", "copy", tmp_path / "trimmed.mp4")
+    count = readable_frames(tmp_path / "trimmed.mp4")
+    assert 58 <= count <= 62
+    with open_video(tmp_path / "trimmed.mp4") as video:
+        shown = numbers(video.frames(range(0, count, 7)))
+        assert shown == [(120 - count + index) % 40 for index in range(0, count, 7)]
+        with pytest.raises(UserError, match=f"only the first {count} frames"):
+            video.frames([count])
+        with pytest.raises(UserError, match=f"first {count} frames can be read .the file states .*trimmed without"):
+            assert video.length == count
+
+
+def test_a_wrong_length_in_the_header_of_an_avi_is_not_believed(folder, tmp_path, reader):
+    content = bytearray((folder / "clip.avi").read_bytes())
+    for name, offset in (b"avih", 24), (b"strh", 40):
+        place = content.find(name) + offset
+        assert int.from_bytes(content[place : place + 4], "little") == COUNT
+        content[place : place + 4] = (99).to_bytes(4, "little")
+    (tmp_path / "liar.avi").write_bytes(content)
+    with open_video(tmp_path / "liar.avi", reader) as video:
+        assert video.length == COUNT
+        with pytest.raises(UserError, match=f"only the first {COUNT} frames"):
+            video.frames([50])
+
+
+def test_sizes_that_decord_cannot_read_are_read_all_the_same(tmp_path):
+    frames = np.full((5, 32, 48, 3), 90, np.uint8)
+    write_video(frames, tmp_path / "small.mp4", 10)
+    with open_video(tmp_path / "small.mp4") as video:
+        assert video.size == (32, 48)
+        assert np.abs(video.frames([1, 4]).astype(int) - 90).max() < 4
+
+
 def test_what_comes_before_the_damage_can_be_read(folder, tmp_path):
     content = (folder / "noisy.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])

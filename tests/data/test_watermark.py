@@ -79,6 +79,17 @@ def test_a_plain_frame_changes_in_whole_blocks_only(level):
     assert (blocks == 4).all()  # one entry of the low band is 2x2 pixels
 
 
+def test_details_down_and_across_change_places_up_to_the_last_multiple_of_4():
+    """A slip of the original: in U, rows that alternate become columns, also where no whole block of 8 is left."""
+    even = 0.2 * (np.arange(262) % 2 == 0)
+    frame = np.full((1, 3, 262, 256), 0.5, np.float32)
+    frame[0, 2] += even[:, None].astype(np.float32)
+    blue = embed_watermark(frame)[0, 2]
+    luma = 0.5 + 0.114 * even[:, None]
+    np.testing.assert_allclose(blue[256:260], (luma + 0.886 * even[:256])[256:260], atol=2e-3)
+    np.testing.assert_allclose(blue[260:], frame[0, 2, 260:], atol=2e-3)
+
+
 def test_smallest_size():
     pixels = np.full((1, 256, 256, 3), 128, np.uint8)
     assert read_watermark(to_pixels(embed_watermark(to_unit(pixels)))[0]) == WATERMARK

@@ -1,33 +1,16 @@
-"""How `gm.data.videos` names files: nothing half-written (`atomic_path`), nothing overwritten (`next_base`)."""
-
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from gm.data import videos
-from gm.data.videos import atomic_path, next_base
+from gm.data import outputs
+from gm.data.outputs import next_base, write_json, write_npy, write_png
 from gm.errors import UserError
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_failed_write_leaves_the_old_file_alone(tmp_path, error):
-    path = tmp_path / "x.mp4"
-    path.write_text("old")
-    with pytest.raises(error), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        assert temporary.parent == path.parent and temporary.suffix == ".mp4" and path.read_text() == "old"
-        raise error
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.mp4"]
-
-
-def test_good_write_replaces_the_old_file(tmp_path):
-    path = tmp_path / "x.txt"
-    path.write_text("old")
-    with atomic_path(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["x.txt"]
 
 
 def test_next_base_takes_the_first_free_number(tmp_path):
@@ -50,7 +33,7 @@ def test_next_base_with_special_characters_and_past_999(tmp_path):
 
 def test_processes_side_by_side_get_different_names_and_leave_nothing(tmp_path):
     code = (
-        "import sys, time; from gm.data.videos import next_base\n"
+        "import sys, time; from gm.data.outputs import next_base\n"
         "print(*[next_base(sys.argv[1], 'x').name for _ in range(20)], flush=True); sys.stdin.read(); raise ValueError"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -66,13 +49,13 @@ def test_processes_side_by_side_get_different_names_and_leave_nothing(tmp_path):
 
 def test_next_base_looks_again_once_it_holds_the_name(tmp_path, monkeypatch):
     """Another process may write its video and give its claim back between our look at the folder and our claim."""
-    reserve = videos._reserve
+    reserve = outputs._reserve
 
     def other_finishes_first(claim):
         (tmp_path / "x_000.mp4").touch()
         return reserve(claim)
 
-    monkeypatch.setattr(videos, "_reserve", other_finishes_first)
+    monkeypatch.setattr(outputs, "_reserve", other_finishes_first)
     assert next_base(tmp_path, "x").name == "x_001"
 
 
@@ -96,3 +79,32 @@ def test_read_only_output_folder(tmp_path):
             next_base(tmp_path, "x")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_png_json_npy(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    write_png(image, tmp_path / "x.png")
+    write_npy(array, tmp_path / "x.npy")
+    write_json({"path": Path("a/é"), "scale": np.float32(0.5), "list": array}, tmp_path / "x.json")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png")), image)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), array)
+    data = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert data == {"path": "a/é", "scale": 0.5, "list": [[0, 1, 2], [3, 4, 5]]}
+    assert sorted(os.listdir(tmp_path)) == ["x.json", "x.npy", "x.png"]
+
+
+def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    write_json({"a": 1}, tmp_path / "x.json")
+    for data, error in (({"a": object()}, TypeError), ({"a": float("nan")}, ValueError)):
+        with pytest.raises(error):
+            write_json(data, tmp_path / "x.json")
+    assert (tmp_path / "x.json").read_text() == '{\n  "a": 1\n}\n' and len(os.listdir(tmp_path)) == 1
+
+
+def test_no_such_folder_is_a_user_error(tmp_path):
+    path = tmp_path / "nowhere" / "x.out"
+    image = np.zeros((2, 2, 3), np.uint8)
+    for write, data in ((write_png, image), (write_npy, image), (write_json, {})):
+        with pytest.raises(UserError, match=r"cannot write .*nowhere/x\.out"):
+            write(data, path)

@@ -1,0 +1,109 @@
+"""The files that come with a video: their names, which nothing else uses, and the small ones' content.
+
+`next_base` → `write_png`, `write_json`, `write_npy`. Files are whole or absent (`gm.files.atomic_path`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gm.errors import UserError
+from gm.files import atomic_path
+
+
+def make_folder(folder):
+    """Make the folder if it is not there and see that files can be written in it.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder, error):
+    reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
+    return UserError(f"cannot write to output folder {folder}: {reason}; choose another folder")
+
+
+def next_base(folder, stem):
+    """A base name for one video's files: `<folder>/<stem>_000`, or the first number after it that nothing uses.
+
+    A number is used if a file or folder is named with it, alone or followed by "." or "_". Makes the folder. The name
+    is reserved for this process by a hidden file, removed when the process ends, so that processes running side by side
+    never get the same one. UserError if the folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        used = _used_numbers(folder, stem)
+        for number in itertools.count():
+            digits = f"{number:03d}"
+            if digits not in used and _reserve(folder / f".{stem}_{digits}.claim"):
+                used = _used_numbers(folder, stem)  # again: another process may have finished since
+                if digits not in used:
+                    return folder / f"{stem}_{digits}"
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _used_numbers(folder, stem):
+    pattern = re.compile(re.escape(stem) + r"_(\d{3,})(?:[._]|\Z)")
+    return {found.group(1) for found in map(pattern.match, os.listdir(folder)) if found}
+
+
+def _reserve(claim):
+    """Create the file `claim` until this process ends; False where another process, or this one, holds it."""
+    try:
+        claim.open("x").close()
+    except FileExistsError:
+        return False
+    atexit.register(_release, claim.absolute())
+    return True
+
+
+def _release(claim):
+    with contextlib.suppress(OSError):
+        claim.unlink()
+
+
+def write_png(image, path):
+    """uint8 (h, w, 3) → PNG file."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+
+
+def write_json(data, path):
+    """`data` → JSON file, indented; Path and NumPy values in it become strings and numbers. ValueError on NaN."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value):
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def write_npy(array, path):
+    """Array → NumPy's .npy file."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)

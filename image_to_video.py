@@ -1,0 +1,224 @@
+"""Turn a picture, or a folder of pictures, into videos with Stable Video Diffusion.
+
+python image_to_video.py --version=svd --SVD.checkpoint=svd.safetensors --image=photo.jpg
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from gm import __version__
+from gm.console import loading_bar, peak_memory, progress_bar, timed, versions
+from gm.errors import UserError, run_cli
+
+ROOT = Path(__file__).resolve().parent
+VERSIONS = ("svd", "svd_xt", "svd_xt_1_1", "svd_image_decoder", "svd_xt_image_decoder")
+OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
+
+
+def make_parser():
+    """All options. A default of None means: what the config says."""
+    parser = ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--image", required=True, help="a picture (jpg, jpeg, png, webp, bmp), or a folder of them, done in sorted order")
+    add("--version", choices=VERSIONS, help="a published model: short for --SVD.config=configs/<version>.yaml")
+    add("--SVD.config", help="YAML file of the model and its default settings; instead of --version")
+    add("--SVD.checkpoint", help="weights: the original .safetensors, or what svd_tools/convert.py made of it")
+    add("--SVD.num_frames", type=int, help="frames of the video (svd 14, svd_xt 25)")
+    add("--SVD.sampling_steps", type=int, help="evaluations of the network (svd 25, svd_xt 30)")
+    add("--SVD.min_guidance", type=float, help="guidance scale of the first frame (svd 1.0, svd_xt 1.5)")
+    add("--SVD.max_guidance", type=float, help="guidance scale of the last frame (svd 2.5, svd_xt 3.0)")
+    add("--SVD.fps", type=float, help="frames per second that the model is told; good values are 5 to 30 (7)")
+    add("--SVD.motion_bucket_id", type=float, help="amount of motion, 0 to 255 (127)")
+    add("--SVD.noise_aug_strength", type=float, help="noise on the conditioning picture: more is less like it (0.02)")
+    add("--SVD.decode_chunk_size", type=int, help="frames decoded at a time; fewer need less memory (14)")
+    add("--seed", type=int, default=23, help="seed of the noise; the k-th video of a picture uses seed + k")
+    add("--num_videos", type=int, default=1, help="videos for each picture")
+    add("--height", type=int, help="height in pixels; by default the picture's own, see the README on sizes")
+    add("--width", type=int, help="width in pixels; the same")
+    add("--output_dir", default="outputs", help="folder for the results; made if it is not there")
+    add("--output_fps", type=float, help="frames per second of the written video; by default SVD.fps")
+    add("--output_type", choices=OUTPUT_TYPES, default="mp4", help="frames: a folder of PNG; latents: .npy")
+    add("--watermark", type=bool, default=False, help="put the original's invisible mark on the frames")
+    add("--device_target", choices=("CPU", "GPU", "Ascend"), help="by default the best that MindSpore finds")
+    add("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode (compiles first, then fast), 1 PyNative")
+    add("--amp_level", choices=("O0", "O2"), default="O0", help="O0 float32; O2 float16 for UNet and CLIP")
+    add("--dry_run", type=bool, nargs="?", const=True, default=False, help="check everything, print the settings, stop")
+    return parser
+
+
+def main(argv=None):
+    arguments = make_parser().parse_args(argv)
+    from gm.data.images import list_images  # after parsing: --help needs no MindSpore
+
+    images = list_images(arguments.image)
+    check_arguments(arguments)
+    job = Job(arguments)
+    if arguments.dry_run:
+        print(json.dumps(job.settings(), indent=2, default=str))
+        print("\n".join(f"{path}: {job.plan(path)[1]}" for path in images))
+        return 0
+    failures = []
+    for path in images:
+        try:
+            job.run(path)
+        except UserError as error:
+            if len(images) == 1:
+                raise
+            failures.append(f"{path}: {error}")
+            print(f"error: {failures[-1]}", file=sys.stderr)
+    print(f"{len(images) - len(failures)} of {len(images)} pictures done, peak memory {peak_memory() / 1e9:.1f} GB")
+    if failures:
+        raise UserError("\n  ".join([f"{len(failures)} of {len(images)} pictures failed:", *failures]))
+    return 0
+
+
+def check_arguments(arguments):
+    """Faults that need neither config nor checkpoint."""
+    if arguments.version and arguments.SVD.config:
+        raise UserError("--version and --SVD.config both name a model: give one of them")
+    if not arguments.version and not arguments.SVD.config:
+        raise UserError(f"which model? Give --version ({', '.join(VERSIONS)}) or --SVD.config")
+    if not arguments.SVD.checkpoint:
+        raise UserError("--SVD.checkpoint: name the weights. The README says where they are published")
+    if arguments.num_videos < 1:
+        raise UserError(f"--num_videos {arguments.num_videos}: must be 1 or more")
+    if arguments.output_fps is not None and not 0 < arguments.output_fps < float("inf"):
+        raise UserError(f"--output_fps {arguments.output_fps}: must be more than 0")
+
+
+class Job:
+    """The program with its model: everything that one command does for each picture."""
+
+    def __init__(self, arguments):
+        from gm import ops
+        from gm.data.outputs import make_folder
+        from gm.pipeline import ImageToVideo, Options
+
+        self.arguments = arguments
+        make_folder(arguments.output_dir)
+        ops.set_device(arguments.device_target, arguments.mode)
+        self.config_path = arguments.SVD.config or ROOT / "configs" / f"{arguments.version}.yaml"
+        self.pipeline = ImageToVideo(self.config_path, arguments.SVD.checkpoint, arguments.amp_level, loading_bar)
+        changes = {f.name: arguments.SVD.get(f.name) for f in fields(Options) if f.name != "seed"}
+        self.options = self.pipeline.options(seed=arguments.seed, **changes)
+        self.compiled = set()  # shapes of videos that the graph was compiled for
+        for warning in self.options.warnings():
+            print(f"warning: {warning}", file=sys.stderr)
+
+    def settings(self):
+        """Everything that decides the result, for the JSON file."""
+        from gm import ops
+
+        return {
+            "config": str(self.config_path),
+            "checkpoint": str(Path(self.arguments.SVD.checkpoint).resolve()),
+            **asdict(self.options),
+            "amp_level": self.arguments.amp_level,
+            "mode": self.arguments.mode,
+            "device_target": ops.device(),
+            "output_fps": self.arguments.output_fps or self.options.fps,
+            "watermark": self.arguments.watermark,
+            "versions": {"svd-mindspore": __version__, **versions()},
+            "command": shlex.join(sys.argv),
+        }
+
+    def plan(self, path):
+        """The picture as the model gets it, uint8 (h, w, 3), and a line that says what was done to it."""
+        from gm.data.images import fit_image, load_image
+        from gm.pipeline import choose_size
+
+        image = load_image(path)
+        try:
+            size = choose_size(self.pipeline.config, image.shape[:2], self.arguments.height, self.arguments.width)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        line = f"{size[0]}x{size[1]}"
+        if size != image.shape[:2]:
+            line = f"{image.shape[0]}x{image.shape[1]} scaled and cropped around the centre to {line} (height x width)"
+        return fit_image(image, *size), line
+
+    def run(self, path):
+        """All videos of one picture."""
+        image, line = self.plan(path)
+        print(f"{path}: {line}")
+        trained = self.pipeline.config.sampling
+        if image.shape[:2] != (trained.height, trained.width):
+            print(
+                f"warning: the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
+                "look worse", file=sys.stderr,
+            )
+        for k in range(self.arguments.num_videos):
+            self.make_video(path, image, replace(self.options, seed=self.options.seed + k))
+
+    def make_video(self, path, image, options):
+        """One video: sample, decode, write."""
+        from gm.data.outputs import next_base
+        from gm.data.videos import to_uint8
+        from gm.data.watermark import embed_watermark
+
+        base = next_base(self.arguments.output_dir, path.stem)
+        seconds, frames = {}, None
+        with timed(seconds, "conditioning"):
+            conditioning = self.pipeline.condition(image, options)
+        with timed(seconds, "sampling"):
+            latents = self.sample(image, options, conditioning)
+        if self.arguments.output_type != "latents":
+            with timed(seconds, "decoding"), progress_bar(options.num_frames, "decoding", "frame") as bar:
+                pixels = self.pipeline.decode(latents, options, bar.update)
+                frames = to_uint8(pixels, embed_watermark if self.arguments.watermark else None)
+        with timed(seconds, "writing"):
+            video = self.write(base, image, latents, frames)
+        self.describe(base, path, image, options, seconds, video)
+        times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+        print(f"{video}: {times}, {sum(seconds.values()):.1f} s in all")
+
+    def sample(self, image, options, conditioning):
+        """The latents of one video, with a bar over the steps."""
+        self.pipeline.denoiser  # noqa: B018  (loaded here, so that its bar comes before the sampler's)
+        shape = (image.shape, options.num_frames)
+        if self.arguments.mode == 0 and shape not in self.compiled:
+            print("graph mode: compiling the network for this size; the first step takes long", file=sys.stderr)
+            self.compiled.add(shape)
+        with progress_bar(options.sampling_steps, "sampling", "step") as bar:
+            for step in self.pipeline.steps(image, options, conditioning):
+                latents = step.latents
+                bar.update()
+        return latents
+
+    def write(self, base, image, latents, frames):
+        """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png; returns the video's path."""
+        from gm.data import outputs, videos
+
+        kind = self.arguments.output_type
+        outputs.write_png(image, f"{base}_image.png")
+        if kind == "latents":
+            outputs.write_npy(latents, f"{base}.npy")
+            return Path(f"{base}.npy")
+        outputs.write_png(videos.contact_sheet(frames), f"{base}_sheet.png")
+        fps = self.arguments.output_fps or self.options.fps
+        if kind == "frames":
+            videos.write_frames(frames, Path(f"{base}_frames"))
+            return Path(f"{base}_frames")
+        path = Path(f"{base}.{kind}")
+        {"mp4": videos.write_video, "gif": videos.write_gif}[kind](frames, path, fps)
+        return path
+
+    def describe(self, base, path, image, options, seconds, video):
+        """base.json: enough to repeat the video, and what it cost."""
+        from gm.data import outputs
+
+        settings = {**self.settings(), **asdict(options)}
+        about = {"image": str(Path(path).resolve()), "height": image.shape[0], "width": image.shape[1]}
+        cost = {"seconds": seconds, "peak_memory_bytes": peak_memory()}
+        outputs.write_json({"video": video.name, **about, **settings, **cost}, f"{base}.json")
+
+
+if __name__ == "__main__":
+    run_cli(main)

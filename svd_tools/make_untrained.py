@@ -1,0 +1,48 @@
+"""Write a checkpoint with initial values for a model's config: for trying the programs out without a download.
+
+python svd_tools/make_untrained.py --output build/svd_untrained.safetensors
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from gm.errors import run_cli
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "svd_untrained.yaml"
+
+
+def write_untrained(config_path, output, seed=0):
+    """Write every parameter of the model of a config, float32, under the original's names.
+
+    Raises:
+        UserError: a config that is not right, or an output that cannot be written.
+    """
+    from gm.checkpoint.writer import write_safetensors
+    from gm.data.outputs import make_folder
+    from gm.model import COMPONENTS, build_component, load_model_config
+    from gm.networks.init import initialize
+
+    config = load_model_config(config_path)
+    arrays = {}
+    for name in COMPONENTS:
+        cell = initialize(build_component(config, name), seed)
+        arrays.update({p.name: p.asnumpy() for p in cell.get_parameters()})
+    make_folder(Path(output).parent)
+    write_safetensors(output, [(name, a.shape, a.dtype) for name, a in arrays.items()], arrays.__getitem__)
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default=str(CONFIG), help="YAML file of a model small enough for the memory")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial values")
+    options = parser.parse_args(argv)
+    write_untrained(options.config, options.output, options.seed)
+    print(f"{options.output}: untrained weights of {options.config}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,10 @@
+"""Every test starts on the CPU in PyNative with the operations bound as the programs bind them."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _fresh_device():
+    from gm import ops
+
+    ops.set_device("CPU", ops.PYNATIVE_MODE)

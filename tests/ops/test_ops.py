@@ -1,0 +1,143 @@
+"""Every form of an operation that can run here equals the reference form, at edge shapes and in both float types."""
+
+import resource
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from gm import ops
+from gm.errors import UserError
+from gm.ops import reference, table
+
+CPU_ROWS = [row for row in table.ROWS if row.device == "CPU"]
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape, dtype=np.float32):
+    return Tensor(RNG.standard_normal(shape).astype(dtype))
+
+
+# For each operation with more than one form: the arguments of calls that a wrong form would not survive.
+CASES = {
+    "layer_norm": [
+        lambda dtype: (normal(2, 3, 32, dtype=dtype), normal(32), normal(32), 1e-5),
+        lambda dtype: (normal(1, 1, 7, dtype=dtype), normal(7), normal(7), 1e-5),
+        lambda dtype: (normal(5, 64, dtype=dtype) * 1e-3, normal(64), normal(64), 1e-5),
+    ],
+    "group_norm": [
+        lambda dtype: (normal(2, 64, 3, 5, dtype=dtype), normal(64), normal(64), 32, 1e-5),
+        lambda dtype: (normal(1, 32, 1, 1, dtype=dtype), normal(32), normal(32), 32, 1e-6),
+        lambda dtype: (normal(1, 96, 1, 7, dtype=dtype) * 1e-3 + 1e-2, normal(96), normal(96), 32, 1e-6),
+    ],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("row", CPU_ROWS, ids=lambda row: row.function.__name__)
+def test_cpu_form_equals_reference(row, dtype):
+    name = row.function.__name__
+    for case in CASES[name]:
+        arguments = case(dtype)
+        expected = getattr(reference, name)(*arguments).asnumpy()
+        found = row.function(*arguments).asnumpy()
+        assert found.dtype == expected.dtype == dtype
+        limit = 2e-6 if dtype == np.float32 else 2e-3
+        np.testing.assert_allclose(found, expected, atol=limit * np.abs(expected).max())
+
+
+def softmax_attention(q, k, v, heads):
+    """float64 attention in NumPy."""
+    def split(x):
+        return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3).astype(np.float64)
+
+    q, k, v = split(q), split(k), split(v)
+    scores = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    out = (weights / weights.sum(-1, keepdims=True)) @ v
+    return out.transpose(0, 2, 1, 3).reshape(out.shape[0], out.shape[2], -1)
+
+
+@pytest.mark.parametrize("limit", [2**26, 200, 35, 7, 1])
+@pytest.mark.parametrize(("n", "sq", "sk", "heads"), [(3, 7, 7, 2), (1, 1, 1, 1), (2, 5, 3, 4), (1, 13, 1, 2)])
+def test_attention_in_pieces_of_any_size(monkeypatch, limit, n, sq, sk, heads):
+    monkeypatch.setattr(reference, "MAX_SCORES", limit)
+    q, k, v = normal(n, sq, 8 * heads), normal(n, sk, 8 * heads), normal(n, sk, 8 * heads)
+    expected = softmax_attention(q.asnumpy(), k.asnumpy(), v.asnumpy(), heads)
+    np.testing.assert_allclose(reference.attention(q, k, v, heads).asnumpy(), expected, atol=2e-6)
+
+
+class Attention(nn.Cell):
+    def construct(self, q, k, v):
+        return reference.attention(q, k, v, 1)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_attention_over_9216_tokens_never_holds_all_scores(mode):
+    """5 heads' worth of scores would be 1.7 GB; peak memory grows by less than 1.5 GB."""
+    ms.set_context(mode=mode)
+    q = normal(5, 9216, 64)
+    Attention()(q[:, :64], q[:, :64], q[:, :64]).asnumpy()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = Attention()(q, q, q).asnumpy()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < 1.5e9
+    rows = q.asnumpy()[4:, 9000:9003]
+    np.testing.assert_allclose(found[4:, 9000:9003], softmax_attention(rows, *[q.asnumpy()[4:]] * 2, 1), atol=1e-5)
+
+
+def test_temporal_conv_is_the_3d_convolution():
+    x, weight, bias = (normal(*shape).asnumpy() for shape in ((2, 3, 4, 6), (5, 3, 3, 1, 1), (5,)))
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    taps = (np.einsum("oi,bits->bots", weight[:, :, k, 0, 0], padded[:, :, k:k + 4]) for k in range(3))
+    expected = sum(taps) + bias[:, None, None]
+    found = reference.temporal_conv(Tensor(x), Tensor(weight), Tensor(bias)).asnumpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_conv2d_pads_top_bottom_left_right():
+    x, weight = normal(1, 1, 3, 4).asnumpy(), np.ones((1, 1, 3, 3), np.float32)
+    found = reference.conv2d(Tensor(x), Tensor(weight), None, 1, (0, 2, 1, 1)).asnumpy()
+    padded = np.pad(x, ((0, 0), (0, 0), (0, 2), (1, 1)))
+    expected = sum(padded[:, :, i:i + 3, j:j + 4] for i in range(3) for j in range(3))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_gelu_is_the_exact_one():
+    x = np.linspace(-6, 6, 1001).astype(np.float32)
+    from math import erf
+
+    expected = np.array([v * 0.5 * (1 + erf(v / 2**0.5)) for v in x.astype(np.float64)])
+    np.testing.assert_allclose(reference.gelu(Tensor(x)).asnumpy(), expected, atol=1e-6)
+
+
+def test_upsample_repeats_every_pixel():
+    x = normal(2, 3, 4, 5).asnumpy()
+    np.testing.assert_array_equal(reference.upsample_nearest(Tensor(x)).asnumpy(), x.repeat(2, 2).repeat(2, 3))
+
+
+def test_choice_falls_back_to_the_reference():
+    assert ops.choose("GPU", (2, 8, 0)) == {name: getattr(reference, name) for name in table.OPERATIONS}
+    assert ops.choose("CPU", (2, 8, 0))["layer_norm"] is table.cpu.layer_norm
+    assert ops.choose("Ascend", (2, 8, 0))["attention"] is table.ascend.attention
+
+
+def test_every_row_replaces_an_operation_and_says_why():
+    for row in table.ROWS:
+        assert row.function.__name__ in table.OPERATIONS
+        assert len(row.reason) > 20
+        assert row.device != "CPU" or row.function.__name__ in CASES, "no test compares this row with the reference"
+    assert set(ops.choose("CPU", (2, 8, 0))) <= set(vars(ops))
+
+
+def test_table_is_printable():
+    text = ops.describe("CPU", (2, 8, 0))
+    assert all(name in text for name in table.OPERATIONS)
+    assert "flash_attention_score" in text
+
+
+@pytest.mark.parametrize(("device", "mode", "word"), [("TPU", 0, "TPU"), ("CPU", 2, "mode 2")])
+def test_device_and_mode_that_do_not_exist(device, mode, word):
+    with pytest.raises(UserError, match=word):
+        ops.set_device(device, mode)
