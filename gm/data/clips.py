@@ -18,6 +18,7 @@ import numpy as np
 
 from gm.data.metadata import read_metadata
 from gm.data.video_reader import open_video
+from gm.diffusion.conditioning import fps_id
 from gm.errors import UserError
 
 # The first number after the seed in every key: what the random numbers are for.
@@ -25,14 +26,6 @@ _SHUFFLE, _SAMPLE, _REPLACE = 1, 2, 3
 _MAX_REPLACEMENTS = 10  # in a row, for one sample
 _MIN_FAILURES = 3  # before a share of failures means anything
 _log = logging.getLogger(__name__)
-
-
-def fps_id(clip_fps, step):
-    """The fps condition of a clip read every `step` frames: frames per second of what is shown, minus 1.
-
-    SVD was trained on fps - 1 (a clip at 7 fps is conditioned on 6). The only place of training that subtracts it.
-    """
-    return clip_fps / step - 1.0
 
 
 def fit_frames(frames, height, width):
@@ -132,7 +125,7 @@ class ClipDataset:
         pixels -= 1
         return {
             "pixels": pixels,
-            "fps_id": fps_id(fps, self.step),
+            "fps_id": fps_id(fps / self.step),  # of the frames shown
             "motion_bucket_id": float(clip.motion_bucket_id),
             "path": str(clip.path),
             "start": start,

@@ -69,7 +69,7 @@ class SpatialBlock(nn.Cell):
     def construct(self, x, context):
         """x (n, s, c), context (n, l, e) -> (n, s, c)."""
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+        x = ops.add_to_tokens(x, self.attn2(self.norm2(x), context))
         return x + self.ff(self.norm3(x))
 
 
@@ -99,7 +99,7 @@ class TemporalBlock(nn.Cell):
         x = x + self.ff_in(self.norm_in(x))
         x = x + self.attn1(self.norm1(x))
         x = x.reshape(b, s * t, c)
-        x = x + self.attn2(self.norm2(x), context[::t])
+        x = ops.add_to_tokens(x, self.attn2(self.norm2(x), context[::t]))
         x = x + self.ff(self.norm3(x))
         return ops.transpose(x.reshape(b, s, t, c), 0, 2, 1, 3).reshape(n, s, c)
 
@@ -122,14 +122,12 @@ class SpatialVideoTransformer(nn.Cell):
     def construct(self, x, context, t, image_only=None):
         """x (n, c, h, w), context (n, l, e), image_only None or (n,) -> (n, c, h, w)."""
         n, c, h, w = x.shape
-        y = ops.transpose(self.norm(x).reshape(n, c, h * w), 0, 2, 1)
-        y = self.proj_in(y)
+        y = ops.linear_to_tokens(self.norm(x).reshape(n, c, h * w), self.proj_in.weight, self.proj_in.bias)
         # Frames are counted from 0 in every video, whatever its frame rate.
         frame = ops.tile(ops.arange(t), (n // t,)).astype(ms.float32)
         frame = sinusoidal_tensor(frame, self.frequencies, self.channels).astype(x.dtype)
         frame = self.time_pos_embed(frame).reshape(n, 1, c)
         for spatial, temporal in zip(self.transformer_blocks, self.time_stack):
             y = spatial(y, context)
-            y = self.time_mixer(y, temporal(y + frame, context, t), image_only)
-        y = ops.transpose(self.proj_out(y), 0, 2, 1).reshape(n, c, h, w)
-        return x + y
+            y = self.time_mixer(y, temporal(ops.add_to_tokens(y, frame), context, t), image_only)
+        return x + ops.linear_to_channels(y, self.proj_out.weight, self.proj_out.bias).reshape(n, c, h, w)

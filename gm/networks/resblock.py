@@ -36,7 +36,8 @@ class TemporalResBlock(ResBlock):
         y = self.in_layers(x)
         if emb is not None:
             b, c, t, _ = y.shape
-            y = y + ops.transpose(self.emb_layers(emb).reshape(b, t, c), 0, 2, 1).reshape(b, c, t, 1)
+            e = ops.transpose(self.emb_layers(emb).reshape(b, t, c), 0, 2, 1)
+            y = ops.add_per_channel(y.reshape(b, c * t, -1), e.reshape(b, c * t)).reshape(y.shape)
         return x + self.out_layers(y)
 
 
@@ -50,7 +51,7 @@ class VideoResBlock(ResBlock):
 
     def spatial(self, x, emb):
         """The per-frame half: x (n, c, h, w), emb (n, e) -> (n, c_out, h, w)."""
-        y = self.in_layers(x) + self.emb_layers(emb).reshape(x.shape[0], -1, 1, 1)
+        y = ops.add_per_channel(self.in_layers(x), self.emb_layers(emb))
         return self.skip_connection(x) + self.out_layers(y)
 
     def construct(self, x, emb, t, image_only=None):

@@ -63,11 +63,8 @@ class VaeAttention(nn.Cell):
         """x (n, c, h, w) -> (n, c, h, w)."""
         n, c, h, w = x.shape
         y = self.norm(x)
-        q = ops.transpose(self.q(y).reshape(n, c, h * w), 0, 2, 1)
-        k = ops.transpose(self.k(y).reshape(n, c, h * w), 0, 2, 1)
-        v = ops.transpose(self.v(y).reshape(n, c, h * w), 0, 2, 1)
-        y = ops.transpose(ops.attention(q, k, v, 1), 0, 2, 1).reshape(n, c, h, w)
-        return x + self.proj_out(y)
+        q, k, v = self.q(y).reshape(n, c, h * w), self.k(y).reshape(n, c, h * w), self.v(y).reshape(n, c, h * w)
+        return x + self.proj_out(ops.attention_over_pixels(q, k, v).reshape(n, c, h, w))
 
 
 class VaeDownsample(nn.Cell):

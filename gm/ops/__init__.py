@@ -25,13 +25,18 @@ from mindspore.ops import (
 from gm.ops import context
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.reference import (
+    add_per_channel,
+    add_to_tokens,
     attention,
+    attention_over_pixels,
     conv2d,
     geglu,
     gelu,
     group_norm,
     layer_norm,
     linear,
+    linear_to_channels,
+    linear_to_tokens,
     silu,
     temporal_conv,
     transpose,
@@ -40,8 +45,9 @@ from gm.ops.reference import (
 from gm.ops.table import choose, describe
 
 __all__ = [
-    "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "arange", "attention", "bind", "broadcast_to", "cat", "choose", "chunk",
-    "conv2d", "cos", "describe", "device", "geglu", "gelu", "group_norm", "layer_norm", "linear", "log", "matmul",
+    "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "arange", "attention",
+    "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos", "describe", "device",
+    "geglu", "gelu", "group_norm", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens", "log", "matmul",
     "maximum", "mean", "set_device", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose",
     "upsample_nearest", "version", "zeros_like",
 ]

@@ -1,19 +1,107 @@
-"""Faster forms for the CPU, each equal to its namesake in `reference`. Ratios: mindspore 2.8, graph mode, 2 cores."""
+"""Faster forms for the CPU, each equal to its namesake in `reference`. Ratios: mindspore 2.8, graph mode, 2 cores.
+
+Two kernels are avoided in particular. Transpose and every broadcasting Add, Sub, Mul build an index of 8 bytes for each
+element (each operand, where they broadcast) and keep it for as long as the compiled graph lives: decoding 14 frames of
+192x320 with the small VAE took 16 GB in graph mode, 2.5 GB in PyNative.
+"""
+
+import functools
 
 import mindspore as ms
-from mindspore import ops
+import numpy as np
+from mindspore import Tensor, ops
+
+from gm.ops import reference
+
+_bmm_transposed_b = ops.BatchMatMul(transpose_b=True)
+_bmm_transposed_a = ops.BatchMatMul(transpose_a=True)
+_bmm_transposed_both = ops.BatchMatMul(transpose_a=True, transpose_b=True)
+_bias_add = ops.BiasAdd()
+# Scale and shift per channel. 1 + 1e-12 is 1 in float32: the epsilon has no part in it.
+_scale_shift = ops.BatchNorm(is_training=False, epsilon=1e-12)
+
+
+@functools.lru_cache(maxsize=256)
+def _row_order_array(shape, axes):
+    return np.arange(np.prod(shape), dtype=np.int32).reshape(shape).transpose(axes).reshape(-1)
+
+
+@ops.constexpr
+def _row_order(shape, axes):
+    """For a transposition that leaves the last axis in place: which row of the input each row of the output is."""
+    return Tensor(_row_order_array(shape, axes))
+
+
+def transpose(x, *axes):
+    """`reference.transpose`; where the last axis stays, as a gather of rows (2.1 times faster, no index kept)."""
+    if axes[-1] != x.ndim - 1:
+        return reference.transpose(x, *axes)
+    rows = ops.gather(x.reshape(-1, x.shape[-1]), _row_order(x.shape[:-1], axes[:-1]), 0)
+    shape = ()
+    for axis in axes:
+        shape = shape + (x.shape[axis],)
+    return rows.reshape(shape)
+
+
+def linear_to_tokens(x, weight, bias):
+    """`reference.linear_to_tokens` as one matrix product (2.2 times faster)."""
+    n, _, s = x.shape
+    y = _bmm_transposed_both(x, ops.broadcast_to(weight, (n,) + weight.shape))
+    return _bias_add(y.reshape(n * s, -1), bias).reshape(n, s, -1)
+
+
+def linear_to_channels(x, weight, bias):
+    """`reference.linear_to_channels` as one matrix product (1.6 times faster)."""
+    n, s, _ = x.shape
+    y = _bmm_transposed_b(ops.broadcast_to(weight, (n,) + weight.shape), x)
+    return _bias_add(y.reshape(n, -1, s, 1), bias).reshape(n, -1, s)
+
+
+def add_per_channel(x, values):
+    """`reference.add_per_channel` as a bias of n * c channels (1.8 times faster, no index kept)."""
+    n, c = values.shape
+    return _bias_add(x.reshape(1, n * c, -1, 1), values.reshape(-1)).reshape(x.shape)
+
+
+def add_to_tokens(x, values):
+    """`reference.add_to_tokens` with the values written out first (1.4 times faster, no index kept)."""
+    return x + ops.broadcast_to(values, x.shape)
 
 
 def layer_norm(x, weight, bias, eps):
-    """`reference.layer_norm` through the LayerNorm primitive (5 times faster in PyNative, 1.5 times in graph mode)."""
+    """`reference.layer_norm` through the LayerNorm primitive (5 times faster in PyNative, 1.9 times in graph mode)."""
     y, _, _ = ops.LayerNorm(-1, -1, eps)(x.astype(ms.float32), weight, bias)
     return y.astype(x.dtype)
 
 
 def group_norm(x, weight, bias, groups, eps):
     """`reference.group_norm` through the LayerNorm primitive over (group's channels, trailing axes)."""
-    y = x.astype(ms.float32).reshape(x.shape[0], groups, -1)
+    b, c = x.shape[:2]
+    y = x.astype(ms.float32).reshape(b, groups, -1)
     y, _, _ = ops.LayerNorm(-1, -1, eps)(y, ops.ones((y.shape[2],), ms.float32), ops.zeros((y.shape[2],), ms.float32))
-    shape = (1, x.shape[1]) + (1,) * (x.ndim - 2)
-    y = y.reshape(x.shape) * weight.reshape(shape) + bias.reshape(shape)
-    return y.astype(x.dtype)
+    mean, variance = ops.zeros((c,), ms.float32), ops.ones((c,), ms.float32)
+    y = _scale_shift(y.reshape(b, c, -1, 1), weight, bias, mean, variance)[0]
+    return y.reshape(x.shape).astype(x.dtype)
+
+
+def attention(q, k, v, heads):
+    """`reference.attention` with this module's transposition."""
+    return reference.attention(q, k, v, heads, transpose)
+
+
+def attention_over_pixels(q, k, v):
+    """`reference.attention_over_pixels` without a transposition, in pieces of `reference.MAX_SCORES` scores at most."""
+    n, c, s = q.shape
+    q = q * c**-0.5
+    rows = max(1, reference.MAX_SCORES // s)
+    frames = max(1, rows // s)
+    queries = -(-s // -(-s // rows))
+    videos = []
+    for i in range(0, n, frames):
+        pieces = []
+        for j in range(0, s, queries):
+            scores = _bmm_transposed_a(q[i:i + frames, :, j:j + queries], k[i:i + frames])
+            weights = ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype)
+            pieces.append(_bmm_transposed_b(v[i:i + frames], weights))
+        videos.append(ops.cat(pieces, 2) if len(pieces) > 1 else pieces[0])
+    return ops.cat(videos, 0) if len(videos) > 1 else videos[0]

@@ -35,6 +35,26 @@ def linear(x, weight, bias=None):
     return y.reshape(x.shape[:-1] + (weight.shape[0],))
 
 
+def linear_to_tokens(x, weight, bias):
+    """Channels first to last on the way: x (n, c_in, s) -> (n, s, c_out)."""
+    return linear(transpose(x, 0, 2, 1), weight, bias)
+
+
+def linear_to_channels(x, weight, bias):
+    """Channels last to first on the way: x (n, s, c_in) -> (n, c_out, s)."""
+    return transpose(linear(x, weight, bias), 0, 2, 1)
+
+
+def add_per_channel(x, values):
+    """x (n, c, ...) + values (n, c)."""
+    return x + values.reshape(values.shape + (1,) * (x.ndim - 2))
+
+
+def add_to_tokens(x, values):
+    """x (n, s, c) + values (n, 1, c) or (n, s, c)."""
+    return x + values
+
+
 def conv2d(x, weight, bias=None, stride=1, padding=(1, 1, 1, 1)):
     """x (n, c_in, h, w), weight (c_out, c_in, kh, kw), zero padding (top, bottom, left, right)."""
     y = ops.Conv2D(weight.shape[0], weight.shape[2:], 1, "pad", padding, stride)(x, weight)
@@ -92,22 +112,18 @@ def _softmax_attention(q, k, v):
     return ops.bmm(ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype), v)
 
 
-def _split_heads(x, heads):
-    n, s, c = x.shape
-    return transpose(x.reshape(n, s, heads, c // heads), 0, 2, 1, 3).reshape(n * heads, s, c // heads)
-
-
-def attention(q, k, v, heads):
+def attention(q, k, v, heads, transpose=transpose):
     """Softmax attention without mask, scale 1/sqrt(head size): q (n, sq, c), k and v (n, sk, c) -> (n, sq, c).
 
     Works in pieces of at most `MAX_SCORES` scores: several whole (frame, head) pairs at a time, or parts of the
     queries of one pair.
     """
     n, sq, c = q.shape
-    q = _split_heads(q * (c // heads) ** -0.5, heads)
-    k = _split_heads(k, heads)
-    v = _split_heads(v, heads)
-    rows = max(1, MAX_SCORES // k.shape[1])
+    sk, head = k.shape[1], c // heads
+    q = transpose((q * head**-0.5).reshape(n, sq, heads, head), 0, 2, 1, 3).reshape(n * heads, sq, head)
+    k = transpose(k.reshape(n, sk, heads, head), 0, 2, 1, 3).reshape(n * heads, sk, head)
+    v = transpose(v.reshape(n, sk, heads, head), 0, 2, 1, 3).reshape(n * heads, sk, head)
+    rows = max(1, MAX_SCORES // sk)
     if n * heads * sq <= rows:
         out = _softmax_attention(q, k, v)
     else:
@@ -117,8 +133,14 @@ def attention(q, k, v, heads):
         for i in range(0, n * heads, pairs):
             for j in range(0, sq, queries):
                 pieces.append(_softmax_attention(q[i:i + pairs, j:j + queries], k[i:i + pairs], v[i:i + pairs]))
-        out = ops.cat([piece.reshape(-1, c // heads) for piece in pieces], 0)
-    return transpose(out.reshape(n, heads, sq, c // heads), 0, 2, 1, 3).reshape(n, sq, c)
+        out = ops.cat([piece.reshape(-1, head) for piece in pieces], 0)
+    return transpose(out.reshape(n, heads, sq, head), 0, 2, 1, 3).reshape(n, sq, c)
+
+
+def attention_over_pixels(q, k, v):
+    """Single-head attention without mask, scale 1/sqrt(c): q, k, v (n, c, s) -> (n, c, s)."""
+    tokens = (transpose(part, 0, 2, 1) for part in (q, k, v))
+    return transpose(attention(*tokens, 1), 0, 2, 1)
 
 
 def upsample_nearest(x):

@@ -1,0 +1,73 @@
+"""The model that training starts from: a checkpoint, or initial values."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gm.checkpoint.delta import fingerprint
+from gm.diffusion.denoiser import Denoiser
+from gm.model import Weights, build_component, expected_parameters, set_value
+from gm.networks.init import initial_values
+from gm.precision import parameter_dtype
+
+
+class PretrainedBase:
+    """A checkpoint. UserError if it does not fit the config."""
+
+    def __init__(self, config, path):
+        self.weights = Weights(config, path)
+        self.shapes = {name: self.weights.checkpoint.shape(source) for name, source in self.weights.sources.items()}
+
+    def load(self, component, amp_level):
+        """A component of `gm.model.COMPONENTS` with its values."""
+        return self.weights.load(component, amp_level)
+
+    def read(self, name):
+        """The stored values of a parameter, in the dtype of the file."""
+        return self.weights.checkpoint.read(self.weights.sources[name])
+
+    def dtype(self, name):
+        return self.weights.checkpoint.dtype(self.weights.sources[name])
+
+    @cached_property
+    def record(self):
+        """What tells this model from another one, {str: str}."""
+        return fingerprint(self.weights)
+
+    def describe(self):
+        return str(Path(self.weights.checkpoint.path).resolve())
+
+
+class RandomBase:
+    """Initial values from a seed."""
+
+    def __init__(self, config, seed):
+        self.config, self.seed = config, seed
+        self.shapes = expected_parameters(config)
+
+    def load(self, component, amp_level):
+        cell = build_component(self.config, component)
+        for p in cell.get_parameters():
+            set_value(p, self.read(p.name), parameter_dtype(p.name, amp_level))
+        return Denoiser(cell) if component == "unet" else cell
+
+    def read(self, name):
+        return initial_values(name, self.shapes, self.seed)
+
+    def dtype(self, name):
+        return np.dtype(np.float32)
+
+    @property
+    def record(self):
+        return {"base_name": "initial values", "base_size": "0", "base_hash": f"seed {self.seed}"}
+
+    def describe(self):
+        return f"initial values, seed {self.seed}"
+
+
+def open_base(config, path, seed):
+    """The base of a checkpoint's path, or of a seed where path is None."""
+    return RandomBase(config, seed) if path is None else PretrainedBase(config, path)

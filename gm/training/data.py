@@ -1,0 +1,32 @@
+"""The clips to train on and those held out for validation."""
+
+from __future__ import annotations
+
+from gm.data.clips import ClipDataset
+from gm.data.metadata import Metadata, read_metadata
+from gm.errors import UserError
+from gm.training.draws import held_out
+
+
+def open_data(train):
+    """(training clips, validation clips or None) as `ClipDataset`, from the section `train`. UserError on bad data."""
+    data, validation = train.dataset.init_args, train.validation
+    metadata = read_metadata(data.metadata, data.data_dir, data.frames, data.step, data.verify_files)
+    other = None
+    if validation.metadata is not None:
+        folder = data.data_dir if validation.data_dir is None else validation.data_dir
+        other = read_metadata(validation.metadata, folder, data.frames, data.step, data.verify_files)
+    elif validation.share:
+        metadata, other = _split(metadata, held_out(train.seed, len(metadata.clips), validation.share))
+    return _dataset(metadata, data, train.seed, data.flip), other and _dataset(other, data, train.seed, 0.0)
+
+
+def _split(metadata, held):
+    if not held:
+        raise UserError("train.validation.share: there is only one clip, none can be held out of training")
+    rest = [clip for i, clip in enumerate(metadata.clips) if i not in set(held)]
+    return Metadata(rest, metadata.dropped), Metadata([metadata.clips[i] for i in held], [])
+
+
+def _dataset(metadata, data, seed, flip):
+    return ClipDataset(metadata, data.frames, data.step, data.height, data.width, flip, seed)

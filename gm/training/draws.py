@@ -1,0 +1,76 @@
+"""The random numbers of training.
+
+Each sample has a generator of its own, from the seed and the sample's position in the endless stream of clips. So a run
+that was interrupted, other numbers of workers, devices or clips in a batch all draw the same numbers for it, and a
+checkpoint needs no generator's state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gm.diffusion.loss import lognormal_sigmas
+
+# The second number of each key; gm/data/clips.py uses 1 to 3 for what it draws.
+_SPLIT, _TRAINING, _VALIDATION = 4, 5, 6
+
+
+class Draws(NamedTuple):
+    """Everything random about one sample, apart from which frames it shows.
+
+    sigma: noise level of the video, the same for all its frames. cond_aug: noise level of the conditioning picture.
+    keep_context, keep_concat: whether the CLIP embedding and the conditioning latent are there (not dropped).
+    posterior, noise (t, z, h, w): unit normal, for the first stage's sample and for the noised latents.
+    pixel_noise (1, 3, H, W): unit normal.
+    """
+
+    sigma: np.float32
+    cond_aug: np.float32
+    keep_context: bool
+    keep_concat: bool
+    posterior: np.ndarray
+    noise: np.ndarray
+    pixel_noise: np.ndarray
+
+
+def training_draws(seed, position, loss, latent_shape, pixel_shape):
+    """Draws of the sample at `position` of the stream.
+
+    loss: the section train.loss; latent_shape (t, z, h, w); pixel_shape (1, 3, H, W).
+    """
+    random = np.random.default_rng((seed, _TRAINING, position))
+    sigma = lognormal_sigmas(random.standard_normal(), loss.p_mean, loss.p_std)
+    cond_aug = lognormal_sigmas(random.standard_normal(), loss.cond_aug_mean, loss.cond_aug_std)
+    keep_context, keep_concat = kept(random.random(), loss.dropout)
+    return Draws(np.float32(sigma), np.float32(cond_aug), keep_context, keep_concat,
+                 *_noise(random, latent_shape, pixel_shape))
+
+
+def kept(u, dropout):
+    """(context kept, conditioning latent kept) for a uniform number u in [0, 1).
+
+    Three events that exclude one another, each with probability p = dropout: u in [0, p) drops the CLIP embedding,
+    [p, 2p) both, [2p, 3p) the latent (InstructPix2Pix's scheme, which SVD trainers use). Dropped means zeros, as in
+    guidance.
+    """
+    return u >= 2 * dropout, not dropout <= u < 3 * dropout
+
+
+def validation_draws(seed, clip, index, sigma, loss, latent_shape, pixel_shape):
+    """Draws of held-out clip number `clip` at the `index`-th noise level `sigma`: nothing dropped, the noise of the
+    conditioning picture at its median."""
+    random = np.random.default_rng((seed, _VALIDATION, clip, index))
+    cond_aug = np.float32(np.exp(loss.cond_aug_mean))
+    return Draws(np.float32(sigma), cond_aug, True, True, *_noise(random, latent_shape, pixel_shape))
+
+
+def _noise(random, latent_shape, pixel_shape):
+    return tuple(random.standard_normal(shape, np.float32) for shape in (latent_shape, latent_shape, pixel_shape))
+
+
+def held_out(seed, clips, share):
+    """Sorted positions of the `share` of `clips` clips that validation gets: at least one, and one is left to train."""
+    count = min(max(1, round(share * clips)), clips - 1) if share else 0
+    return sorted(np.random.default_rng((seed, _SPLIT)).permutation(clips)[:count].tolist())

@@ -1,0 +1,39 @@
+"""A running mean of the weights, which often gives better videos than the last weights do."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+MAX_DECAY = 0.9999
+
+
+def decay_after(updates):
+    """Decay of the n-th mean (n from 1): min(0.9999, (1 + n) / (10 + n)), so that the start is soon forgotten."""
+    return min(MAX_DECAY, (1 + updates) / (10 + updates))
+
+
+def _blend(share, mean, weight):
+    return ops.assign_add(mean, (weight - mean) * share)
+
+
+class Ema(nn.Cell):
+    """The mean of float32 weights; `means` are parameters of its own, equal to the weights at first."""
+
+    def __init__(self, names, weights):
+        super().__init__(auto_prefix=False)
+        self.weights = weights
+        self.means = ParameterTuple(
+            [
+                Parameter(Tensor(np.array(w.asnumpy())), name=f"ema.{name}", requires_grad=False)
+                for name, w in zip(names, weights)
+            ]
+        )
+        self.map = ops.HyperMap()
+
+    def construct(self, share):
+        return self.map(ops.partial(_blend, share), self.means, self.weights)
+
+    def update(self, updates):
+        """Take the weights after update number `updates` into the mean."""
+        self(Tensor(np.float32(1 - decay_after(updates))))

@@ -1,0 +1,38 @@
+"""Weights out of a run, for image_to_video.py: the trained part alone or the whole model under its original names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gm.checkpoint.delta import write_delta
+from gm.checkpoint.writer import write_safetensors
+
+
+def export(folder, kind, base, names, weights, ema=None):
+    """Write <kind>.safetensors, and <kind>_ema.safetensors where there is a running mean; older ones are replaced.
+
+    kind: "delta" or "full". names: full names of the trained weights; weights: their float32 parameters.
+    Returns the paths.
+    """
+    write = {"delta": _write_delta, "full": _write_full}[kind]
+    written = []
+    for suffix, parameters in (("", weights), ("_ema", ema.means if ema else None)):
+        if parameters is not None:
+            path = Path(folder) / f"{kind}{suffix}.safetensors"
+            write(path, base, {name: p.asnumpy() for name, p in zip(names, parameters)})
+            written.append(path)
+    return written
+
+
+def _write_delta(path, base, trained):
+    write_delta(path, trained, base.record)
+
+
+def _write_full(path, base, trained):
+    """What was not trained keeps the dtype that the base has."""
+    entries = [
+        (name, shape, np.float32 if name in trained else base.dtype(name)) for name, shape in base.shapes.items()
+    ]
+    write_safetensors(path, entries, lambda name: trained[name] if name in trained else base.read(name))

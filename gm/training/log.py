@@ -1,0 +1,165 @@
+"""What a run leaves to read: its folder, metrics.jsonl, TensorBoard files and the progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from gm import __version__
+from gm.errors import UserError
+from gm.files import atomic_path
+
+# Losses differ by orders of magnitude between noise levels, so their mean says little: these are the buckets' edges.
+SIGMA_EDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
+BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*SIGMA_EDGES, math.inf)))
+_LIBRARIES = ("mindspore", "numpy", "opencv-python-headless", "opencv-python", "decord")
+
+
+class RunFolder:
+    """output_dir with checkpoints/, weights/, metrics.jsonl, and settings, command and versions of each start."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoints, self.weights = self.path / "checkpoints", self.path / "weights"
+        self.metrics = self.path / "metrics.jsonl"
+
+    def create(self, settings, config, argv):
+        """Make the folder and write down how the run was started. UserError if it cannot be written to."""
+        try:
+            for folder in (self.checkpoints, self.weights):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"train.output_dir {self.path}: {error.strerror}; choose another folder") from error
+        self._write("settings.yaml", OmegaConf.to_yaml(settings))
+        self._write("model.yaml", OmegaConf.to_yaml(config))
+        self._write("command.txt", shlex.join(argv) + "\n")
+        self._write("versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    def _write(self, name, text):
+        with atomic_path(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def cut_metrics(self, step):
+        """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        self._write(self.metrics.name, "".join(kept))
+
+
+def versions():
+    """Versions of everything that takes part in the numbers."""
+    found = {"svd-mindspore": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+class Log:
+    """Lines of metrics.jsonl, TensorBoard scalars and a progress bar on stderr; on the first device only.
+
+    A line is {"kind": "train" or "validation", "step", ...}. Numbers that are not finite are written as null.
+    """
+
+    def __init__(self, folder, total, step, tensorboard):
+        self.file = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self.bar = tqdm(total=total, initial=step, desc="training", unit="step", file=sys.stderr)
+        self.board = _summary_writer(folder.path) if tensorboard else None
+
+    def write(self, kind, step, **numbers):
+        line = json.dumps({"kind": kind, "step": step, **_finite(numbers)}, allow_nan=False)
+        self.file.write(line + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for name, value in _scalars(numbers):
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def advance(self, loss, clips_per_second):
+        self.bar.set_postfix_str(f"loss {loss:.4f}, {clips_per_second:.2f} clips/s", refresh=False)
+        self.bar.update()
+
+    def say(self, text):
+        """A line above the bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self):
+        self.bar.close()
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _summary_writer(path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("train.log.tensorboard: tensorboardX is not installed: pip install tensorboardX") from error
+    return SummaryWriter(os.fspath(path / "tensorboard"))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _scalars(numbers):
+    for name, value in numbers.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{key}", item) for key, item in value.items() if item is not None)
+        elif isinstance(value, (int, float)):
+            yield name, value
+
+
+class Window:
+    """Losses and times since the last line of metrics.jsonl."""
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        self.sums, self.counts = np.zeros(len(BUCKETS)), np.zeros(len(BUCKETS))
+        self.sigmas, self.steps, self.start = [], 0, time.perf_counter()
+
+    def add(self, sums, counts, sigmas):
+        self.sums, self.counts, self.steps = self.sums + sums, self.counts + counts, self.steps + 1
+        self.sigmas += sigmas
+
+    def numbers(self):
+        """The fields of a line: mean loss of a clip, by noise level, the noise levels, seconds of a step."""
+        with np.errstate(invalid="ignore"):
+            by_sigma = {b: float(s / n) for b, s, n in zip(BUCKETS, self.sums, self.counts) if n}
+        return {
+            "loss": float(self.sums.sum() / self.counts.sum()),
+            "loss_by_sigma": by_sigma,
+            "sigma": self.sigmas,
+            "seconds": (time.perf_counter() - self.start) / self.steps,
+        }
+
+
+def bucket_sums(losses, sigmas):
+    """Losses and noise levels of clips -> (sum of losses in each bucket of SIGMA_EDGES, number of clips in each)."""
+    index = np.searchsorted(SIGMA_EDGES, sigmas, side="right")
+    sums = np.bincount(index, weights=losses, minlength=len(BUCKETS))
+    return sums, np.bincount(index, minlength=len(BUCKETS)).astype(float)

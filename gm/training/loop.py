@@ -1,0 +1,256 @@
+"""The run: what it is made of, and the loop over its steps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+
+from gm.data.loader import ClipLoader
+from gm.diffusion.loss import DiffusionLoss
+from gm.errors import UserError
+from gm.ops import parallel
+from gm.training.base import open_base
+from gm.training.data import open_data
+from gm.training.draws import training_draws
+from gm.training.ema import Ema
+from gm.training.examples import Encoders, join, make_example, tensors
+from gm.training.export import export
+from gm.training.log import Log, RunFolder, Window, bucket_sums
+from gm.training.loss_scale import LossScale
+from gm.training.optimizer import AdamW
+from gm.training.schedule import learning_rate, total_steps
+from gm.training.settings import check_size
+from gm.training.signals import StopOnSignal
+from gm.training.state import TrainingState, checkpoints, remove_unfinished
+from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
+from gm.training.validation import Validation
+
+_MOST_SKIPPED = 30  # steps in a row without an update: float16 needs 24 halvings at the very most
+_log = logging.getLogger(__name__)
+
+
+class Plan:
+    """A run before anything is loaded: base, clips and numbers. Raises UserError for all that can be known so early."""
+
+    def __init__(self, settings, config):
+        self.settings, self.train, self.config = settings, settings.train, config
+        check_size(settings, config.model)
+        self.base = open_base(config, self.train.pretrained, self.train.seed)
+        self.dataset, self.held_out = open_data(self.train)
+        self.global_batch = self.train.loader.batch_size * parallel.size()
+        self.total = total_steps(
+            self.train.epochs, self.train.max_steps, len(self.dataset), self.global_batch,
+            self.train.optimizer.accumulate,
+        )
+        data, vae = self.train.dataset.init_args, config.model.vae
+        factor = 2 ** (len(vae.ch_mult) - 1)
+        self.latent_shape = (data.frames, vae.z_channels, data.height // factor, data.width // factor)
+        self.pixel_shape = (1, 3, data.height, data.width)
+
+    def fixed(self):
+        """What a checkpoint and the run that resumes from it must have in common."""
+        return {
+            "train.seed": self.train.seed, "train.temporal_only": self.train.temporal_only, "train.ema": self.train.ema,
+            "number of training clips": len(self.dataset), "train.pretrained": self.base.record["base_hash"],
+        }
+
+
+class Trainer:
+    """A loaded run. `run` trains until the end or a signal."""
+
+    def __init__(self, plan):
+        self.plan, self.train = plan, plan.train
+        denoiser = plan.base.load("unet", self.train.amp_level)
+        denoiser.set_train(True)
+        if self.train.recompute:
+            recompute_blocks(denoiser.unet)
+        parameters = trainable_parameters(denoiser, self.train.temporal_only)
+        self.encoders = Encoders(plan.config, plan.base, self.train.amp_level)
+        self.loss = DiffusionLoss(denoiser)
+        self.gradients = GradientSums(self.loss, parameters)
+        self.optimizer = AdamW(parameters, self.gradients.sums, self.train.optimizer, plan.base.read)
+        self.ema = Ema(list(parameters), self.optimizer.weights) if self.train.ema else None
+        self.loss_scale = LossScale(self.train.loss_scale, dynamic=self.train.amp_level == "O2")
+        self.state = TrainingState(self.optimizer, self.ema, self.loss_scale, plan.fixed())
+        self.validation = None
+        if plan.held_out is not None:
+            shapes = plan.latent_shape, plan.pixel_shape
+            self.validation = Validation(self.loss, plan.held_out, self.example, shapes, self.train)
+        self.skipped_in_a_row = 0
+
+    def example(self, sample, draws):
+        width = self.plan.config.model.unet.adm_in_channels // 3
+        numbers = sample["fps_id"], sample["motion_bucket_id"]
+        return make_example(self.encoders, sample["pixels"], *numbers, draws, width)
+
+    def resume(self, folder):
+        """Continue where train.resume says; returns the checkpoint's path or None."""
+        if self.train.resume is None:
+            if checkpoints(folder.checkpoints):
+                raise UserError(
+                    f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
+                    "--train.output_dir"
+                )
+            return None
+        if self.train.resume != "latest":
+            self.state.load(self.train.resume)
+            return Path(self.train.resume)
+        return self.state.load_latest(folder.checkpoints)
+
+    def loader(self):
+        settings, done = self.train.loader, self.state.samples
+        if done % self.plan.global_batch:
+            _log.warning("the batch has another size now: %d clips are shown again", done % self.plan.global_batch)
+        return ClipLoader(
+            self.plan.dataset, settings.batch_size, parallel.rank(), parallel.size(), settings.workers,
+            settings.prefetch, done // self.plan.global_batch, settings.max_failed_share,
+        )
+
+    def batch_example(self, loader, batch):
+        """Example of one of the loader's batches."""
+        examples = []
+        for i, position in enumerate(loader.positions(batch["batch"])):
+            draws = training_draws(
+                self.train.seed, position, self.train.loss, self.plan.latent_shape, self.plan.pixel_shape
+            )
+            sample = {name: batch[name][i] for name in ("pixels", "fps_id", "motion_bucket_id")}
+            examples.append(self.example(sample, draws))
+        return join(examples)
+
+    def accumulate(self, loader, batches):
+        """Gradients of the batches of one step -> (losses, sigmas) of this device's clips."""
+        scale = Tensor(np.float32(self.loss_scale.scale))
+        t = self.plan.latent_shape[0]
+        losses, sigmas = [], []
+        for _ in range(self.train.optimizer.accumulate):
+            example = self.batch_example(loader, next(batches))
+            found = self.gradients(scale, *tensors(example), t).asnumpy()
+            losses += found.reshape(-1, t).mean(1).tolist()
+            sigmas += example.sigma[::t].tolist()
+        return losses, sigmas
+
+    def update(self, rate):
+        """The optimizer's part of a step; returns the gradient's norm."""
+        norm = self.optimizer.step(rate, self.loss_scale.scale * self.train.optimizer.accumulate)
+        overflow = not math.isfinite(norm)
+        self.loss_scale.update(overflow)
+        self.state.skipped += overflow
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if overflow else 0
+        if self.ema is not None and not overflow:
+            self.ema.update(self.optimizer.updates)
+        self.state.step += 1
+        self.state.samples += self.plan.global_batch * self.train.optimizer.accumulate
+        if self.skipped_in_a_row >= _MOST_SKIPPED:
+            raise UserError(
+                f"step {self.state.step}: the gradient was not finite {self.skipped_in_a_row} times in a row. Resume "
+                "from an earlier checkpoint with a lower --train.optimizer.learning_rate, or use --train.amp_level=O0"
+            )
+        return norm
+
+
+def run(settings, config, argv):
+    """Train as the settings say. Returns the exit status."""
+    plan = Plan(settings, config)
+    folder = RunFolder(plan.train.output_dir)
+    first = parallel.rank() == 0
+    trainer = Trainer(plan)
+    source = trainer.resume(folder)
+    state, total = trainer.state, plan.total
+    if first:
+        folder.create(settings, config, argv)
+        remove_unfinished(folder.checkpoints)
+        folder.cut_metrics(state.step)
+        _announce(trainer, source)
+    log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
+    try:
+        with StopOnSignal() as stop:
+            stopped = _steps(trainer, folder, log, stop)
+    finally:
+        if log is not None:
+            log.close()
+    if first:
+        paths = export(folder.weights, plan.train.save, plan.base, list(trainer.optimizer.parameters),
+                       trainer.optimizer.weights, trainer.ema)
+        print("weights: " + ", ".join(map(str, paths)))
+        if stopped:
+            print(f"stopped after step {state.step} of {total}; go on with the same command and --train.resume=latest")
+    return 0
+
+
+def _announce(trainer, source):
+    plan, values = trainer.plan, sum(w.size for w in trainer.optimizer.weights)
+    print(f"base: {plan.base.describe()}")
+    print(f"{values:,} trainable values in {len(trainer.optimizer.weights)} tensors; {len(plan.dataset)} clips, "
+          f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips")
+    if plan.train.pretrained is None:
+        print("warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not the "
+              "encoders", file=sys.stderr)
+    if source is not None:
+        print(f"resumed from {source}, step {trainer.state.step}")
+    elif plan.train.resume is not None:
+        print("no checkpoint to resume from yet: starting at step 0")
+
+
+def _steps(trainer, folder, log, stop):
+    """The loop; returns whether it was stopped by a signal."""
+    plan, train, state = trainer.plan, trainer.train, trainer.state
+    if state.step == 0:
+        _validate(trainer, log)
+    loader = trainer.loader()
+    batches = iter(loader)
+    window, saved, stopped = Window(), state.step, False
+    try:
+        while state.step < plan.total and not stopped:
+            start = time.perf_counter()
+            rate = learning_rate(state.step, train.optimizer.learning_rate, train.schedule, plan.total)
+            losses, sigmas = trainer.accumulate(loader, batches)
+            norm = trainer.update(rate)
+            stopped = _note(trainer, log, window, (losses, sigmas, rate, norm), stop, start)
+            if state.step % train.validation.every == 0 or state.step == plan.total:
+                _validate(trainer, log)
+                window.start = time.perf_counter()
+            if state.step % train.checkpoint.every == 0 or state.step == plan.total or stopped:
+                saved = _save(trainer, folder, log)
+    finally:
+        batches.close()
+    if saved != state.step:
+        raise AssertionError(f"step {state.step} was not saved")
+    return stopped
+
+
+def _note(trainer, log, window, step, stop, start):
+    """Metrics of a step, over all devices; returns whether any of them was asked to stop."""
+    losses, sigmas, rate, norm = step
+    sums, counts = bucket_sums(losses, sigmas)
+    total = parallel.mean([*sums, *counts, float(stop.requested)]) * parallel.size()
+    sums, counts = total[: len(sums)], total[len(sums):-1]
+    window.add(sums, counts, sigmas)
+    state = trainer.state
+    if log is not None:
+        log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
+        if state.step % trainer.train.log.every == 0 or state.step == trainer.plan.total:
+            log.write("train", state.step, lr=rate, grad_norm=norm, skipped=state.skipped,
+                      loss_scale=trainer.loss_scale.scale, **window.numbers())
+            window.clear()
+    return bool(total[-1])
+
+
+def _validate(trainer, log):
+    if trainer.validation is None:
+        return
+    found = trainer.validation.run()
+    if log is not None:
+        log.write("validation", trainer.state.step, **found)
+        log.say(f"step {trainer.state.step}: validation loss {found['loss']:.4f}")
+
+
+def _save(trainer, folder, log):
+    if log is not None:
+        trainer.state.save(folder.checkpoints, trainer.train.checkpoint.keep)
+    return trainer.state.step

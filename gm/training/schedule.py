@@ -1,0 +1,25 @@
+"""How the learning rate changes over a run, and how long a run is."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(step, peak, schedule, total):
+    """Learning rate of step 0, 1, …: a linear warm-up to `peak`, then constant or half a cosine.
+
+    schedule: the section train.schedule. total: steps of the whole run; the cosine is at end_factor * peak in the last.
+    """
+    if step < schedule.warmup_steps:
+        return peak * (step + 1) / (schedule.warmup_steps + 1)
+    if schedule.name == "constant":
+        return peak
+    rest = total - 1 - schedule.warmup_steps
+    progress = min((step - schedule.warmup_steps) / rest, 1.0) if rest > 0 else 1.0
+    return peak * (schedule.end_factor + (1 - schedule.end_factor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def total_steps(epochs, max_steps, clips, global_batch, accumulate):
+    """Steps until `epochs` passes over the clips are complete, at most `max_steps` where that is given."""
+    steps = math.ceil(epochs * clips / (global_batch * accumulate))
+    return steps if max_steps is None else min(steps, max_steps)

@@ -1,0 +1,203 @@
+"""The options of training: their types and limits. Defaults and meanings are in configs/svd_train.yaml alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gm.config import Section, check, load_config
+from gm.errors import UserError
+from gm.model import size_multiple
+from gm.precision import AMP_LEVELS
+
+
+@dataclass
+class Environment:
+    device_target: Literal["CPU", "GPU", "Ascend"] | None
+    mode: Literal[0, 1]
+    distributed: bool
+
+
+@dataclass
+class Dataset:
+    data_dir: str
+    metadata: str
+    frames: int
+    step: int
+    height: int
+    width: int
+    flip: float
+    verify_files: Literal["exists", "open"]
+
+
+@dataclass
+class Loader:
+    batch_size: int
+    workers: int
+    prefetch: int
+    max_failed_share: float
+
+
+@dataclass
+class Loss:
+    p_mean: float
+    p_std: float
+    cond_aug_mean: float
+    cond_aug_std: float
+    dropout: float
+
+
+@dataclass
+class Optimizer:
+    learning_rate: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float | None
+    accumulate: int
+
+
+@dataclass
+class Schedule:
+    name: Literal["constant", "cosine"]
+    warmup_steps: int
+    end_factor: float
+
+
+@dataclass
+class LossScale:
+    initial: float
+    growth_steps: int
+
+
+@dataclass
+class Checkpoint:
+    every: int
+    keep: int
+
+
+@dataclass
+class Validation:
+    every: int
+    share: float
+    metadata: str | None
+    data_dir: str | None
+    clips: int
+    sigmas: list[float]
+
+
+@dataclass
+class Log:
+    every: int
+    tensorboard: bool
+
+
+SCHEMA = {
+    "environment": Section(Environment),
+    "train": {
+        "output_dir": "str", "pretrained": "Optional[str]", "resume": "Optional[str]", "temporal_only": "bool",
+        "epochs": "float", "max_steps": "Optional[int]", "seed": "int",
+        "amp_level": f"Literal[{', '.join(map(repr, AMP_LEVELS))}]", "recompute": "bool", "ema": "bool",
+        "save": "Literal['delta', 'full']",
+        "dataset": {"init_args": Section(Dataset)},
+        "loader": Section(Loader), "loss": Section(Loss), "optimizer": Section(Optimizer),
+        "schedule": Section(Schedule), "loss_scale": Section(LossScale), "checkpoint": Section(Checkpoint),
+        "validation": Section(Validation), "log": Section(Log),
+    },
+}
+
+# (option below train, smallest value, largest value); both are allowed.
+_INFINITE = math.inf
+_LIMITS = (
+    ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63),
+    ("dataset.init_args.frames", 1, _INFINITE), ("dataset.init_args.step", 1, _INFINITE),
+    ("dataset.init_args.height", 1, _INFINITE), ("dataset.init_args.width", 1, _INFINITE),
+    ("dataset.init_args.flip", 0, 1),
+    ("loader.batch_size", 1, _INFINITE), ("loader.workers", 1, _INFINITE), ("loader.prefetch", 1, _INFINITE),
+    ("loader.max_failed_share", 0, 1),
+    ("loss.p_std", 0, _INFINITE), ("loss.cond_aug_std", 0, _INFINITE), ("loss.dropout", 0, 1 / 3),
+    ("optimizer.learning_rate", 0, _INFINITE), ("optimizer.beta1", 0, 1 - 1e-9), ("optimizer.beta2", 0, 1 - 1e-9),
+    ("optimizer.eps", 1e-30, _INFINITE), ("optimizer.weight_decay", 0, _INFINITE),
+    ("optimizer.clip_norm", 1e-30, _INFINITE), ("optimizer.accumulate", 1, _INFINITE),
+    ("schedule.warmup_steps", 0, _INFINITE), ("schedule.end_factor", 0, 1),
+    ("loss_scale.initial", 1, 2.0**24), ("loss_scale.growth_steps", 1, _INFINITE),
+    ("checkpoint.every", 1, _INFINITE), ("checkpoint.keep", 1, _INFINITE),
+    ("validation.every", 1, _INFINITE), ("validation.share", 0, 0.9), ("validation.clips", 1, _INFINITE),
+    ("log.every", 1, _INFINITE),
+)
+
+
+def load_settings(path, overrides=()):
+    """The settings of a run from a YAML file and `key.sub=value` overrides.
+
+    Raises:
+        UserError: with every fault: unknown keys, wrong types, values outside their limits, contradictions.
+    """
+    settings = load_config(path, overrides)
+    check(settings, SCHEMA, path)
+    faults = _limit_faults(settings.train) + _contradictions(settings.train)
+    if faults:
+        raise UserError("\n  ".join(["these settings cannot be:", *faults]))
+    return settings
+
+
+def _limit_faults(train):
+    faults = []
+    for option, least, most in _LIMITS:
+        value = train
+        for name in option.split("."):
+            value = value[name]
+        if value is not None and not (least <= value <= most and math.isfinite(value)):
+            most = "" if most == _INFINITE else f" and at most {most:g}"
+            faults.append(f"train.{option} {value}: must be at least {least:g}{most}")
+    sigmas = list(train.validation.sigmas)
+    if not sigmas or any(not 0 < sigma < _INFINITE for sigma in sigmas):
+        faults.append(f"train.validation.sigmas {sigmas}: needs one noise level or more, each above 0")
+    return faults
+
+
+def _contradictions(train):
+    faults = []
+    if train.pretrained is None and train.temporal_only:
+        faults.append(
+            "train.temporal_only without train.pretrained: the frozen layers would be untrained, the last one zero, and "
+            "nothing would be learnt; name a checkpoint or set --train.temporal_only=False"
+        )
+    if train.pretrained is None and train.save == "delta":
+        faults.append(
+            "train.save=delta without train.pretrained: there is no model that the trained part could be put on; set "
+            "--train.save=full"
+        )
+    if train.validation.share and train.validation.metadata:
+        faults.append("train.validation: share and metadata both say which clips are held out; give one of them")
+    return faults
+
+
+def check_size(settings, model):
+    """UserError where the samples' size does not fit the model."""
+    multiple = size_multiple(model)
+    data = settings.train.dataset.init_args
+    if data.height % multiple or data.width % multiple:
+        raise UserError(
+            f"train.dataset.init_args: {data.height}x{data.width} pixels: height and width must be multiples of "
+            f"{multiple} for this model"
+        )
+
+
+def describe_options(path):
+    """The options in a YAML file as the lines of a help text: name, default and the comment behind it."""
+    lines, parents = [], []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        found = re.match(r"( *)(\w+):\s*(.*?)\s*(?:#\s*(.*))?$", line)
+        if not found:
+            continue
+        indent, name, default, meaning = found.groups()
+        parents = parents[: len(indent) // 2] + [name]
+        if default:
+            shown = "required" if default == "???" else default
+            lines.append(f"  --{'.'.join(parents)}  [{shown}]\n        {meaning or ''}")
+    return lines

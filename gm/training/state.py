@@ -1,0 +1,125 @@
+"""Everything a run needs to go on as if nothing had happened, in one object and one file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor
+
+from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.writer import write_safetensors
+from gm.errors import UserError
+
+KIND = "svd-mindspore training state"
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+_RECORD = "record"  # the numbers, as JSON in a tensor of bytes
+_log = logging.getLogger(__name__)
+
+
+class TrainingState:
+    """Weights that are trained, moments, running mean, loss scale and position, with save and load.
+
+    Random numbers need no state: they follow from the seed and the position (see `gm.training.draws`).
+
+    Args:
+        optimizer: `AdamW`. ema: `Ema` or None. loss_scale: `LossScale`.
+        fixed: {name: value} of settings that a resumed run must have in common with the one that was interrupted.
+
+    Attributes:
+        step: steps done. samples: clips of the stream used so far, over all devices. skipped: steps without an update.
+    """
+
+    def __init__(self, optimizer, ema, loss_scale, fixed):
+        self.optimizer, self.ema, self.loss_scale, self.fixed = optimizer, ema, loss_scale, fixed
+        self.step = self.samples = self.skipped = 0
+
+    def _tensors(self):
+        """{name in the file: parameter}."""
+        groups = {"weights": self.optimizer.weights, "first": self.optimizer.first, "second": self.optimizer.second}
+        if self.ema is not None:
+            groups["ema"] = self.ema.means
+        names = list(self.optimizer.parameters)
+        return {f"{group}/{name}": p for group, members in groups.items() for name, p in zip(names, members)}
+
+    def _record(self):
+        return {
+            "format": KIND, "step": self.step, "samples": self.samples, "skipped": self.skipped,
+            "updates": self.optimizer.updates, "loss_scale": self.loss_scale.scale, "good": self.loss_scale.good,
+            "fixed": self.fixed,
+        }
+
+    def save(self, folder, keep):
+        """Write step-<n>.safetensors, whole or not at all, and delete all but the last `keep`; returns its path."""
+        path = Path(folder) / f"step-{self.step:08d}.safetensors"
+        record = np.frombuffer(json.dumps(self._record()).encode(), np.uint8)
+        tensors = self._tensors()
+        entries = [(name, tuple(p.shape), np.float32) for name, p in tensors.items()]
+        entries.append((_RECORD, record.shape, record.dtype))
+        write_safetensors(path, entries, lambda name: record if name == _RECORD else tensors[name].asnumpy())
+        for old in checkpoints(folder)[:-keep]:
+            with contextlib.suppress(OSError):
+                old.unlink()
+        return path
+
+    def load(self, path):
+        """Take everything from a file that `save` wrote.
+
+        Raises UserError, and changes nothing, if the file is damaged or belongs to another kind of run.
+        """
+        tensors = self._tensors()
+        with open_checkpoint(path) as checkpoint:
+            names = set(checkpoint.names())
+            if _RECORD not in names:
+                raise UserError(f"{path} is not a training checkpoint; it goes to --train.pretrained, if anywhere")
+            record = json.loads(checkpoint.read(_RECORD).tobytes())
+            self._check(path, record, names - {_RECORD}, checkpoint, tensors)
+            for name, p in tensors.items():
+                p.set_data(Tensor(np.array(checkpoint.read(name))))
+        self.optimizer.copy_to_network()
+        self.step, self.samples, self.skipped = record["step"], record["samples"], record["skipped"]
+        self.optimizer.updates = record["updates"]
+        self.loss_scale.scale, self.loss_scale.good = record["loss_scale"], record["good"]
+
+    def _check(self, path, record, names, checkpoint, tensors):
+        faults = [
+            f"{name} was {record['fixed'].get(name)!r} and is {value!r} now"
+            for name, value in self.fixed.items()
+            if record["fixed"].get(name) != value
+        ]
+        if names != set(tensors):
+            faults.append(f"it holds {len(names)} tensors, this run has {len(tensors)}")
+        else:
+            faults += [f"{name} is {checkpoint.shape(name)}, not {tuple(p.shape)}" for name, p in tensors.items()
+                       if tuple(checkpoint.shape(name)) != tuple(p.shape)]
+        if faults:
+            raise UserError("\n  ".join([f"{path} belongs to another run:", *faults[:10]]))
+
+    def load_latest(self, folder):
+        """Load the newest checkpoint of a folder that is whole; returns its path, None if there is none."""
+        for path in reversed(checkpoints(folder)):
+            try:
+                open_checkpoint(path)
+            except UserError as error:
+                _log.warning("left out: %s", error)
+                continue
+            self.load(path)
+            return path
+        return None
+
+
+def checkpoints(folder):
+    """The files that `TrainingState.save` wrote into a folder, oldest first."""
+    found = [path for path in Path(folder).glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name).group(1)))
+
+
+def remove_unfinished(folder):
+    """Delete what a killed process left half-written."""
+    for path in Path(folder).glob(".tmp-*"):
+        with contextlib.suppress(OSError):
+            path.unlink()

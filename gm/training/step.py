@@ -1,0 +1,104 @@
+"""What is trained, and the compiled half of a step: loss and gradients of one batch, added to those before it."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from gm.errors import UserError
+from gm.model import COMPONENTS
+
+TEMPORAL = (".time_stack.", ".time_pos_embed.", ".time_mixer.")
+
+
+def is_temporal(name):
+    """Whether a parameter of the UNet, by its full checkpoint name, belongs to the layers that SVD adds for time."""
+    return any(part in name for part in TEMPORAL)
+
+
+def trainable_parameters(denoiser, temporal_only):
+    """{full checkpoint name: parameter} of what is trained; every other parameter gets requires_grad False.
+
+    They get memory of their own: a loaded parameter may share the checkpoint's map, which is read again when saving.
+    """
+    chosen = {}
+    for path, p in denoiser.unet.parameters_and_names():
+        name = COMPONENTS["unet"].prefix + path
+        p.requires_grad = not temporal_only or is_temporal(name)
+        if p.requires_grad:
+            p.set_data(Tensor(np.array(p.asnumpy())))
+            chosen[name] = p
+    if not chosen:
+        raise UserError("this model has no temporal layers to train: train.temporal_only must be False")
+    return chosen
+
+
+def recompute_blocks(unet):
+    """Keep only what goes in and out of the UNet's blocks for the backward pass, and compute the inside again."""
+    for stage in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
+        stage.recompute()
+
+
+def zeros_like_each(parameters, prefix):
+    """One float32 parameter of zeros for each of {name: parameter}, not trained itself."""
+    return ParameterTuple(
+        [
+            Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{name}", requires_grad=False)
+            for name, p in parameters.items()
+        ]
+    )
+
+
+class ScaledLoss(nn.Cell):
+    """(mean loss * scale, loss of every frame): float16 gradients need a loss large enough not to vanish."""
+
+    def __init__(self, loss):
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+
+    def construct(self, scale, latents, noise, sigma, concat, context, vector, t):
+        losses = self.loss(latents, noise, sigma, concat, context, vector, t)
+        return ops.mean(losses) * scale, losses
+
+
+def _add(total, gradient):
+    return ops.assign_add(total, gradient.astype(ms.float32))
+
+
+def _clear(total):
+    return ops.assign(total, ops.zeros_like(total))
+
+
+class GradientSums(nn.Cell):
+    """Forward and backward pass; the gradients are added up in float32 until they are cleared.
+
+    Args:
+        loss: `gm.diffusion.loss.DiffusionLoss`.
+        parameters: {full name: parameter} to take gradients of.
+    """
+
+    def __init__(self, loss, parameters):
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+        self.weights = ParameterTuple(list(parameters.values()))
+        self.sums = zeros_like_each(parameters, "gradient")
+        self.gradients = ms.value_and_grad(ScaledLoss(loss), None, self.weights, has_aux=True)
+        self.map = ops.HyperMap()
+
+    def construct(self, scale, latents, noise, sigma, concat, context, vector, t):
+        """Arguments of `DiffusionLoss` after the loss scale, a tensor -> loss of every frame, float32 (n,)."""
+        (_, losses), gradients = self.gradients(scale, latents, noise, sigma, concat, context, vector, t)
+        return ops.depend(losses, self.map(_add, self.sums, gradients))
+
+
+class Clear(nn.Cell):
+    """Set the sums of gradients to zero."""
+
+    def __init__(self, sums):
+        super().__init__(auto_prefix=False)
+        self.sums = sums
+        self.map = ops.HyperMap()
+
+    def construct(self):
+        return self.map(_clear, self.sums)

@@ -1,0 +1,129 @@
+"""A very small model, a checkpoint of it and three moving clips."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from gm import ops
+from gm.checkpoint.writer import write_safetensors
+from gm.model import expected_parameters, load_model_config
+from gm.networks.init import initial_values
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = """
+base: {base}
+model:
+  unet:
+    model_channels: 32
+    channel_mult: [1]
+    num_res_blocks: 1
+    attention_resolutions: []
+    num_head_channels: 16
+    context_dim: 32
+    adm_in_channels: 96
+  vae: {{ch: 32, ch_mult: [1, 1], num_res_blocks: 1}}
+  clip: {{image_size: 28, width: 32, layers: 1, head_width: 16}}
+"""
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.yaml"
+    path.write_text(MODEL.format(base=ROOT / "configs" / "svd.yaml"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model_path):
+    """Initial values, but none of the weights zero, so that every parameter that can have a gradient has one."""
+    shapes = expected_parameters(load_model_config(model_path))
+    random = np.random.default_rng(0)
+
+    def read(name):
+        values = initial_values(name, shapes, 1)
+        if not values.any() and len(shapes[name]) > 1:
+            values = (0.05 * random.standard_normal(shapes[name])).astype(np.float32)
+        return values
+
+    path = model_path.with_suffix(".safetensors")
+    write_safetensors(path, [(name, shape, np.float32) for name, shape in shapes.items()], read)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """Folder with three gifs of a moving square and labels.csv."""
+    folder = tmp_path_factory.mktemp("clips")
+    lines = ["path,length,motion_bucket_id"]
+    for k in range(3):
+        frames = np.full((8, 24, 24, 3), 40 * k, np.uint8)
+        for i, frame in enumerate(frames):
+            frame[4 + i:10 + i, 3 * k:3 * k + 8] = (255, 200 - 60 * k, 30 * i)
+        imageio.imwrite(folder / f"{k}.gif", frames, duration=125)
+        lines.append(f"{k}.gif,8,{50 + 50 * k}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def arguments(model_path, checkpoint, clips):
+    """Function of (output folder, key=value …) -> command line of a small PyNative run."""
+
+    def make(output, *more):
+        given = {
+            "train.output_dir": output, "train.pretrained": checkpoint, "environment.mode": 1,
+            "environment.device_target": "CPU", "train.dataset.init_args.data_dir": clips,
+            "train.dataset.init_args.metadata": clips / "labels.csv", "train.dataset.init_args.frames": 2,
+            "train.dataset.init_args.step": 2, "train.dataset.init_args.height": 16,
+            "train.dataset.init_args.width": 16, "train.loader.workers": 1, "train.optimizer.learning_rate": 1e-3,
+            "train.epochs": 1000, "train.max_steps": 2,
+        }
+        given.update(item.split("=", 1) for item in more)
+        return [f"--svd_config={model_path}", *(f"--{name}={value}" for name, value in given.items())]
+
+    return make
+
+
+@pytest.fixture
+def start():
+    """Function of a command line -> the running process of train.py; what is still running at the end is killed."""
+    running = []
+
+    def make(argv, prefix=(), **environment):
+        process = subprocess.Popen(
+            [*prefix, sys.executable, str(ROOT / "train.py"), *argv], cwd=ROOT, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment},
+        )
+        running.append(process)
+        return process
+
+    yield make
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def pynative():
+    ops.set_device("CPU", ops.PYNATIVE_MODE)
+
+
+@pytest.fixture
+def read_metrics():
+    """Function of a run's folder -> the lines of metrics.jsonl that are complete."""
+
+    def read(folder):
+        path = Path(folder) / "metrics.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    return read

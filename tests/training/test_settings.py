@@ -1,0 +1,90 @@
+"""Options: one list, checked before anything is built."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import train
+from gm.errors import UserError
+from gm.training.settings import describe_options, load_settings
+
+PATH = Path(__file__).resolve().parents[2] / "configs" / "svd_train.yaml"
+DATA = ["train.dataset.init_args.data_dir=d", "train.dataset.init_args.metadata=m.csv"]
+BASE = [*DATA, "train.pretrained=x"]
+
+
+def test_defaults_are_those_that_the_paper_and_the_readme_name():
+    train_section = load_settings(PATH, BASE).train
+    loss = train_section.loss
+    assert (loss.p_mean, loss.p_std, loss.cond_aug_mean, loss.cond_aug_std, loss.dropout) == (1.0, 1.6, -3.0, 0.5, 0.1)
+    optimizer = train_section.optimizer
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay) == (0.9, 0.98, 1e-8, 0.01)
+    assert train_section.temporal_only is True
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.epoch=3", "did you mean 'epochs'"),
+        ("train.dataset.init_args.frame=3", "did you mean 'frames'"),
+        ("train.epochs=many", "train.epochs: expected float"),
+        ("train.save=both", "train.save"),
+        ("environment.mode=2", "environment.mode"),
+        ("train.loss.dropout=0.4", "train.loss.dropout 0.4: must be at least 0 and at most 0.333333"),
+        ("train.optimizer.accumulate=0", "train.optimizer.accumulate 0: must be at least 1"),
+        ("train.optimizer.learning_rate=.nan", "train.optimizer.learning_rate nan"),
+        ("train.validation.sigmas=[]", "needs one noise level or more"),
+        ("train.validation.sigmas=[1,0]", "each above 0"),
+        ("train.dataset.init_args.frames=-1", "frames -1: must be at least 1"),
+    ],
+)
+def test_a_wrong_option_is_named(override, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_settings(PATH, [*BASE, override])
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(UserError) as caught:
+        load_settings(PATH, [*DATA, "train.optimizer.eps=0", "train.loader.workers=0"])
+    message = str(caught.value)
+    assert all(word in message for word in ("train.optimizer.eps", "train.loader.workers", "temporal_only", "save=delta"))
+
+
+def test_data_must_be_named():
+    with pytest.raises(UserError, match="train.dataset.init_args.data_dir"):
+        load_settings(PATH, [])
+
+
+def leaves(section, path=""):
+    for name, value in section.items():
+        full = f"{path}.{name}" if path else name
+        yield from leaves(value, full) if isinstance(value, dict) else [full]
+
+
+def test_help_lists_every_option_with_its_default_and_meaning():
+    options = OmegaConf.to_container(OmegaConf.load(PATH))
+    lines = describe_options(PATH)
+    shown = {}
+    for line in lines:
+        head, meaning = line.split("\n")
+        name, default = re.fullmatch(r"  --(\S+)  \[(.*)\]", head).groups()
+        assert meaning.strip(), f"{name} has no meaning"
+        shown[name] = default
+    assert set(shown) == set(leaves(options))
+    assert shown["train.optimizer.beta2"] == "0.98" and shown["train.dataset.init_args.metadata"] == "required"
+
+
+def test_the_command_line_takes_both_spellings():
+    arguments, overrides = train.parse(["--config=c.yaml", "--train.epochs", "3", "--train.seed=1", "--dry_run"])
+    assert arguments.config == "c.yaml" and arguments.dry_run
+    assert overrides == ["train.epochs=3", "train.seed=1"]
+
+
+@pytest.mark.parametrize("argv", [["--train.epochs"], ["--train.epochs", "--train.seed=1"], ["epochs=3"], ["--config"]])
+def test_a_malformed_command_line_is_one_error(argv):
+    with pytest.raises(UserError, match="--help"):
+        train.parse(argv)

@@ -1,0 +1,112 @@
+"""Checkpoints of a run: everything is in them, and a damaged one is never taken."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from gm.errors import UserError
+from gm.training.ema import Ema
+from gm.training.loss_scale import LossScale
+from gm.training.optimizer import AdamW
+from gm.training.state import TrainingState, checkpoints, remove_unfinished
+from gm.training.step import zeros_like_each
+
+SHAPES = {"u.weight": (3, 2), "u.bias": (3,)}
+
+
+def make(seed, dtype=ms.float32, fixed=None):
+    """A state in the middle of a run; all its numbers come from the seed."""
+    random = np.random.default_rng(seed)
+    values = {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+    parameters = {name: Parameter(Tensor(value, dtype), name=name) for name, value in values.items()}
+    settings = SimpleNamespace(beta1=0.9, beta2=0.98, eps=1e-8, weight_decay=0.01, clip_norm=None)
+    optimizer = AdamW(parameters, zeros_like_each(parameters, "g"), settings, values.__getitem__)
+    ema = Ema(list(SHAPES), optimizer.weights)
+    for group in (optimizer.first, optimizer.second, ema.means):
+        for p in group:
+            p.set_data(Tensor(random.standard_normal(p.shape).astype(np.float32)))
+    scale = LossScale(SimpleNamespace(initial=2.0**seed, growth_steps=10), dynamic=True)
+    scale.good = seed
+    state = TrainingState(optimizer, ema, scale, fixed or {"train.seed": 1})
+    state.step, state.samples, state.skipped, optimizer.updates = 10 * seed, 20 * seed, seed, 9 * seed
+    return state
+
+
+def contents(state):
+    o = state.optimizer
+    arrays = [p.asnumpy() for group in (o.weights, o.first, o.second, state.ema.means) for p in group]
+    numbers = state.step, state.samples, state.skipped, o.updates, state.loss_scale.scale, state.loss_scale.good
+    return arrays, numbers
+
+
+def assert_equal(a, b):
+    (arrays, numbers), (others, other_numbers) = contents(a), contents(b)
+    assert numbers == other_numbers
+    assert all(np.array_equal(x, y) for x, y in zip(arrays, others))
+
+
+@pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
+def test_everything_comes_back(tmp_path, dtype):
+    saved, other = make(3, dtype), make(4, dtype)
+    path = saved.save(tmp_path, 2)
+    other.load(path)
+    assert_equal(saved, other)
+    for p, w in zip(other.optimizer.parameters.values(), other.optimizer.weights):
+        assert np.array_equal(p.asnumpy(), w.asnumpy().astype(p.asnumpy().dtype))
+
+
+def test_the_newest_is_loaded_and_only_the_last_are_kept(tmp_path):
+    for seed in (1, 2, 12):
+        make(seed).save(tmp_path, 2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000020.safetensors", "step-00000120.safetensors"]
+    state = make(5)
+    assert state.load_latest(tmp_path).name == "step-00000120.safetensors"
+    assert_equal(state, make(12))
+
+
+@pytest.mark.parametrize("size", [0, 5, 200, -1])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, size, caplog):
+    make(1).save(tmp_path, 3)
+    path = make(2).save(tmp_path, 3)
+    path.write_bytes(path.read_bytes()[:size])
+    state = make(5)
+    assert state.load_latest(tmp_path).name == "step-00000010.safetensors"
+    assert_equal(state, make(1))
+    assert path.name in caplog.text
+    with pytest.raises(UserError):
+        state.load(path)
+
+
+def test_what_a_killed_process_left_is_never_a_checkpoint(tmp_path):
+    path = make(1).save(tmp_path, 3)
+    (tmp_path / ".tmp-0123.safetensors").write_bytes(path.read_bytes())
+    assert checkpoints(tmp_path) == [path]
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_checkpoint(tmp_path):
+    assert make(1).load_latest(tmp_path) is None
+    assert make(1).load_latest(tmp_path / "missing") is None
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_nothing_changed(tmp_path):
+    path = make(1, fixed={"train.seed": 1, "train.ema": True}).save(tmp_path, 1)
+    state = make(2, fixed={"train.seed": 7, "train.ema": True})
+    with pytest.raises(UserError, match="train.seed was 1 and is 7 now"):
+        state.load(path)
+    assert_equal(state, make(2))
+    without = make(2)
+    without.ema = None
+    with pytest.raises(UserError, match="8 tensors, this run has 6"):
+        without.load(path)
+
+
+def test_weights_alone_are_no_training_checkpoint(tmp_path, checkpoint):
+    with pytest.raises(UserError, match="not a training checkpoint"):
+        make(1).load(checkpoint)

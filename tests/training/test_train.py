@@ -1,0 +1,174 @@
+"""train.py from the command line to files that image_to_video.py can play, on a very small model in PyNative."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+import train
+from gm.checkpoint.delta import apply_delta
+from gm.checkpoint.formats import open_checkpoint
+from gm.errors import UserError
+from gm.model import Weights, load_model_config
+from gm.training.state import checkpoints
+from gm.training.step import is_temporal
+
+
+def read(path):
+    checkpoint = open_checkpoint(path)
+    return {name: np.array(checkpoint.read(name)) for name in checkpoint.names()}
+
+
+def changed(before, after):
+    return {name for name in before if not np.array_equal(before[name], after[name])}
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return {}
+
+
+def test_temporal_only_changes_nothing_else(arguments, tmp_path, checkpoint, model_path, read_metrics):
+    argv = arguments(tmp_path / "run", "train.save=full", "train.validation.share=0.4", "train.validation.clips=1",
+                     "train.validation.sigmas=[1.0, 10.0]", "train.ema=True", "train.max_steps=3")
+    assert train.main(argv) == 0
+    before, after = read(checkpoint), read(tmp_path / "run/weights/full.safetensors")
+    temporal = {name for name in before if name.startswith("model.diffusion_model.") and is_temporal(name)}
+    found = changed(before, after)
+    assert found <= temporal
+    # With one context token the temporal cross-attention's q, k and norm have no gradient, but weight decay shrinks q, k.
+    assert {name for name in temporal - found} == {name for name in temporal if ".norm2." in name}
+    Weights(load_model_config(model_path), tmp_path / "run/weights/full.safetensors")  # complete
+    ema = read(tmp_path / "run/weights/full_ema.safetensors")
+    assert changed(ema, after) and changed(before, ema) <= temporal
+
+    lines = read_metrics(tmp_path / "run")
+    steps = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    assert all(line["grad_norm"] > 0 and line["lr"] == 1e-3 and line["skipped"] == 0 for line in steps)
+    assert all(len(line["sigma"]) == 1 and len(line["loss_by_sigma"]) == 1 for line in steps)
+    validations = [line for line in lines if line["kind"] == "validation"]
+    assert [line["step"] for line in validations] == [0, 3]
+    assert set(validations[0]["loss_at"]) == {"1", "10"}
+    assert validations[0]["loss"] != validations[1]["loss"]
+    settings = OmegaConf.load(tmp_path / "run/settings.yaml")
+    assert settings.train.validation.sigmas == [1.0, 10.0]
+    assert "mindspore" in json.loads((tmp_path / "run/versions.json").read_text())
+
+
+def test_a_delta_on_its_base_is_the_trained_model(arguments, tmp_path, checkpoint, model_path):
+    for kind in ("delta", "full"):
+        assert train.main(arguments(tmp_path / kind, f"train.save={kind}")) == 0
+    full = read(tmp_path / "full/weights/full.safetensors")
+    delta = tmp_path / "delta/weights/delta.safetensors"
+    assert delta.stat().st_size < 0.7 * checkpoint.stat().st_size
+    weights = Weights(load_model_config(model_path), checkpoint)
+    denoiser = weights.load("unet")
+    assert apply_delta(denoiser, delta, weights) == []
+    for path, p in denoiser.unet.parameters_and_names():
+        assert np.array_equal(p.asnumpy(), full[f"model.diffusion_model.{path}"])
+
+
+def test_without_a_checkpoint_the_whole_unet_is_trained_from_random_values(arguments, tmp_path, model_path):
+    argv = arguments(tmp_path / "run", "train.pretrained=null", "train.temporal_only=False", "train.save=full")
+    assert train.main(argv) == 0
+    Weights(load_model_config(model_path), tmp_path / "run/weights/full.safetensors")
+
+
+@pytest.mark.parametrize("more", [["train.loader.workers=3", "train.loader.prefetch=1"], []])
+def test_the_same_seed_gives_the_same_weights(arguments, tmp_path, kept, more):
+    assert train.main(arguments(tmp_path / "run", *more)) == 0
+    found = read(tmp_path / "run/weights/delta.safetensors")
+    assert not changed(found, kept.setdefault("weights", found))
+
+
+def test_two_batches_of_one_clip_are_one_batch_of_two(arguments, tmp_path):
+    options = {"one": ["train.loader.batch_size=2"], "two": ["train.optimizer.accumulate=2"]}
+    for name, option in options.items():
+        # A large eps: where a gradient is zero but for rounding, Adam would make a whole step of the rounding.
+        assert train.main(arguments(tmp_path / name, "train.optimizer.eps=1e-3", *option)) == 0
+    one, two = (read(tmp_path / name / "weights/delta.safetensors") for name in options)
+    assert max(np.abs(one[name] - two[name]).max() for name in one) < 1e-6
+
+
+def test_float16(arguments, tmp_path, read_metrics):
+    argv = arguments(tmp_path / "run", "train.amp_level=O2", "train.save=full", "train.loss_scale.initial=1024")
+    assert train.main(argv) == 0
+    lines = read_metrics(tmp_path / "run")
+    assert [line["skipped"] for line in lines] == [0, 0] and lines[0]["loss_scale"] == 1024
+    plain = tmp_path / "plain"
+    assert train.main(arguments(plain, "train.save=full")) == 0
+    assert lines[0]["loss"] == pytest.approx(read_metrics(plain)[0]["loss"], rel=0.02)
+    assert lines[0]["grad_norm"] == pytest.approx(read_metrics(plain)[0]["grad_norm"], rel=0.05)
+    stored = read(tmp_path / "run/weights/full.safetensors")
+    assert all(value.dtype == np.float32 for value in stored.values())
+
+
+def test_a_float16_overflow_skips_the_step_and_halves_the_scale(arguments, tmp_path, checkpoint, read_metrics):
+    argv = arguments(tmp_path / "run", "train.amp_level=O2", "train.loss_scale.initial=16777216", "train.save=full",
+                     "train.max_steps=1")
+    assert train.main(argv) == 0
+    (line,) = read_metrics(tmp_path / "run")
+    assert line["skipped"] == 1 and line["loss_scale"] == 2.0**23 and line["grad_norm"] is None
+    assert not changed(read(checkpoint), read(tmp_path / "run/weights/full.safetensors"))
+
+
+def test_resuming_ends_with_the_same_weights(arguments, tmp_path, read_metrics):
+    common = ["train.ema=True", "train.checkpoint.every=2", "train.checkpoint.keep=9"]
+    straight, parted = tmp_path / "straight", tmp_path / "parted"
+    assert train.main(arguments(straight, *common, "train.max_steps=5")) == 0
+    assert train.main(arguments(parted, *common, "train.max_steps=5")) == 0
+    for path in checkpoints(parted / "checkpoints")[1:]:
+        path.unlink()  # as if it had been killed after step 2
+    assert train.main(arguments(parted, *common, "train.max_steps=5", "train.resume=latest")) == 0
+    names = ["checkpoints/step-00000005.safetensors", "weights/delta.safetensors", "weights/delta_ema.safetensors"]
+    for name in names:
+        assert not changed(read(straight / name), read(parted / name)), name
+    assert [line["step"] for line in read_metrics(parted)] == [1, 2, 3, 4, 5]
+
+
+def test_a_folder_with_a_run_is_not_written_over(arguments, tmp_path):
+    argv = arguments(tmp_path / "run", "train.max_steps=1")
+    assert train.main(argv) == 0
+    with pytest.raises(UserError, match="--train.resume=latest"):
+        train.main(argv)
+
+
+def test_resume_latest_of_a_new_folder_starts_at_the_beginning(arguments, tmp_path, capsys):
+    assert train.main(arguments(tmp_path / "run", "train.max_steps=1", "train.resume=latest")) == 0
+    assert "starting at step 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("train.dataset.init_args.height=17", "17x16 pixels: height and width must be multiples of 2"),
+        ("train.pretrained=missing.safetensors", "no such checkpoint: missing.safetensors"),
+        ("train.dataset.init_args.metadata=missing.csv", "missing.csv"),
+        ("train.dataset.init_args.frames=100", "every clip is shorter"),
+        ("train.resume=missing.safetensors", "no such checkpoint"),
+        ("environment.distributed=True", "msrun"),
+    ],
+)
+def test_faults_are_one_message(arguments, tmp_path, option, message):
+    with pytest.raises(UserError, match=message):
+        train.main(arguments(tmp_path / "run", option))
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_prints_and_writes_nothing(arguments, tmp_path, capsys):
+    assert train.main([*arguments(tmp_path / "run"), "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "p_std: 1.6" in printed and "middle_block" in printed and "two moments" in printed
+    assert "3 clips, 2 steps of 1 clips" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as left:
+        train.main(["--help"])
+    printed = capsys.readouterr().out
+    assert not left.value.code and "--train.optimizer.learning_rate  [3.0e-5]" in printed and "--dry_run" in printed

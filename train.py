@@ -1,0 +1,79 @@
+"""Fine-tune Stable Video Diffusion on a folder of videos.
+
+python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --train.pretrained=svd.safetensors \\
+  --train.output_dir=outputs/train --train.dataset.init_args.data_dir=videos \\
+  --train.dataset.init_args.metadata=labels.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from gm.errors import UserError, run_cli
+
+ROOT = Path(__file__).resolve().parent
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see --help")
+
+
+def parse(argv):
+    """(arguments, key=value overrides of the config)."""
+    parser = _Parser(description=__doc__, add_help=False, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--help", "-h", action="store_true", help="print this and every option, and stop")
+    parser.add_argument("--config", default=ROOT / "configs/svd_train.yaml", help="YAML file with the options below")
+    parser.add_argument("--svd_config", default=ROOT / "configs/svd.yaml", help="YAML file of the model")
+    parser.add_argument("--dry_run", action="store_true", help="print settings, parameters and memory, and stop")
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.help:
+        from gm.training.settings import describe_options
+
+        parser.print_help()
+        print("\noptions of the config, --name=value [default]:\n" + "\n".join(describe_options(arguments.config)))
+        sys.exit(0)
+    return arguments, _overrides(rest)
+
+
+def _overrides(rest):
+    """["--a.b=1", "--a.c", "2"] -> ["a.b=1", "a.c=2"]."""
+    found, rest = [], list(rest)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--"):
+            raise UserError(f"{option!r} belongs to no option: write --name=value; see --help")
+        if "=" not in option:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{option} needs a value: {option}=value; see --help")
+            option = f"{option}={rest.pop(0)}"
+        found.append(option[2:])
+    return found
+
+
+def main(argv=None):
+    arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
+    from gm import ops
+    from gm.model import load_model_config
+    from gm.ops import parallel
+    from gm.training import dry_run, loop
+    from gm.training.settings import load_settings
+
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    settings = load_settings(arguments.config, overrides)
+    config = load_model_config(arguments.svd_config)
+    ops.set_device(settings.environment.device_target, settings.environment.mode)
+    if settings.environment.distributed:
+        parallel.init()
+    if arguments.dry_run:
+        print(dry_run.describe(loop.Plan(settings, config)))
+        return 0
+    return loop.run(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    run_cli(main)
