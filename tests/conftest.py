@@ -8,3 +8,6 @@ def _fresh_device():
     from gm import ops
 
     ops.set_device("CPU", ops.PYNATIVE_MODE)
+
+
+pytest_plugins = ["tests.untrained"]

@@ -86,7 +86,7 @@ def group_norm(x, weight, bias, groups, eps):
 
 def attention(q, k, v, heads):
     """`reference.attention` with this module's transposition."""
-    return reference.attention(q, k, v, heads, transpose)
+    return reference.attention_by(transpose, q, k, v, heads)
 
 
 def attention_over_pixels(q, k, v):

@@ -112,12 +112,17 @@ def _softmax_attention(q, k, v):
     return ops.bmm(ops.softmax(scores.astype(ms.float32), -1).astype(v.dtype), v)
 
 
-def attention(q, k, v, heads, transpose=transpose):
+def attention(q, k, v, heads):
     """Softmax attention without mask, scale 1/sqrt(head size): q (n, sq, c), k and v (n, sk, c) -> (n, sq, c).
 
     Works in pieces of at most `MAX_SCORES` scores: several whole (frame, head) pairs at a time, or parts of the
     queries of one pair.
     """
+    return attention_by(transpose, q, k, v, heads)
+
+
+def attention_by(transpose, q, k, v, heads):
+    """`attention`, its heads parted and joined by the given form of `transpose`."""
     n, sq, c = q.shape
     sk, head = k.shape[1], c // heads
     q = transpose((q * head**-0.5).reshape(n, sq, heads, head), 0, 2, 1, 3).reshape(n * heads, sq, head)

@@ -31,6 +31,35 @@ CASES = {
         lambda dtype: (normal(1, 32, 1, 1, dtype=dtype), normal(32), normal(32), 32, 1e-6),
         lambda dtype: (normal(1, 96, 1, 7, dtype=dtype) * 1e-3 + 1e-2, normal(96), normal(96), 32, 1e-6),
     ],
+    "transpose": [
+        lambda dtype: (normal(2, 3, 5, 7, dtype=dtype), 0, 2, 1, 3),
+        lambda dtype: (normal(3, 1, 5, dtype=dtype), 1, 0, 2),
+        lambda dtype: (normal(3, 4, 5, dtype=dtype), 0, 2, 1),
+    ],
+    "linear_to_tokens": [
+        lambda dtype: (normal(2, 6, 5, dtype=dtype), normal(4, 6, dtype=dtype), normal(4, dtype=dtype)),
+        lambda dtype: (normal(1, 3, 1, dtype=dtype), normal(3, 3, dtype=dtype), normal(3, dtype=dtype)),
+    ],
+    "linear_to_channels": [
+        lambda dtype: (normal(2, 5, 6, dtype=dtype), normal(4, 6, dtype=dtype), normal(4, dtype=dtype)),
+        lambda dtype: (normal(1, 1, 3, dtype=dtype), normal(3, 3, dtype=dtype), normal(3, dtype=dtype)),
+    ],
+    "add_per_channel": [
+        lambda dtype: (normal(2, 3, 5, 7, dtype=dtype), normal(2, 3, dtype=dtype)),
+        lambda dtype: (normal(1, 4, 9, dtype=dtype), normal(1, 4, dtype=dtype)),
+    ],
+    "add_to_tokens": [
+        lambda dtype: (normal(2, 5, 3, dtype=dtype), normal(2, 1, 3, dtype=dtype)),
+        lambda dtype: (normal(2, 5, 3, dtype=dtype), normal(2, 5, 3, dtype=dtype)),
+    ],
+    "attention": [
+        lambda dtype: (normal(3, 5, 8, dtype=dtype), normal(3, 4, 8, dtype=dtype), normal(3, 4, 8, dtype=dtype), 2),
+        lambda dtype: tuple(normal(1, 1, 4, dtype=dtype) for _ in range(3)) + (1,),
+    ],
+    "attention_over_pixels": [
+        lambda dtype: tuple(normal(2, 4, 15, dtype=dtype) for _ in range(3)),
+        lambda dtype: tuple(normal(1, 3, 1, dtype=dtype) for _ in range(3)),
+    ],
 }
 
 
@@ -68,9 +97,57 @@ def test_attention_in_pieces_of_any_size(monkeypatch, limit, n, sq, sk, heads):
     np.testing.assert_allclose(reference.attention(q, k, v, heads).asnumpy(), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("limit", [2**26, 100, 31, 1])
+def test_attention_over_pixels_in_pieces_of_any_size(monkeypatch, limit):
+    q, k, v = normal(3, 4, 15), normal(3, 4, 15), normal(3, 4, 15)
+    expected = reference.attention_over_pixels(q, k, v).asnumpy()
+    monkeypatch.setattr(reference, "MAX_SCORES", limit)
+    np.testing.assert_allclose(table.cpu.attention_over_pixels(q, k, v).asnumpy(), expected, atol=2e-6)
+
+
+class Called(nn.Cell):
+    """One form of an operation on tensors, as a cell; arguments that are no tensors are constants of the graph."""
+
+    def __init__(self, function, constants):
+        super().__init__()
+        self.function = function
+        self.constants = constants
+
+    def construct(self, *tensors):
+        return self.function(*tensors, *self.constants)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize("row", CPU_ROWS, ids=lambda row: row.function.__name__)
+def test_cpu_form_has_the_reference_forms_gradients(row, mode):
+    """In both modes: training runs through these forms. The probe makes every output count differently."""
+    ms.set_context(mode=mode)
+    name = row.function.__name__
+    arguments = CASES[name][0](np.float32)
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    constants = tuple(a for a in arguments if not isinstance(a, Tensor))
+    found = {}
+    for label, function in (("reference", getattr(reference, name)), ("cpu", row.function)):
+        cell = Called(function, constants)
+        probe = Tensor(np.random.default_rng(1).standard_normal(cell(*tensors).shape).astype(np.float32))
+        gradients = ms.grad(ProbeLoss(cell), tuple(range(len(tensors))))(*tensors, probe)
+        found[label] = [g.asnumpy() for g in (gradients if isinstance(gradients, tuple) else (gradients,))]
+    for ours, expected in zip(found["cpu"], found["reference"]):
+        np.testing.assert_allclose(ours, expected, atol=5e-6 * max(1, np.abs(expected).max()))
+
+
+class ProbeLoss(nn.Cell):
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, *arguments):
+        return (self.cell(*arguments[:-1]) * arguments[-1]).sum()
+
+
 class Attention(nn.Cell):
     def construct(self, q, k, v):
-        return reference.attention(q, k, v, 1)
+        return ops.attention(q, k, v, 1)
 
 
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
