@@ -26,7 +26,7 @@ def make_parser():
     """All options. A default of None means: what the config says."""
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--image", required=True, help="a picture (jpg, jpeg, png, webp, bmp), or a folder of them, done in sorted order")
+    add("--image", required=True, help="a picture (jpg, jpeg, png, webp, bmp) or a folder of them, done in sorted order")
     add("--version", choices=VERSIONS, help="a published model: short for --SVD.config=configs/<version>.yaml")
     add("--SVD.config", help="YAML file of the model and its default settings; instead of --version")
     add("--SVD.checkpoint", help="weights: the original .safetensors, or what svd_tools/convert.py made of it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import numpy as np
@@ -55,7 +56,12 @@ class Mean(nn.Cell):
         return self.sum(x) / self.size
 
 
+@functools.lru_cache(maxsize=1)
+def _mean_cell():
+    return Mean()  # one for all calls: graph mode compiles each cell anew
+
+
 def mean(values):
     """Numbers (a sequence of floats) -> their means over all processes, float32 array."""
     values = np.asarray(values, np.float32)
-    return values if size() == 1 else Mean()(Tensor(values)).asnumpy()
+    return values if size() == 1 else _mean_cell()(Tensor(values)).asnumpy()

@@ -152,4 +152,4 @@ def upsample_nearest(x):
     """x (n, c, h, w) -> (n, c, 2h, 2w)."""
     n, c, h, w = x.shape
     x = ops.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2))
-    return x.reshape(n, c, 2 * h, 2 * w)
+    return x.contiguous().reshape(n, c, 2 * h, 2 * w)  # contiguous: see transpose

@@ -27,7 +27,7 @@ from gm.training.optimizer import AdamW
 from gm.training.schedule import learning_rate, total_steps
 from gm.training.settings import check_size
 from gm.training.signals import StopOnSignal
-from gm.training.state import TrainingState, checkpoints, remove_unfinished
+from gm.training.state import TrainingState, checkpoints, remove_unfinished, step_of
 from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
 from gm.training.validation import Validation
 
@@ -92,21 +92,22 @@ class Trainer:
     def resume(self, folder):
         """Continue where train.resume says; returns the checkpoint's path or None."""
         if self.train.resume is None:
-            if checkpoints(folder.checkpoints):
-                raise UserError(
-                    f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
-                    "--train.output_dir"
-                )
             return None
-        if self.train.resume != "latest":
-            self.state.load(self.train.resume)
-            return Path(self.train.resume)
-        return self.state.load_latest(folder.checkpoints)
+        if self.train.resume == "latest":
+            return self.state.load_latest(folder.checkpoints)
+        self.state.load(self.train.resume)
+        later = [path for path in checkpoints(folder.checkpoints) if step_of(path) > self.state.step]
+        if later:
+            raise UserError(
+                f"{self.train.resume} is of step {self.state.step}, but {later[-1]} is later: move what is later away, or "
+                "choose another --train.output_dir"
+            )
+        return Path(self.train.resume)
 
     def loader(self):
         settings, done = self.train.loader, self.state.samples
         if done % self.plan.global_batch:
-            _log.warning("the batch has another size now: %d clips are shown again", done % self.plan.global_batch)
+            _log.warning("the batch has another size now: %d clips come again", done % self.plan.global_batch)
         return ClipLoader(
             self.plan.dataset, settings.batch_size, parallel.rank(), parallel.size(), settings.workers,
             settings.prefetch, done // self.plan.global_batch, settings.max_failed_share,
@@ -159,6 +160,11 @@ def run(settings, config, argv):
     plan = Plan(settings, config)
     folder = RunFolder(plan.train.output_dir)
     first = parallel.rank() == 0
+    if plan.train.resume is None and checkpoints(folder.checkpoints):
+        raise UserError(
+            f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
+            "--train.output_dir"
+        )
     trainer = Trainer(plan)
     source = trainer.resume(folder)
     state, total = trainer.state, plan.total
@@ -217,10 +223,12 @@ def _steps(trainer, folder, log, stop):
                 window.start = time.perf_counter()
             if state.step % train.checkpoint.every == 0 or state.step == plan.total or stopped:
                 saved = _save(trainer, folder, log)
+    except UserError:  # such as too many clips that cannot be decoded: the steps so far are whole
+        if state.step > saved:
+            _save(trainer, folder, log)
+        raise
     finally:
         batches.close()
-    if saved != state.step:
-        raise AssertionError(f"step {state.step} was not saved")
     return stopped
 
 

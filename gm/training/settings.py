@@ -164,8 +164,8 @@ def _contradictions(train):
     faults = []
     if train.pretrained is None and train.temporal_only:
         faults.append(
-            "train.temporal_only without train.pretrained: the frozen layers would be untrained, the last one zero, and "
-            "nothing would be learnt; name a checkpoint or set --train.temporal_only=False"
+            "train.temporal_only without train.pretrained: the frozen layers would be untrained, the last one zero, "
+            "and nothing would be learnt; name a checkpoint or set --train.temporal_only=False"
         )
     if train.pretrained is None and train.save == "delta":
         faults.append(

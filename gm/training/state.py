@@ -115,7 +115,12 @@ class TrainingState:
 def checkpoints(folder):
     """The files that `TrainingState.save` wrote into a folder, oldest first."""
     found = [path for path in Path(folder).glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name).group(1)))
+    return sorted(found, key=step_of)
+
+
+def step_of(path):
+    """The step that a file of `checkpoints` was written after."""
+    return int(_NAME.fullmatch(Path(path).name).group(1))
 
 
 def remove_unfinished(folder):

@@ -66,7 +66,7 @@ def test_a_file_from_elsewhere_is_a_warning(tmp_path):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"model.diffusion_model.b.weight": np.ones(4, np.float32)}, "model.diffusion_model.b.weight: the model has no"),
+        ({"model.diffusion_model.b.bias": np.ones(4, np.float32)}, "model.diffusion_model.b.bias: the model has no"),
         ({NAME: np.ones((3, 3), np.float32)}, r"\(3, 3\), the model has \(3, 2\)"),
         ({NAME: np.ones((3, 2), np.int64)}, "int64 is not floating-point"),
         ({}, "holds no tensors"),

@@ -94,13 +94,17 @@ def arguments(model_path, checkpoint, clips):
 
 @pytest.fixture
 def start():
-    """Function of a command line -> the running process of train.py; what is still running at the end is killed."""
+    """Function of a command line -> the running process of train.py; what is still running at the end is killed.
+
+    launcher: a command that runs Python scripts, instead of this Python; it finds the same one in PATH.
+    """
     running = []
 
-    def make(argv, prefix=(), **environment):
+    def make(argv, launcher=(sys.executable,)):
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         process = subprocess.Popen(
-            [*prefix, sys.executable, str(ROOT / "train.py"), *argv], cwd=ROOT, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment},
+            [*launcher, str(ROOT / "train.py"), *argv], cwd=ROOT, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, env={**os.environ, "PATH": path},
         )
         running.append(process)
         return process

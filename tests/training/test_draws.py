@@ -35,7 +35,7 @@ def test_noise_levels_have_the_configured_distributions():
     assert abs(sigma.mean() - 1.0) < 0.1 and abs(sigma.std() - 1.6) < 0.08
     assert abs(aug.mean() + 3.0) < 0.03 and abs(aug.std() - 0.5) < 0.025
     assert abs(np.corrcoef(sigma, aug)[0, 1]) < 0.06
-    noise = np.concatenate([np.concatenate([d.noise.ravel(), d.posterior.ravel(), d.pixel_noise.ravel()]) for d in draws])
+    noise = np.concatenate([part.ravel() for d in draws for part in (d.noise, d.posterior, d.pixel_noise)])
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
 
 
@@ -47,7 +47,8 @@ def test_dropout_is_three_events_of_the_given_probability_each():
 
 
 def test_edges_of_the_dropout_events():
-    assert [kept(u, 0.25) for u in (0.0, 0.25, 0.5, 0.75)] == [(False, True), (False, False), (True, False), (True, True)]
+    found = [kept(u, 0.25) for u in (0.0, 0.25, 0.5, 0.75)]
+    assert found == [(False, True), (False, False), (True, False), (True, True)]
 
 
 def test_validation_is_the_same_each_time_and_drops_nothing():

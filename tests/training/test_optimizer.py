@@ -81,7 +81,8 @@ def test_updates_are_adamw_s(mode, eps):
         give(optimizer, {name: 6 * g for name, g in gradients.items()})
         norm = optimizer.step(0.02 * (step + 1), 6)
         reference.step(0.02 * (step + 1), gradients)
-        assert norm == pytest.approx(math.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values())), rel=1e-6)
+        squares = sum((g.astype(np.float64) ** 2).sum() for g in gradients.values())
+        assert norm == pytest.approx(math.sqrt(squares), rel=1e-6)
         assert not any(total.asnumpy().any() for total in optimizer.sums)
     assert difference(optimizer, reference) < 2e-6
     assert reference.n == optimizer.updates == 5

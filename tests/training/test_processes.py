@@ -87,7 +87,6 @@ def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, re
         f"--master_port={free_port()}", f"--log_dir={tmp_path / 'logs'}",
     ]
     process = start(arguments(tmp_path / "two", *common, "environment.distributed=True"), launcher)
-    process.args  # msrun starts the interpreter by itself
     output = process.communicate(timeout=600)[0]
     logs = "".join(path.read_text() for path in sorted((tmp_path / "logs").glob("worker_*.log")))
     assert process.returncode == 0, output + logs

@@ -133,9 +133,9 @@ def test_gradients_are_those_of_the_loss(pynative, model_path, checkpoint):
     assert (values[0] - values[1]) / 2e-3 == pytest.approx(slope, rel=0.02)
 
 
-@pytest.mark.slow
-def test_recomputed_blocks_give_the_same_gradients(model_path, checkpoint):
-    ops.set_device("CPU", ops.GRAPH_MODE)
+@pytest.mark.parametrize("mode", [pytest.param(ops.GRAPH_MODE, marks=pytest.mark.slow), ops.PYNATIVE_MODE])
+def test_recomputed_blocks_give_the_same_gradients(model_path, checkpoint, mode):
+    ops.set_device("CPU", mode)
     try:
         plain, again = (sums_of(make(model_path, checkpoint, flag), [1]) for flag in (False, True))
     finally:
