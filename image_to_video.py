@@ -26,10 +26,11 @@ def make_parser():
     """All options. A default of None means: what the config says."""
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--image", required=True, help="a picture (jpg, jpeg, png, webp, bmp) or a folder of them, done in sorted order")
+    add("--image", required=True, help="a picture (jpg, jpeg, png, webp, bmp), or a folder of them in sorted order")
     add("--version", choices=VERSIONS, help="a published model: short for --SVD.config=configs/<version>.yaml")
     add("--SVD.config", help="YAML file of the model and its default settings; instead of --version")
     add("--SVD.checkpoint", help="weights: the original .safetensors, or what svd_tools/convert.py made of it")
+    add("--SVD.delta", help="weights that train.py saved alone, put over the checkpoint's")
     add("--SVD.num_frames", type=int, help="frames of the video (svd 14, svd_xt 25)")
     add("--SVD.sampling_steps", type=int, help="evaluations of the network (svd 25, svd_xt 30)")
     add("--SVD.min_guidance", type=float, help="guidance scale of the first frame (svd 1.0, svd_xt 1.5)")
@@ -105,11 +106,13 @@ class Job:
         make_folder(arguments.output_dir)
         ops.set_device(arguments.device_target, arguments.mode)
         self.config_path = arguments.SVD.config or ROOT / "configs" / f"{arguments.version}.yaml"
-        self.pipeline = ImageToVideo(self.config_path, arguments.SVD.checkpoint, arguments.amp_level, loading_bar)
+        self.pipeline = ImageToVideo(
+            self.config_path, arguments.SVD.checkpoint, arguments.SVD.delta, arguments.amp_level, loading_bar
+        )
         changes = {f.name: arguments.SVD.get(f.name) for f in fields(Options) if f.name != "seed"}
         self.options = self.pipeline.options(seed=arguments.seed, **changes)
         self.compiled = set()  # shapes of videos that the graph was compiled for
-        for warning in self.options.warnings():
+        for warning in self.options.warnings() + self.pipeline.warnings:
             print(f"warning: {warning}", file=sys.stderr)
 
     def settings(self):
@@ -119,6 +122,7 @@ class Job:
         return {
             "config": str(self.config_path),
             "checkpoint": str(Path(self.arguments.SVD.checkpoint).resolve()),
+            "delta": self.arguments.SVD.delta and str(Path(self.arguments.SVD.delta).resolve()),
             **asdict(self.options),
             "amp_level": self.arguments.amp_level,
             "mode": self.arguments.mode,

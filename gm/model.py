@@ -6,6 +6,7 @@ import math
 from typing import Callable, NamedTuple
 
 from mindspore import Tensor
+from mindspore.nn.utils import no_init_parameters
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.match import match
@@ -112,7 +113,10 @@ def size_multiple(model):
 def build_component(config, name):
     """A component without values; its parameters carry their full checkpoint names."""
     component = COMPONENTS[name]
-    cell = component.build(config.model)
+    # Without memory for the values: 9 GB of zeros for SVD, which a long-lived process really gets, page by page, when
+    # its allocator hands out used memory again.
+    with no_init_parameters():
+        cell = component.build(config.model)
     for path, p in cell.parameters_and_names():
         p.name = component.prefix + path
     cell.set_train(False)

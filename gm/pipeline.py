@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from mindspore import Tensor
 
+from gm.checkpoint.delta import apply_delta, base_warnings, check_delta
 from gm.data.images import fit_size, to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.clip_preprocess import preprocess
@@ -17,7 +18,8 @@ from gm.diffusion.latents import SCALE_FACTOR, decode_in_chunks, split_moments
 from gm.diffusion.sampling import euler, initial_latents
 from gm.diffusion.schedules import karras_sigmas
 from gm.errors import UserError
-from gm.model import Weights, load_model_config, size_multiple
+from gm.model import Weights, build_component, load_model_config, size_multiple
+from gm.precision import check_amp_level
 
 LARGEST_AREA = 2.0
 
@@ -129,16 +131,25 @@ class ImageToVideo:
         config: path of a model's YAML file, or one already loaded by `gm.model.load_model_config`.
         checkpoint: path of the original file or of a converted one; its keys are all accounted for at once, the
             components are loaded when they are first needed.
+        delta: path of the weights that train.py saved alone (`--train.save=delta`), put over the checkpoint's.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
         on_load: called as on_load(component name, number of values) before a component is loaded; returns a function to
             be called with the number of values after each tensor, or None.
 
+    `warnings` holds sentences that the user should see (a delta of another checkpoint).
+
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint, amp_level="O0", on_load=None):
+    def __init__(self, config, checkpoint, delta=None, amp_level="O0", on_load=None):
         self.config = config if hasattr(config, "model") else load_model_config(config)
         self.weights = Weights(self.config, checkpoint)
+        self.delta = delta
+        self.warnings = []
+        if delta is not None:
+            check_delta(delta, build_component(self.config, "unet"))
+            self.warnings = base_warnings(delta, self.weights)
+        check_amp_level(amp_level)
         self.amp_level = amp_level
         self.on_load = on_load
 
@@ -161,7 +172,10 @@ class ImageToVideo:
 
     @cached_property
     def denoiser(self):
-        return self._load("unet")
+        denoiser = self._load("unet")
+        if self.delta is not None:
+            apply_delta(denoiser, self.delta)
+        return denoiser
 
     @cached_property
     def decoder(self):

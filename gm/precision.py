@@ -21,14 +21,15 @@ FLOAT32 = (
 )
 
 
-def parameter_dtype(name, amp_level):
-    """mindspore dtype of the parameter with that full checkpoint name, at amp_level "O0" (all float32) or "O2".
-
-    Raises:
-        UserError: another amp_level.
-    """
+def check_amp_level(amp_level):
+    """Raise a UserError unless it is one of `AMP_LEVELS`."""
     if amp_level not in AMP_LEVELS:
         raise UserError(f"amp_level {amp_level!r}: choose O0 (float32) or O2 (float16 for UNet and CLIP)")
+
+
+def parameter_dtype(name, amp_level):
+    """mindspore dtype of the parameter with that full checkpoint name, at amp_level "O0" (all float32) or "O2"."""
+    check_amp_level(amp_level)
     if amp_level == "O0" or any(re.search(pattern, name) for pattern, _ in FLOAT32):
         return ms.float32
     return ms.float16

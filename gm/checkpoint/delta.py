@@ -61,7 +61,13 @@ def apply_delta(target, path, weights=None):
             p = parameters[name]
             # A copy: the file may be deleted or replaced while the model is in use.
             p.set_data(Tensor(np.array(delta.read(name), np.float32), p.dtype))
-    return _base_warnings(path, weights)
+    return base_warnings(path, weights)
+
+
+def check_delta(path, target):
+    """Raise the UserError that `apply_delta` would raise, without changing anything."""
+    with open_checkpoint(path) as delta:
+        _check(delta, target if isinstance(target, dict) else _full_names(target), path)
 
 
 def _full_names(cell):
@@ -86,7 +92,8 @@ def _check(delta, parameters, path):
         raise UserError("\n  ".join([f"{path} does not fit this model as a delta:", *faults[:_LISTED], *more]))
 
 
-def _base_warnings(path, weights):
+def base_warnings(path, weights):
+    """Sentences for the user where a delta file does not belong to the `gm.model.Weights` under it, or may not."""
     metadata = _metadata(path)
     if metadata.get("format") != KIND:
         return [f"{path} was not written as a delta by train.py; whether it belongs to this model is not known"]

@@ -26,8 +26,9 @@ _GIF_MAX_FPS = 50.0  # a delay below 2/100 s is played at 1/10 s by the browsers
 def to_uint8(frames, mark=None):
     """float32 (t, 3, h, w), nominally in [-1, 1] → uint8 (t, h, w, 3): clamp((x + 1) / 2, 0, 1) · 255, truncated.
 
-    Same float32 arithmetic as the original script. `mark`, if given, changes the clamped frames, float32 (1, 3, h, w) in
-    [0, 1], before they are truncated: `gm.data.watermark.embed_watermark`. UserError on NaN or infinity, which would become arbitrary bytes.
+    Same float32 arithmetic as the original script. `mark`, if given, changes the clamped frames, float32 (1, 3, h, w)
+    in [0, 1], before they are truncated: `gm.data.watermark.embed_watermark`. UserError on NaN or infinity, which
+    would become arbitrary bytes.
     """
     count, channels, height, width = frames.shape
     pixels = np.empty((count, height, width, channels), np.uint8)

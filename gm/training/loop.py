@@ -83,6 +83,12 @@ class Trainer:
             shapes = plan.latent_shape, plan.pixel_shape
             self.validation = Validation(self.loss, plan.held_out, self.example, shapes, self.train)
         self.skipped_in_a_row = 0
+        self.exported = None  # the paths of the weights written last
+
+    def export(self, folder):
+        """Write the weights as train.save says."""
+        names, weights = list(self.optimizer.parameters), self.optimizer.weights
+        self.exported = export(folder.weights, self.train.save, self.plan.base, names, weights, self.ema)
 
     def example(self, sample, draws):
         width = self.plan.config.model.unet.adm_in_channels // 3
@@ -99,8 +105,8 @@ class Trainer:
         later = [path for path in checkpoints(folder.checkpoints) if step_of(path) > self.state.step]
         if later:
             raise UserError(
-                f"{self.train.resume} is of step {self.state.step}, but {later[-1]} is later: move what is later away, or "
-                "choose another --train.output_dir"
+                f"{self.train.resume} is of step {self.state.step}, but {later[-1]} is later: move later ones away, "
+                "or choose another --train.output_dir"
             )
         return Path(self.train.resume)
 
@@ -181,9 +187,9 @@ def run(settings, config, argv):
         if log is not None:
             log.close()
     if first:
-        paths = export(folder.weights, plan.train.save, plan.base, list(trainer.optimizer.parameters),
-                       trainer.optimizer.weights, trainer.ema)
-        print("weights: " + ", ".join(map(str, paths)))
+        if trainer.exported is None:  # there was no step left to do
+            trainer.export(folder)
+        print("weights: " + ", ".join(map(str, trainer.exported)))
         if stopped:
             print(f"stopped after step {state.step} of {total}; go on with the same command and --train.resume=latest")
     return 0
@@ -261,4 +267,5 @@ def _validate(trainer, log):
 def _save(trainer, folder, log):
     if log is not None:
         trainer.state.save(folder.checkpoints, trainer.train.checkpoint.keep)
+        trainer.export(folder)
     return trainer.state.step

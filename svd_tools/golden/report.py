@@ -82,6 +82,10 @@ class Report:
         else:
             self.compare(stage, ours, "gradient")
 
+    def leave_out(self, *stages):
+        """Stages that have no meaning at this precision."""
+        self.open.difference_update(stages)
+
     def close(self):
         """Add a failed row for every recorded tensor that nothing was compared with."""
         for stage in sorted(self.open):

@@ -162,6 +162,7 @@ def test_too_many_unreadable_clips_end_the_run_with_its_steps_saved(arguments, c
     steps = [line["step"] for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())]
     saved = checkpoints(tmp_path / "run/checkpoints")
     assert [step_of(path) for path in saved] == steps[-1:]
+    assert (tmp_path / "run/weights/delta.safetensors").exists()
 
 
 def test_resume_latest_of_a_new_folder_starts_at_the_beginning(arguments, tmp_path, capsys):

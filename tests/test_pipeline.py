@@ -1,0 +1,129 @@
+"""The pipeline object: the same in both modes, repeatable, from given noise, and strict about what it is given."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gm import ops
+from gm.errors import UserError
+from gm.model import load_model_config
+from gm.pipeline import ImageToVideo, choose_size
+from tests.untrained import CONFIG
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def pipeline(untrained):
+    return ImageToVideo(CONFIG, untrained)
+
+
+def sample(pipeline, options, **given):
+    return [step.latents for step in pipeline.steps(IMAGE, options, **given)]
+
+
+def test_graph_mode_and_pynative_give_the_same_frames(untrained):
+    found = {}
+    for mode in (ops.GRAPH_MODE, ops.PYNATIVE_MODE):
+        ops.set_device("CPU", mode)
+        pipeline = ImageToVideo(CONFIG, untrained)
+        options = pipeline.options(num_frames=3, sampling_steps=2, decode_chunk_size=2)
+        latents = sample(pipeline, options)[-1]
+        found[mode] = latents, pipeline.decode(latents, options)
+    for ours, expected in zip(found[0], found[1]):
+        np.testing.assert_allclose(ours, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_called_it_gives_the_frames_of_its_steps(pipeline):
+    options = pipeline.options(num_frames=2, sampling_steps=2)
+    frames = pipeline(IMAGE, options)
+    assert frames.shape == (2, 64, 64, 3) and frames.dtype == np.uint8
+    np.testing.assert_array_equal(frames, pipeline(IMAGE, num_frames=2, sampling_steps=2))
+
+
+def test_noise_can_be_passed_in(pipeline):
+    options = pipeline.options(num_frames=2, sampling_steps=1)
+    pixel_noise, noise = pipeline.noise(IMAGE, options)
+    assert pixel_noise.shape == (1, 3, 64, 64) and noise.shape == (2, 4, 8, 8)
+    conditioning = pipeline.condition(IMAGE, options, pixel_noise)
+    expected = sample(pipeline, options)
+    np.testing.assert_array_equal(sample(pipeline, options, conditioning=conditioning, noise=noise), expected)
+    other = sample(pipeline, options, conditioning=conditioning, noise=noise[::-1].copy())
+    assert np.abs(other[0] - expected[0]).max() > 1e-3
+    with pytest.raises(UserError, match=r"\(2, 4, 8, 9\)"):
+        sample(pipeline, options, noise=np.zeros((2, 4, 8, 9), np.float32))
+
+
+def test_every_condition_reaches_the_conditioning(pipeline):
+    options = pipeline.options(num_frames=2)
+    base = pipeline.condition(IMAGE, options)
+    for change in ({"fps": 12}, {"motion_bucket_id": 20}, {"noise_aug_strength": 0.5}):
+        assert np.abs(pipeline.condition(IMAGE, replace(options, **change)).vector - base.vector).max() > 0.1
+    brighter = pipeline.condition(255 - IMAGE, options)
+    assert np.abs(brighter.context - base.context).max() > 1e-3
+    assert np.abs(brighter.concat - base.concat).max() > 1e-3
+
+
+def test_float16_is_near_float32(untrained, pipeline):
+    options = pipeline.options(num_frames=2, sampling_steps=2)
+    expected = sample(pipeline, options)[-1]
+    half = ImageToVideo(CONFIG, untrained, amp_level="O2")
+    found = sample(half, options)[-1]
+    assert str(half.denoiser.unet.out[2].weight.dtype) == "Float16"
+    assert str(half.denoiser.unet.out[0].weight.dtype) == "Float32"
+    assert all(str(p.dtype) == "Float32" for p in half.decoder.get_parameters())
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert 0 < error < 2e-2
+
+
+def test_progress_of_loading_counts_every_value(untrained):
+    loaded = {}
+
+    def on_load(name, size):
+        loaded[name] = [size, 0]
+
+        def update(count):
+            loaded[name][1] += count
+        return update
+
+    pipeline = ImageToVideo(CONFIG, untrained, on_load=on_load)
+    pipeline.decoder, pipeline.clip  # noqa: B018
+    assert set(loaded) == {"decoder", "clip"} and all(size == seen > 0 for size, seen in loaded.values())
+
+
+def test_picture_that_is_no_multiple(pipeline):
+    with pytest.raises(UserError, match="64x65"):
+        pipeline(np.zeros((64, 65, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"num_frames": 0}, "num_frames 0"), ({"sampling_steps": 2.5}, "sampling_steps 2.5"), ({"seed": -1}, "seed -1"),
+     ({"fps": float("inf")}, "fps inf"), ({"min_guidance": float("nan")}, "min_guidance nan"),
+     ({"motion_bucket_id": -1}, "motion_bucket_id -1"), ({"decode_chunk_size": 0}, "decode_chunk_size 0")],
+)
+def test_options_that_cannot_be(pipeline, change, word):
+    with pytest.raises(UserError, match=word):
+        pipeline.options(**change)
+
+
+def test_amp_level_that_does_not_exist(untrained):
+    with pytest.raises(UserError, match="O3"):
+        ImageToVideo(CONFIG, untrained, amp_level="O3")
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width", "expected"),
+    [((576, 1024), None, None, (576, 1024)), ((600, 1100), None, None, (576, 1088)), ((100, 64), 128, 192, (128, 192)),
+     ((300, 400), 192, None, (192, 256)), ((300, 400), None, 256, (192, 256)), ((3000, 4000), None, None, (640, 832))],
+)
+def test_size_of_the_video(size, height, width, expected):
+    config = load_model_config(CONFIG.parent / "svd.yaml")
+    assert choose_size(config, size, height, width) == expected
+
+
+@pytest.mark.parametrize(("size", "height"), [((63, 640), None), ((640, 640), 100), ((640, 640), -64)])
+def test_size_that_cannot_be(size, height):
+    with pytest.raises(UserError, match="63|100|-64"):
+        choose_size(load_model_config(CONFIG.parent / "svd.yaml"), size, height)
