@@ -5,8 +5,9 @@ python3 -m venv build/torch && build/torch/bin/pip install -r benchmarks/require
 python benchmarks/cross_check.py --checkpoint=build/random.safetensors --torch_python=build/torch/bin/python
 
 Every part (unet, vae, clip) runs twice, once on either side, each time in a process of its own, so that no process
-holds two models: 11 GB at most. Inputs and outputs pass through NumPy files in a temporary folder; the weights' names
-are mapped by benchmarks/key_map.json.gz, {part: {diffusers name: [original name, how the tensor differs]}}.
+holds two models: 14.1 GB at most (the UNet here, from a float16 file). Inputs and outputs pass through NumPy files in a
+temporary folder; the weights' names are mapped by benchmarks/key_map.json.gz,
+{part: {diffusers name: [original name, how the tensor differs]}}.
 
 One difference is removed first: diffusers has the epsilon 1e-6 in most norms of the UNet's ResBlocks where the
 original, and so this project, has 1e-5. The script sets 1e-5 on the PyTorch side and prints in how many norms.

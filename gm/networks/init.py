@@ -8,7 +8,9 @@ import zlib
 import numpy as np
 from mindspore import Tensor
 
-# Layers of the UNet that start at zero, so that an untrained block passes on its input (original: zero_module).
+# Layers that start at zero, so that an untrained block passes on its input (original: zero_module): the UNet's, and the
+# last of the VAE decoder's temporal ResBlocks, which are of the UNet's class.
+_ZERO_ANYWHERE = "time_stack.out_layers.3"
 _UNET = "model.diffusion_model."
 _ZERO_LAYERS = ("out_layers.3", "proj_out", f"{_UNET}out.2")
 # What the original gives to the weight between the branches; the VAE decoder's starts at 0.
@@ -21,7 +23,7 @@ def initialize(cell, seed):
 
     Convolutions and linear layers: uniform, +-1/sqrt(fan_in), PyTorch's kaiming_uniform with a = sqrt(5), weights and
     biases alike. Norms: 1 and 0. In the UNet the last layer of every ResBlock, every proj_out and the last convolution:
-    0, and mix factors 0.5. CLIP's attention: xavier-uniform and zero biases; its embeddings: normal, width**-0.5.
+    0, and mix factors 0.5; in the VAE decoder the last layer of every temporal ResBlock: 0. CLIP's attention: xavier-uniform and zero biases; its embeddings: normal, width**-0.5.
 
     Every parameter has a generator of its own, from the seed and its full name: order and subset change nothing.
     """
@@ -49,7 +51,7 @@ def initial_values(name, shapes, seed):
     weight_shape = shapes[f"{layer}.weight"]
     if len(weight_shape) == 1:
         return np.full(shape, float(kind == "weight"), np.float32)
-    if layer.startswith(_UNET) and layer.endswith(_ZERO_LAYERS):
+    if layer.endswith(_ZERO_ANYWHERE) or layer.startswith(_UNET) and layer.endswith(_ZERO_LAYERS):
         return np.zeros(shape, np.float32)
     return _uniform(random, shape, 1 / math.sqrt(math.prod(weight_shape[1:])))
 

@@ -87,6 +87,11 @@ def layer_norm(x, weight, bias, eps):
     return (y * weight + bias).astype(x.dtype)
 
 
+def log(x):
+    """Natural logarithm."""
+    return ops.log(x)
+
+
 def silu(x):
     """x * sigmoid(x)."""
     return x * ops.sigmoid(x)
