@@ -23,7 +23,8 @@ def initialize(cell, seed):
 
     Convolutions and linear layers: uniform, +-1/sqrt(fan_in), PyTorch's kaiming_uniform with a = sqrt(5), weights and
     biases alike. Norms: 1 and 0. In the UNet the last layer of every ResBlock, every proj_out and the last convolution:
-    0, and mix factors 0.5; in the VAE decoder the last layer of every temporal ResBlock: 0. CLIP's attention: xavier-uniform and zero biases; its embeddings: normal, width**-0.5.
+    0, and mix factors 0.5; in the VAE decoder the last layer of every temporal ResBlock: 0. CLIP's attention:
+    xavier-uniform and zero biases; its embeddings: normal, width**-0.5.
 
     Every parameter has a generator of its own, from the seed and its full name: order and subset change nothing.
     """
