@@ -73,19 +73,13 @@ class SpatialBlock(nn.Cell):
         return x + self.ff(self.norm3(x))
 
 
-class TemporalBlock(nn.Cell):
+class TemporalBlock(SpatialBlock):
     """The same along time at every position, after one more feed-forward (the original's extra_ff_mix_layer)."""
 
     def __init__(self, channels, context_channels, heads):
-        super().__init__()
+        super().__init__(channels, context_channels, heads)
         self.norm_in = LayerNorm(channels)
         self.ff_in = FeedForward(channels)
-        self.norm1 = LayerNorm(channels)
-        self.attn1 = Attention(channels, channels, heads)
-        self.norm2 = LayerNorm(channels)
-        self.attn2 = Attention(channels, context_channels, heads)
-        self.norm3 = LayerNorm(channels)
-        self.ff = FeedForward(channels)
 
     def construct(self, x, context, t):
         """x (n, s, c), context (n, l, e) -> (n, s, c).

@@ -90,6 +90,17 @@ class LayerNorm(nn.Cell):
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
+class Upsample(nn.Cell):
+    """Nearest-neighbour doubling and a 3x3 convolution."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = Conv2d(channels, channels)
+
+    def construct(self, x):
+        return self.conv(ops.upsample_nearest(x))
+
+
 class Mixer(nn.Cell):
     """The learned weight between the spatial and the temporal branch (the original's AlphaBlender)."""
 

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 from gm import ops
 from gm.networks.attention import SpatialVideoTransformer
 from gm.networks.embeddings import frequencies, sinusoidal_tensor
-from gm.networks.layers import Conv2d, GroupNorm, Linear, SiLU
+from gm.networks.layers import Conv2d, GroupNorm, Linear, SiLU, Upsample
 from gm.networks.resblock import VideoResBlock
 
 
@@ -20,17 +20,6 @@ class Downsample(nn.Cell):
 
     def construct(self, x):
         return self.op(x)
-
-
-class Upsample(nn.Cell):
-    """Nearest-neighbour doubling and a 3x3 convolution."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.conv = Conv2d(channels, channels)
-
-    def construct(self, x):
-        return self.conv(ops.upsample_nearest(x))
 
 
 class Stage(nn.Cell):

@@ -6,7 +6,17 @@ Original: sgm.modules.diffusionmodules.model (Encoder, Decoder) and sgm.modules.
 from mindspore import nn
 
 from gm import ops
-from gm.networks.layers import Conv2d, GroupNorm, Identity, TemporalConv, mix, parameter, to_frames, to_time_major
+from gm.networks.layers import (
+    Conv2d,
+    GroupNorm,
+    Identity,
+    TemporalConv,
+    Upsample,
+    mix,
+    parameter,
+    to_frames,
+    to_time_major,
+)
 from gm.networks.resblock import TemporalResBlock
 
 
@@ -76,17 +86,6 @@ class VaeDownsample(nn.Cell):
 
     def construct(self, x):
         return self.conv(x)
-
-
-class VaeUpsample(nn.Cell):
-    """Nearest-neighbour doubling and a 3x3 convolution."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.conv = Conv2d(channels, channels)
-
-    def construct(self, x):
-        return self.conv(ops.upsample_nearest(x))
 
 
 class Middle(nn.Cell):
@@ -188,7 +187,7 @@ class ImageDecoder(nn.Cell):
             for _ in range(num_res_blocks + 1):
                 blocks.append(self.resblock(channels, ch * mult))
                 channels = ch * mult
-            levels.insert(0, Level(blocks, upsample=VaeUpsample(channels) if i else None))
+            levels.insert(0, Level(blocks, upsample=Upsample(channels) if i else None))
         self.up = nn.CellList(levels)
         self.norm_out = GroupNorm(channels, 1e-6)
         self.conv_out = self.output(channels, 3)

@@ -1,9 +1,10 @@
 """blocks_golden: single layers, with probes that show a wrong epsilon, and gradients."""
 
 from gm.networks.attention import SpatialVideoTransformer
+from gm.networks.layers import Upsample
 from gm.networks.resblock import VideoResBlock
-from gm.networks.unet import Downsample, Upsample
-from gm.networks.vae import TemporalOutput, VaeAttention, VaeDownsample, VaeResBlock, VaeUpsample, VaeVideoResBlock
+from gm.networks.unet import Downsample
+from gm.networks.vae import TemporalOutput, VaeAttention, VaeDownsample, VaeResBlock, VaeVideoResBlock
 from svd_tools.golden.cells import Run, Taps, fill, gradients, norms, tensors
 from svd_tools.golden.reader import below
 from svd_tools.golden.unet import probe_loss
@@ -116,7 +117,7 @@ def _replay_vae(golden, report):
     report.compare("out/vae_attn", attention(*tensors(x)).asnumpy())
     report.compare("out/eps_vae_attn", attention(*tensors(inputs["small_cin"])).asnumpy())
     report.compare("out/vae_down", build("vae_down", VaeDownsample(cin))(*tensors(x)).asnumpy())
-    report.compare("out/vae_up", build("vae_up", VaeUpsample(cin))(*tensors(x)).asnumpy())
+    report.compare("out/vae_up", build("vae_up", Upsample(cin))(*tensors(x)).asnumpy())
 
 
 def _replay_gradients(golden, report, name, cell, loss, inputs):
