@@ -167,6 +167,8 @@ class Weights:
             set_value(p, array, dtype)
             if progress:
                 progress(array.size)
+        # Pages of the file that were only read to be cast are in memory no longer; parameters that are the map keep it.
+        self.checkpoint.release()
         return Denoiser(cell) if name == "unet" else cell
 
 
