@@ -52,7 +52,10 @@ RUNS = {
 
 def program(*arguments):
     """Run one of the project's programs; its output goes where ours does."""
-    if subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False).returncode:
+    status = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False).returncode
+    if status < 0:
+        raise UserError(f"{Path(arguments[0]).name} was ended by signal {-status}; 9 mostly means: out of memory")
+    if status:
         raise UserError(f"{Path(arguments[0]).name} failed, see above")
 
 
@@ -84,15 +87,19 @@ def run(name, paths, image):
 
 
 def table(results):
-    """{name: JSON content} as Markdown."""
+    """{name: JSON content, or the error's message} as Markdown."""
     lines = [
         f"| weights | mode | amp_level | {' | '.join(STAGES)} | all, s | peak memory, GB |",
         "|---" * (len(STAGES) + 5) + "|",
     ]
     for name, about in results.items():
+        weights, mode, amp_level = RUNS[name]
+        if isinstance(about, str):
+            lines.append(f"| {weights} | {mode} | {amp_level} | {about} |")
+            continue
         seconds = [about["seconds"][stage] for stage in STAGES]
         cells = [f"{value:.1f}" for value in (*seconds, sum(seconds), about["peak_memory_bytes"] / 1e9)]
-        lines.append(f"| {' | '.join([RUNS[name].weights, str(about['mode']), about['amp_level'], *cells])} |")
+        lines.append(f"| {' | '.join([weights, str(mode), amp_level, *cells])} |")
     return "\n".join(lines)
 
 
@@ -113,9 +120,12 @@ def main(argv=None):
     for name in options.runs:
         print(f"== {name}: {RUNS[name].weights} weights, --mode={RUNS[name].mode} "
               f"--amp_level={RUNS[name].amp_level}", flush=True)
-        results[name] = run(name, paths, Path(options.image).resolve())
+        try:
+            results[name] = run(name, paths, Path(options.image).resolve())
+        except UserError as error:  # the other runs still tell something
+            results[name] = str(error)
     print(table(results))
-    return 0
+    return int(any(isinstance(about, str) for about in results.values()))
 
 
 if __name__ == "__main__":
