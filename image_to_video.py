@@ -111,6 +111,8 @@ class Job:
         )
         changes = {f.name: arguments.SVD.get(f.name) for f in fields(Options) if f.name != "seed"}
         self.options = self.pipeline.options(seed=arguments.seed, **changes)
+        if arguments.amp_level == "O2" and ops.device() == "CPU":
+            print("warning: CPUs compute float16 slowly and with more memory: O2 is for NPUs and GPUs", file=sys.stderr)
         self.compiled = set()  # shapes of videos that the graph was compiled for
         for warning in self.options.warnings() + self.pipeline.warnings:
             print(f"warning: {warning}", file=sys.stderr)

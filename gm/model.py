@@ -18,8 +18,6 @@ from gm.networks.unet import VideoUNet
 from gm.networks.vae import VaeDecoder, VaeEncoder
 from gm.precision import parameter_dtype
 
-RELEASE_EVERY = 2**28  # bytes
-
 
 class Component(NamedTuple):
     """prefix: what the names of its parameters begin with in a checkpoint; build: function of the model's config."""
@@ -163,21 +161,14 @@ class Weights:
             progress: called with the number of values after each tensor.
         """
         cell = build_component(self.config, name)
-        cast = 0
         for p in cell.get_parameters():
             dtype = parameter_dtype(p.name, amp_level)
             array = self.checkpoint.read(self.sources[p.name])
             set_value(p, array, dtype)
-            cast += array.nbytes if array.dtype.name != str(dtype).lower() else 0
+            if array.dtype.name != str(dtype).lower():  # a copy was made: the file's own pages are not needed
+                self.checkpoint.forget(self.sources[p.name])
             if progress:
                 progress(array.size)
-            # Pages of the file that were only read to be cast need not stay in memory. Parameters that are the map keep
-            # it, and each map keeps a file open: so not after every tensor.
-            if cast > RELEASE_EVERY:
-                del array
-                self.checkpoint.release()
-                cast = 0
-        self.checkpoint.release()
         return Denoiser(cell) if name == "unet" else cell
 
 

@@ -154,5 +154,8 @@ class _MindSporeCheckpoint:
     def read(self, name):
         return self._arrays[name]
 
+    def forget(self, name):
+        """Nothing to give back: the arrays are not mapped."""
+
     def release(self):
         """Nothing to let go of: the arrays are not mapped."""

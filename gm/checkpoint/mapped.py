@@ -87,6 +87,17 @@ class MappedCheckpoint:
         """
         self._map = None
 
+    def forget(self, name):
+        """Give the memory of a tensor that was read and copied back to the system; arrays of it stay valid.
+
+        Only whole pages inside the tensor: a neighbour's changed values may share the first and the last one.
+        """
+        tensor = self._tensors[name]
+        start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (tensor.offset + tensor.span * tensor.stored.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+        if self._map is not None and end > start and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
     def _mapping(self):
         # One map for all arrays, because each map keeps a file descriptor open and a checkpoint has thousands of
         # tensors. ACCESS_COPY: MindSpore takes only writable arrays without a copy.
