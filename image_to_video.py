@@ -138,6 +138,7 @@ class Job:
     def plan(self, path):
         """The picture as the model gets it, uint8 (h, w, 3), and a line that says what was done to it."""
         from gm.data.images import fit_image, load_image
+        from gm.data.watermark import check_size
         from gm.pipeline import choose_size
 
         image = load_image(path)
@@ -145,6 +146,8 @@ class Job:
             size = choose_size(self.pipeline.config, image.shape[:2], self.arguments.height, self.arguments.width)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+        if self.arguments.watermark:
+            check_size(*size)
         line = f"{size[0]}x{size[1]}"
         if size != image.shape[:2]:
             line = f"{image.shape[0]}x{image.shape[1]} scaled and cropped around the centre to {line} (height x width)"

@@ -55,14 +55,11 @@ COMPONENTS = {
 }
 
 
-def _vae_arguments(
-    ch: int, ch_mult: list[int], num_res_blocks: int, z_channels: int, temporal_decoder: bool
-):  # the signature that the config's section is checked against
-    pass
-
-
+VAE = {
+    "ch": "int", "ch_mult": "list[int]", "num_res_blocks": "int", "z_channels": "int", "temporal_decoder": "bool",
+}
 SCHEMA = {
-    "model": {"unet": Section(VideoUNet), "vae": Section(_vae_arguments), "clip": Section(ClipVision)},
+    "model": {"unet": Section(VideoUNet), "vae": VAE, "clip": Section(ClipVision)},
     "sampling": {
         "height": "int", "width": "int", "num_frames": "int", "sampling_steps": "int", "min_guidance": "float",
         "max_guidance": "float", "fps": "float", "motion_bucket_id": "float", "noise_aug_strength": "float",

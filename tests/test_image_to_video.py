@@ -143,6 +143,7 @@ def misspelt_config(tmp_path):
         (lambda t, c: {"SVD.fps": 0}, ["fps 0"]),
         (lambda t, c: {"height": 100}, ["height 100", "multiple of 64"]),
         (lambda t, c: {"num_videos": 0}, ["num_videos 0"]),
+        (lambda t, c: {"watermark": "true"}, ["watermark", "65536 pixels"]),
         (lambda t, c: {"output_fps": -1}, ["output_fps -1"]),
         (lambda t, c: {"output_dir": photo(t / "file.png") / "below"}, ["file.png"]),
         (lambda t, c: {"output_dir": "/proc/none"}, ["/proc/none"]),

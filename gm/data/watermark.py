@@ -29,7 +29,7 @@ def embed_watermark(frames):
     """
     if frames.dtype != np.float32 or frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"frames must be float32 (t, 3, h, w), not {frames.dtype} {frames.shape}")
-    _check_size(*frames.shape[2:])
+    check_size(*frames.shape[2:])
     bits = np.array([int(bit) for bit in f"{WATERMARK:0{_BITS}b}"], np.float32)
     marked = np.empty_like(frames)
     for index, frame in enumerate(frames):  # one at a time: the float copies stay small
@@ -51,7 +51,7 @@ def read_watermark(frame):
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"frame must be uint8 (h, w, 3), not {frame.dtype} {frame.shape}")
-    _check_size(*frame.shape[:2])
+    check_size(*frame.shape[:2])
     low = _haar(_whole_part(_rgb_to_yuv(frame.astype(np.float32))[..., 1]))[0]
     blocks = _blocks(low)
     value = np.take_along_axis(blocks, _largest(blocks), 1)[:, 0]
@@ -61,7 +61,8 @@ def read_watermark(frame):
     return int("".join("1" if votes > 0.5 else "0" for votes in share), 2)
 
 
-def _check_size(height, width):
+def check_size(height, width):
+    """Raise a UserError for frames that the mark does not fit in; the original fails on them too."""
     if height * width < _MIN_PIXELS:
         raise UserError(
             f"frames of {width}x{height} are too small for the invisible watermark, which needs {_MIN_PIXELS} pixels "
