@@ -61,6 +61,7 @@ def main(argv=None):
     from gm.model import load_model_config
     from gm.ops import parallel
     from gm.training import dry_run, loop
+    from gm.training.plan import Plan
     from gm.training.settings import load_settings
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -70,7 +71,7 @@ def main(argv=None):
     if settings.environment.distributed:
         parallel.init()
     if arguments.dry_run:
-        print(dry_run.describe(loop.Plan(settings, config)))
+        print(dry_run.describe(Plan(settings, config)))
         return 0
     return loop.run(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)])
 

@@ -31,15 +31,21 @@ def fingerprint(weights):
     The hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
     each of 12 tensors spread over the names: enough to tell two models apart, not to prove them equal.
     """
-    names = sorted(weights.sources)
+    path = Path(weights.checkpoint.path)
+    found = sampled_hash(weights.sources, lambda name: weights.checkpoint.read(weights.sources[name]))
+    return {"base_name": path.name, "base_size": str(path.stat().st_size), "base_hash": found}
+
+
+def sampled_hash(names, read):
+    """16 hexadecimal digits that tell sets of tensors apart, as `fingerprint` says. read: function of a name."""
+    names = sorted(names)
     digest = hashlib.sha256()
     for index in np.unique(np.linspace(0, len(names) - 1, _SAMPLED_TENSORS).astype(int)):
-        values = weights.checkpoint.read(weights.sources[names[index]]).ravel()
+        values = read(names[index]).ravel()
         picked = values[:: max(1, values.size // _SAMPLED_VALUES)][:_SAMPLED_VALUES]
         digest.update(names[index].encode())
         digest.update(np.ascontiguousarray(picked, np.float32).tobytes())
-    path = Path(weights.checkpoint.path)
-    return {"base_name": path.name, "base_size": str(path.stat().st_size), "base_hash": digest.hexdigest()[:16]}
+    return digest.hexdigest()[:16]
 
 
 def apply_delta(target, path, weights=None):

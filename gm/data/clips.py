@@ -10,6 +10,7 @@ together see exactly what one device with the same global batch B sees.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import math
 
@@ -104,6 +105,19 @@ class ClipDataset:
             else:
                 return {**sample, "failures": failures}
         raise UserError(f"{len(failures)} clips in a row cannot be read; the last one: {failures[-1][1]}")
+
+    def identity(self):
+        """{what: value} of everything that decides what the samples show, for a cache made of them."""
+        digest = hashlib.sha256()
+        for clip in self.clips:
+            status = clip.path.stat()
+            row = clip.path, status.st_size, status.st_mtime_ns, clip.length, clip.motion_bucket_id, clip.fps
+            digest.update(repr(tuple(map(str, row))).encode())
+        return {
+            "clips (paths, sizes, times, labels)": digest.hexdigest()[:16], "number of clips": len(self.clips),
+            "frames": self.frames, "step": self.step, "height": self.height, "width": self.width, "flip": self.flip,
+            "seed": self.seed,
+        }
 
     def _candidates(self, first, epoch):
         yield first

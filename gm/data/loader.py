@@ -71,8 +71,9 @@ class ClipLoader:
         return range(start + self.shard_id, start + self.global_batch, self.num_shards)
 
     def __iter__(self):
-        """Dicts: batch (its number); pixels float32 (b, t, 3, h, w) in [-1, 1]; fps_id, motion_bucket_id float32 (b,);
-        path, start lists. UserError when too many clips fail; what a worker raises is raised here."""
+        """Dicts: batch (its number) and what the data set's samples hold: arrays stacked, such as pixels float32
+        (b, t, 3, h, w); numbers as float32 (b,), such as fps_id; all else as lists, such as path.
+        UserError when too many clips fail; what a worker raises is raised here."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
         try:
             ahead = deque()
@@ -95,9 +96,12 @@ class ClipLoader:
 
 
 def _stack(samples):
-    batch = {"pixels": np.stack([sample["pixels"] for sample in samples])}
-    for name in ("fps_id", "motion_bucket_id"):
-        batch[name] = np.array([sample[name] for sample in samples], np.float32)
-    for name in ("path", "start"):
-        batch[name] = [sample[name] for sample in samples]
+    """{name: array with one more axis in front, float32 array of numbers, or list}."""
+    batch = {}
+    for name, value in samples[0].items():
+        values = [sample[name] for sample in samples]
+        if isinstance(value, np.ndarray):
+            batch[name] = np.stack(values)
+        else:
+            batch[name] = np.array(values, np.float32) if isinstance(value, (float, np.floating)) else values
     return batch

@@ -23,12 +23,10 @@ import math
 import cv2
 import numpy as np
 
+from gm.data.flow import WORK_SIDE, dense_flow, working_copy
+
 _RATE = 2.0  # frames per second at which flow is measured
-_WORK_SIDE = 256  # shortest side, in pixels, of the pictures between which flow is computed
 _MAP_SIDE = 16  # shortest side of the flow map that is averaged
-# OpenCV divides by (determinant + 1e-3), which is not small against faint texture on 0..255. With 16 a pan of 40 % per
-# second over a desert scores 35 instead of 5; with 100 the dither noise of GIFs counts as motion.
-_CONTRAST = 16.0
 _BUCKETS_PER_DOUBLING = 40.0
 
 
@@ -57,33 +55,23 @@ def motion_score(frames, fps):
 def sampled_motion_score(pictures, indices, fps):
     """As `motion_score`, from the pictures, each uint8 (h, w, 3), at `indices` of the clip alone. Holds two at once."""
     pictures = iter(pictures)
-    before = _working_copy(next(pictures))
+    before = working_copy(next(pictures))
     total = 0.0
     for start, end in zip(indices, indices[1:]):
-        after = _working_copy(next(pictures))
+        after = working_copy(next(pictures))
         seconds = (end - start) / fps
         total += _mean_flow(before, after) / seconds
         before = after
     return 100.0 * total / (len(indices) - 1)
 
 
-def _working_copy(picture):
-    height, width = picture.shape[:2]
-    scale = _WORK_SIDE / min(height, width)
-    size = (max(_WORK_SIDE, round(width * scale)), max(_WORK_SIDE, round(height * scale)))
-    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-    shrunk = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return shrunk.astype(np.float32) * np.float32(_CONTRAST)
-
-
 def _mean_flow(before, after):
     """Mean length of the flow between two working copies, as a fraction of the shortest side."""
-    # 5 levels: motion of up to about a fifth of the side. Window and polynomial as in OpenCV's documentation.
-    flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 5, 15, 3, 5, 1.2, 0)
+    flow = dense_flow(before, after)
     height, width = before.shape
     scale = _MAP_SIDE / min(height, width)
     shrunk = cv2.resize(flow, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-    return float(np.linalg.norm(shrunk, axis=-1).mean()) / _WORK_SIDE
+    return float(np.linalg.norm(shrunk, axis=-1).mean()) / WORK_SIDE
 
 
 def bucket(score):

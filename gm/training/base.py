@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gm.checkpoint.delta import fingerprint
+from gm.checkpoint.delta import fingerprint, sampled_hash
 from gm.diffusion.denoiser import Denoiser
-from gm.model import Weights, build_component, expected_parameters, set_value
+from gm.model import COMPONENTS, Weights, build_component, expected_parameters, set_value
 from gm.networks.init import initial_values
 from gm.precision import parameter_dtype
 
@@ -66,6 +66,13 @@ class RandomBase:
 
     def describe(self):
         return f"initial values, seed {self.seed}"
+
+
+def encoders_hash(base):
+    """What tells the encoders of this base from others: `gm.checkpoint.delta.sampled_hash` of their tensors."""
+    prefixes = tuple(COMPONENTS[name].prefix for name in ("clip", "condition_encoder"))
+    first_stage = COMPONENTS["first_stage_encoder"].prefix + "encoder."
+    return sampled_hash([name for name in base.shapes if name.startswith((*prefixes, first_stage))], base.read)
 
 
 def open_base(config, path, seed):

@@ -14,7 +14,7 @@ import numpy as np
 from gm.diffusion.loss import lognormal_sigmas
 
 # The second number of each key; gm/data/clips.py uses 1 to 3 for what it draws.
-_SPLIT, _TRAINING, _VALIDATION = 4, 5, 6
+_SPLIT, _TRAINING, _VALIDATION, _PICTURE = 4, 5, 6, 7
 
 
 class Draws(NamedTuple):
@@ -45,7 +45,7 @@ def training_draws(seed, position, loss, latent_shape, pixel_shape):
     cond_aug = lognormal_sigmas(random.standard_normal(), loss.cond_aug_mean, loss.cond_aug_std)
     keep_context, keep_concat = kept(random.random(), loss.dropout)
     return Draws(np.float32(sigma), np.float32(cond_aug), keep_context, keep_concat,
-                 *_noise(random, latent_shape, pixel_shape))
+                 *(random.standard_normal(shape, np.float32) for shape in (latent_shape, latent_shape, pixel_shape)))
 
 
 def kept(u, dropout):
@@ -60,14 +60,12 @@ def kept(u, dropout):
 
 def validation_draws(seed, clip, index, sigma, loss, latent_shape, pixel_shape):
     """Draws of held-out clip number `clip` at the `index`-th noise level `sigma`: nothing dropped, the noise of the
-    conditioning picture at its median."""
+    conditioning picture at its median and the same at all levels."""
     random = np.random.default_rng((seed, _VALIDATION, clip, index))
     cond_aug = np.float32(np.exp(loss.cond_aug_mean))
-    return Draws(np.float32(sigma), cond_aug, True, True, *_noise(random, latent_shape, pixel_shape))
-
-
-def _noise(random, latent_shape, pixel_shape):
-    return tuple(random.standard_normal(shape, np.float32) for shape in (latent_shape, latent_shape, pixel_shape))
+    posterior, noise = (random.standard_normal(latent_shape, np.float32) for _ in range(2))
+    picture_noise = np.random.default_rng((seed, _PICTURE, clip)).standard_normal(pixel_shape, np.float32)
+    return Draws(np.float32(sigma), cond_aug, True, True, posterior, noise, picture_noise)
 
 
 def held_out(seed, clips, share):

@@ -26,6 +26,22 @@ class Example(NamedTuple):
     vector: np.ndarray
 
 
+class Encoded(NamedTuple):
+    """What the frozen encoders make of one clip, float32; a cache holds it (`gm.training.cache`).
+
+    moments (t, 2z, h, w): of the first stage. concat (1, z, h, w): the conditioning latent, of the picture noised by
+    cond_aug. context (1, e): CLIP embedding of the clean picture. fps_id: as the network is told it
+    (`gm.diffusion.conditioning.fps_id`).
+    """
+
+    moments: np.ndarray
+    concat: np.ndarray
+    context: np.ndarray
+    cond_aug: np.float32
+    fps_id: np.float32
+    motion_bucket_id: np.float32
+
+
 class Encoders:
     """The parts that are never trained: first stage, the conditioner's VAE encoder and CLIP."""
 
@@ -52,18 +68,27 @@ def _run(cell, array):
     return cell(Tensor(np.ascontiguousarray(array, np.float32))).asnumpy().astype(np.float32)
 
 
-def make_example(encoders, pixels, fps_id, motion_bucket_id, draws, width):
+def encode(encoders, sample, draws):
+    """`Encoded` of one clip: a sample of `gm.data.clips.ClipDataset` and its `Draws`."""
+    picture = sample["picture"] if "picture" in sample else sample["pixels"][:1]
+    noised = picture + draws.cond_aug * draws.pixel_noise
+    return Encoded(
+        encoders.moments(sample["pixels"]), encoders.conditioning_latent(noised), encoders.embedding(picture),
+        draws.cond_aug, np.float32(sample["fps_id"]), np.float32(sample["motion_bucket_id"]),
+    )
+
+
+def make_example(encoded, draws, width):
     """Example of one clip.
 
-    pixels (t, 3, H, W) in [-1, 1], the first frame being the conditioning picture; fps_id: as the network is told it
-    (`gm.diffusion.conditioning.fps_id`); draws: `Draws`; width: of each number's embedding.
+    draws: `Draws`, of which cond_aug and pixel_noise went into `encoded`; width: of each number's embedding.
     """
-    t = len(pixels)
-    picture = pixels[:1]
-    mean, std = split_moments(encoders.moments(pixels))
-    concat = encoders.conditioning_latent(picture + draws.cond_aug * draws.pixel_noise) * np.float32(draws.keep_concat)
-    context = encoders.embedding(picture)[:, None] * np.float32(draws.keep_context)
-    numbers = (np.full(1, value, np.float32) for value in (fps_id, motion_bucket_id, draws.cond_aug))
+    t = len(encoded.moments)
+    mean, std = split_moments(encoded.moments)
+    concat = encoded.concat * np.float32(draws.keep_concat)
+    context = encoded.context[:, None] * np.float32(draws.keep_context)
+    numbers = (np.full(1, value, np.float32)
+               for value in (encoded.fps_id, encoded.motion_bucket_id, encoded.cond_aug))
     return Example(
         np.float32(SCALE_FACTOR) * sample(mean, std, draws.posterior),
         draws.noise,

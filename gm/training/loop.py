@@ -15,17 +15,15 @@ from gm.data.loader import ClipLoader
 from gm.diffusion.loss import DiffusionLoss
 from gm.errors import UserError
 from gm.ops import parallel
-from gm.training.base import open_base
 from gm.training.data import open_data
-from gm.training.draws import training_draws
 from gm.training.ema import Ema
-from gm.training.examples import Encoders, join, make_example, tensors
+from gm.training.examples import Encoded, Encoders, encode, join, make_example, tensors
 from gm.training.export import export
 from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
-from gm.training.schedule import learning_rate, total_steps
-from gm.training.settings import check_size
+from gm.training.plan import Plan
+from gm.training.schedule import learning_rate
 from gm.training.signals import StopOnSignal
 from gm.training.state import TrainingState, checkpoints, remove_unfinished, step_of
 from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
@@ -33,32 +31,6 @@ from gm.training.validation import Validation
 
 _MOST_SKIPPED = 30  # steps in a row without an update: float16 needs 24 halvings at the very most
 _log = logging.getLogger(__name__)
-
-
-class Plan:
-    """A run before anything is loaded: base, clips and numbers. Raises UserError for all that can be known so early."""
-
-    def __init__(self, settings, config):
-        self.settings, self.train, self.config = settings, settings.train, config
-        check_size(settings, config.model)
-        self.base = open_base(config, self.train.pretrained, self.train.seed)
-        self.dataset, self.held_out = open_data(self.train)
-        self.global_batch = self.train.loader.batch_size * parallel.size()
-        self.total = total_steps(
-            self.train.epochs, self.train.max_steps, len(self.dataset), self.global_batch,
-            self.train.optimizer.accumulate,
-        )
-        data, vae = self.train.dataset.init_args, config.model.vae
-        factor = 2 ** (len(vae.ch_mult) - 1)
-        self.latent_shape = (data.frames, vae.z_channels, data.height // factor, data.width // factor)
-        self.pixel_shape = (1, 3, data.height, data.width)
-
-    def fixed(self):
-        """What a checkpoint and the run that resumes from it must have in common."""
-        return {
-            "train.seed": self.train.seed, "train.temporal_only": self.train.temporal_only, "train.ema": self.train.ema,
-            "number of training clips": len(self.dataset), "train.pretrained": self.base.record["base_hash"],
-        }
 
 
 class Trainer:
@@ -71,7 +43,7 @@ class Trainer:
         if self.train.recompute:
             recompute_blocks(denoiser.unet)
         parameters = trainable_parameters(denoiser, self.train.temporal_only)
-        self.encoders = Encoders(plan.config, plan.base, self.train.amp_level)
+        self.encoders = Encoders(plan.config, plan.base, self.train.amp_level) if self.train.cache is None else None
         self.loss = DiffusionLoss(denoiser)
         self.gradients = GradientSums(self.loss, parameters)
         self.optimizer = AdamW(parameters, self.gradients.sums, self.train.optimizer, plan.base.read)
@@ -81,7 +53,7 @@ class Trainer:
         self.validation = None
         if plan.held_out is not None:
             shapes = plan.latent_shape, plan.pixel_shape
-            self.validation = Validation(self.loss, plan.held_out, self.example, shapes, self.train)
+            self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, shapes, self.train)
         self.skipped_in_a_row = 0
         self.exported = None  # the paths of the weights written last
 
@@ -90,10 +62,13 @@ class Trainer:
         names, weights = list(self.optimizer.parameters), self.optimizer.weights
         self.exported = export(folder.weights, self.train.save, self.plan.base, names, weights, self.ema)
 
-    def example(self, sample, draws):
-        width = self.plan.config.model.unet.adm_in_channels // 3
-        numbers = sample["fps_id"], sample["motion_bucket_id"]
-        return make_example(self.encoders, sample["pixels"], *numbers, draws, width)
+    def encode(self, sample, draws):
+        if self.encoders is None:
+            return Encoded(*(sample[name] for name in Encoded._fields))
+        return encode(self.encoders, sample, draws)
+
+    def example(self, encoded, draws):
+        return make_example(encoded, draws, self.plan.config.model.unet.adm_in_channels // 3)
 
     def resume(self, folder):
         """Continue where train.resume says; returns the checkpoint's path or None."""
@@ -123,11 +98,9 @@ class Trainer:
         """Example of one of the loader's batches."""
         examples = []
         for i, position in enumerate(loader.positions(batch["batch"])):
-            draws = training_draws(
-                self.train.seed, position, self.train.loss, self.plan.latent_shape, self.plan.pixel_shape
-            )
-            sample = {name: batch[name][i] for name in ("pixels", "fps_id", "motion_bucket_id")}
-            examples.append(self.example(sample, draws))
+            draws = self.plan.training_draws(position)
+            sample = {name: values[i] for name, values in batch.items() if name != "batch"}
+            examples.append(self.example(self.encode(sample, draws), draws))
         return join(examples)
 
     def accumulate(self, loader, batches):
@@ -161,9 +134,9 @@ class Trainer:
         return norm
 
 
-def run(settings, config, argv):
-    """Train as the settings say. Returns the exit status."""
-    plan = Plan(settings, config)
+def run(settings, config, argv, data=open_data):
+    """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status."""
+    plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)
     first = parallel.rank() == 0
     if plan.train.resume is None and checkpoints(folder.checkpoints):
@@ -171,6 +144,8 @@ def run(settings, config, argv):
             f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
             "--train.output_dir"
         )
+    if plan.train.cache is not None:
+        plan.fill_cache()
     trainer = Trainer(plan)
     source = trainer.resume(folder)
     state, total = trainer.state, plan.total

@@ -100,7 +100,7 @@ SCHEMA = {
     "environment": Section(Environment),
     "train": {
         "output_dir": "str", "pretrained": "Optional[str]", "resume": "Optional[str]", "temporal_only": "bool",
-        "epochs": "float", "max_steps": "Optional[int]", "seed": "int",
+        "epochs": "float", "max_steps": "Optional[int]", "seed": "int", "cache": "Optional[str]", "cache_epochs": "int",
         "amp_level": f"Literal[{', '.join(map(repr, AMP_LEVELS))}]", "recompute": "bool", "ema": "bool",
         "save": "Literal['delta', 'full']",
         "dataset": {"init_args": Section(Dataset)},
@@ -113,7 +113,7 @@ SCHEMA = {
 # (option below train, smallest value, largest value); both are allowed.
 _INFINITE = math.inf
 _LIMITS = (
-    ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63),
+    ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63), ("cache_epochs", 1, 999),
     ("dataset.init_args.frames", 1, _INFINITE), ("dataset.init_args.step", 1, _INFINITE),
     ("dataset.init_args.height", 1, _INFINITE), ("dataset.init_args.width", 1, _INFINITE),
     ("dataset.init_args.flip", 0, 1),

@@ -51,14 +51,14 @@ def zeros_like_each(parameters, prefix):
 
 
 class ScaledLoss(nn.Cell):
-    """(mean loss * scale, loss of every frame): float16 gradients need a loss large enough not to vanish."""
+    """(mean loss * scale, loss of every sample): float16 gradients need a loss large enough not to vanish."""
 
     def __init__(self, loss):
         super().__init__(auto_prefix=False)
         self.loss = loss
 
-    def construct(self, scale, latents, noise, sigma, concat, context, vector, t):
-        losses = self.loss(latents, noise, sigma, concat, context, vector, t)
+    def construct(self, scale, *inputs):
+        losses = self.loss(*inputs)
         return ops.mean(losses) * scale, losses
 
 
@@ -74,7 +74,7 @@ class GradientSums(nn.Cell):
     """Forward and backward pass; the gradients are added up in float32 until they are cleared.
 
     Args:
-        loss: `gm.diffusion.loss.DiffusionLoss`.
+        loss: cell that gives the loss of every sample, such as `gm.diffusion.loss.DiffusionLoss`.
         parameters: {full name: parameter} to take gradients of.
     """
 
@@ -86,9 +86,9 @@ class GradientSums(nn.Cell):
         self.gradients = ms.value_and_grad(ScaledLoss(loss), None, self.weights, has_aux=True)
         self.map = ops.HyperMap()
 
-    def construct(self, scale, latents, noise, sigma, concat, context, vector, t):
-        """Arguments of `DiffusionLoss` after the loss scale, a tensor -> loss of every frame, float32 (n,)."""
-        (_, losses), gradients = self.gradients(scale, latents, noise, sigma, concat, context, vector, t)
+    def construct(self, scale, *inputs):
+        """The loss's arguments after the loss scale, a tensor -> loss of every sample (frame), float32 (n,)."""
+        (_, losses), gradients = self.gradients(scale, *inputs)
         return ops.depend(losses, self.map(_add, self.sums, gradients))
 
 

@@ -15,12 +15,14 @@ class Validation:
     Args:
         loss: the `DiffusionLoss` cell that training uses.
         dataset: the held-out `ClipDataset`; each device takes its share of the first `clips` of them.
-        example: function (clip's sample, draws) -> `Example`.
+        encode: function (clip's sample, draws) -> `Encoded`.
+        example: function (`Encoded`, draws) -> `Example`.
         shapes: (latent_shape, pixel_shape) of a sample.
     """
 
-    def __init__(self, loss, dataset, example, shapes, train):
-        self.loss, self.dataset, self.example, self.shapes, self.train = loss, dataset, example, shapes, train
+    def __init__(self, loss, dataset, encode, example, shapes, train):
+        self.loss, self.dataset, self.shapes, self.train = loss, dataset, shapes, train
+        self.encode, self.example = encode, example
         self._examples = None
 
     def _prepared(self):
@@ -29,10 +31,11 @@ class Validation:
             self._examples = []
             clips = range(parallel.rank(), min(self.train.validation.clips, len(self.dataset)), parallel.size())
             for clip in clips:
-                sample = self.dataset.at(clip)
+                encoded = None
                 for index, sigma in enumerate(self.train.validation.sigmas):
                     draws = validation_draws(self.train.seed, clip, index, sigma, self.train.loss, *self.shapes)
-                    self._examples.append((index, self.example(sample, draws)))
+                    encoded = encoded or self.encode(self.dataset.at(clip), draws)
+                    self._examples.append((index, self.example(encoded, draws)))
         return self._examples
 
     def run(self):

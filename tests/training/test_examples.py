@@ -7,7 +7,7 @@ import numpy as np
 from gm.diffusion.conditioning import vector_embedding
 from gm.diffusion.latents import SCALE_FACTOR
 from gm.training.draws import Draws
-from gm.training.examples import join, make_example
+from gm.training.examples import encode, join, make_example
 
 T, Z = 3, 4
 
@@ -36,7 +36,8 @@ def make(keep_context=True, keep_concat=True):
     pixel_noise = random.standard_normal((1, 3, 16, 16)).astype(np.float32)
     draws = Draws(np.float32(5), np.float32(0.25), keep_context, keep_concat, posterior, noise, pixel_noise)
     encoders = Encoders()
-    return pixels, draws, encoders, make_example(encoders, pixels, 2.5, 77.0, draws, 8)
+    sample = {"pixels": pixels, "fps_id": 2.5, "motion_bucket_id": 77.0}
+    return pixels, draws, encoders, make_example(encode(encoders, sample, draws), draws, 8)
 
 
 def test_targets_are_a_scaled_sample_of_the_posterior():

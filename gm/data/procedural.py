@@ -1,0 +1,174 @@
+"""Pictures and clips drawn by the program itself, which the tiny model learns from: nobody's photographs are needed.
+
+A picture is a background of fractal noise with up to 160 overlapping leaves of all sizes ("dead leaves": the sizes
+follow a power law, which gives photographs their statistics), each flat, shaded, speckled, striped or chequered, under
+uneven light, at times out of focus or grainy. A clip is a camera that pushes in on such a picture at constant speed.
+
+Look at some: `python -m gm.data.procedural --output preview.png`
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from gm.data.motion import motion_score, score
+
+_TEXTURES = 6
+_MAX_LEAVES = 160
+# A zoom by the factor 1 + r per second moves a square's points by r * 0.383 of its side on average.
+_MEAN_RADIUS = 0.383
+_CENTRE_SPREAD = 0.06  # standard deviation of the point that the camera pushes towards, as a share of the side
+
+
+class Clip(NamedTuple):
+    """frames uint8 (t, h, w, 3) RGB; fps; motion: the measured score (`gm.data.motion`)."""
+
+    frames: np.ndarray
+    fps: float
+    motion: float
+
+
+def fractal_noise(random, side, channels, roughness):
+    """float32 (side, side, channels), mean 0, deviation about 1: octaves of noise, each finer one times `roughness`."""
+    total = np.zeros((side, side, channels), np.float32)
+    cells, weight, power = 2, 1.0, 0.0
+    while cells <= side:
+        octave = random.standard_normal((cells + 3, cells + 3, channels), np.float32)
+        octave = cv2.resize(octave, (side, side), interpolation=cv2.INTER_CUBIC).reshape(total.shape)
+        total += np.float32(weight) * octave
+        power += weight * weight
+        cells, weight = cells * 2, weight * roughness
+    return total / np.float32(math.sqrt(power))
+
+
+def _colours(random, count):
+    """float32 (count, 3) in [0, 255]: hues around two that the picture favours, most pale, as in photographs."""
+    hues = random.random(2)
+    colours = []
+    for _ in range(count):
+        hue = (hues[random.integers(2)] + 0.12 * random.standard_normal()) % 1.0
+        saturation = min(1.0, abs(random.normal(0.0, 0.35)))
+        colours.append(colorsys.hsv_to_rgb(hue, saturation, random.beta(1.3, 1.3)))
+    return np.array(colours, np.float32) * 255.0
+
+
+def _pattern(random, side):
+    """float32 (side, side), about [-1, 1]: stripes, a chequer or speckle."""
+    kind = random.integers(4)
+    if kind == 0:
+        return np.clip(fractal_noise(random, side, 1, random.uniform(0.6, 1.1))[..., 0], -2, 2) * 0.6
+    angle, period = random.uniform(0, math.pi), side * random.uniform(0.015, 0.12)
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    along = np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period))
+    if kind == 1:
+        return along
+    across = np.sin((y * math.cos(angle) - x * math.sin(angle)) * (2 * math.pi / period))
+    return np.clip(4 * along * across, -1, 1) if kind == 2 else np.clip(3 * along, -1, 1)
+
+
+def _outline(random, side):
+    """Corners of one leaf, int32 (n, 2), and whether it is thin."""
+    radius = min(0.5, 0.02 * (1.0 - random.random()) ** -0.9) * side
+    centre = random.random(2) * side
+    kind = random.integers(4)
+    if kind == 0:  # a stroke
+        step = random.standard_normal(2)
+        step *= radius * random.uniform(1, 4) / np.linalg.norm(step)
+        normal = np.array([-step[1], step[0]]) * random.uniform(0.02, 0.15)
+        corners = [centre - step - normal, centre + step - normal, centre + step + normal, centre - step + normal]
+    else:
+        count = {1: 24, 2: 4, 3: random.integers(3, 9)}[kind]
+        angles = np.arange(count) * (2 * math.pi / count) + random.uniform(0, 2 * math.pi)
+        lengths = radius * (random.uniform(0.5, 1.2, count) if kind == 3 else np.ones(count))
+        stretch, turn = random.uniform(0.3, 1.0), random.uniform(0, math.pi)
+        x, y = lengths * np.cos(angles), lengths * np.sin(angles) * stretch
+        c, s = math.cos(turn), math.sin(turn)
+        corners = centre + np.stack([x * c - y * s, x * s + y * c], 1)
+    return np.round(np.array(corners)).astype(np.int32)
+
+
+def picture(random, side):
+    """uint8 (side, side, 3): one picture from a `numpy.random.Generator`."""
+    leaves = int(random.integers(8, _MAX_LEAVES))
+    labels = np.zeros((side, side), np.uint8)
+    for leaf in range(1, leaves):
+        cv2.fillPoly(labels, [_outline(random, side)], leaf)
+    textures = np.stack([_pattern(random, side) for _ in range(_TEXTURES)])
+    kinds = random.integers(_TEXTURES, size=leaves)
+    strength = random.exponential(14.0, leaves).astype(np.float32) * (random.random(leaves) < 0.7)
+    strength[0] = random.uniform(5, 50)
+    colours = _colours(random, leaves)
+    y, x = np.mgrid[:side, :side]
+    texture = textures[kinds[labels], y, x] * strength[labels]
+    background = fractal_noise(random, side, 3, random.uniform(0.4, 0.8)) * np.float32(random.uniform(5, 40))
+    image = colours[labels] + texture[..., None] + background * (labels == 0)[..., None]
+    return _photograph(random, image)
+
+
+def _photograph(random, image):
+    """Uneven light, focus, contrast and grain."""
+    side = len(image)
+    light = 1.0 + random.uniform(0, 0.3) * fractal_noise(random, side, 1, 0.3)
+    image = image * np.clip(light, 0.3, 1.8)
+    if random.random() < 0.4:
+        image = cv2.GaussianBlur(image, (0, 0), side * random.uniform(0.001, 0.012))
+    image = 127.5 + (image - 127.5) * random.uniform(0.6, 1.1) + random.uniform(-20, 20)
+    if random.random() < 0.4:
+        image = image + random.normal(0, random.uniform(0, 6), image.shape)
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)
+
+
+def push_in(canvas, frames, size, zoom, centre):
+    """Frames uint8 (t, size, size, 3) of a camera that pushes in on `canvas`: frame k shows it zoom**k times enlarged.
+
+    centre: the fixed point, (x, y) as shares of the side. Sampled twice as densely as needed, then averaged.
+    """
+    canvas_side, dense = len(canvas), 2 * size
+    shown = []
+    for k in range(frames):
+        scale = canvas_side / (dense * zoom**k)
+        start = [c * canvas_side * (1 - zoom**-k) for c in centre]
+        matrix = np.array([[scale, 0, start[0] + (scale - 1) / 2], [0, scale, start[1] + (scale - 1) / 2]])
+        view = cv2.warpAffine(canvas, matrix, (dense, dense), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                              borderMode=cv2.BORDER_REPLICATE)
+        shown.append(cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA))
+    return np.stack(shown)
+
+
+def clip(random, frames, size, fps, most_bucket):
+    """`Clip` of a camera pushing in, its speed drawn so that motion buckets are uniform up to `most_bucket`."""
+    canvas = picture(random, 2 * size)
+    rate = score(random.uniform(0, most_bucket)) / 100 / _MEAN_RADIUS
+    centre = np.clip(random.normal(0.5, _CENTRE_SPREAD, 2), 0.2, 0.8)
+    shown = push_in(canvas, frames, size, math.exp(rate / fps), centre)
+    return Clip(shown, fps, motion_score(shown, fps))
+
+
+def main(argv=None):
+    from jsonargparse import ArgumentParser
+
+    from gm.data.motion import bucket
+    from gm.data.outputs import write_png
+    from gm.data.videos import contact_sheet
+
+    parser = ArgumentParser(description="Draw a sheet of procedural clips, one in each row.")
+    parser.add_argument("--output", default="preview.png", help="the picture to write")
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--size", type=int, default=128, help="pixels of a frame's side")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    random = np.random.default_rng(options.seed)
+    clips = [clip(random, 14, options.size, 14.0, 205.0) for _ in range(options.clips)]
+    write_png(contact_sheet(np.concatenate([c.frames[::2] for c in clips]), 7), options.output)
+    print(f"{options.output}: motion buckets from top to bottom {[bucket(c.motion) for c in clips]}")
+
+
+if __name__ == "__main__":
+    from gm.errors import run_cli
+
+    run_cli(main)

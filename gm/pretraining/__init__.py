@@ -1,0 +1,1 @@
+"""Training the tiny model from nothing, stage by stage: the first stage, the image tower, then the UNet by train.py."""

@@ -1,0 +1,115 @@
+"""The whole way from initial values to a model that makes videos, stage by stage, each in a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.writer import write_safetensors
+from gm.data.outputs import make_folder
+from gm.model import COMPONENTS, build_component, load_model_config
+from gm.networks.init import initialize
+from gm.pretraining.clips import ProceduralClips
+from gm.pretraining.first_stage import autoencoder_phase, decoder_phase, scale_latents, tower_phase
+from gm.pretraining.stage import Stopped, run_stage
+from gm.training import loop
+from gm.training.settings import load_settings
+from gm.training.state import checkpoints, step_of
+
+_HELD_OUT = 1000  # added to the seed for the clips that are not trained on
+
+
+def pretrain(recipe, folder, configs):
+    """Run every stage of `recipe` that is not complete yet; returns the path of the finished model, float16.
+
+    Args:
+        recipe: of `gm.pretraining.settings.load_recipe`.
+        folder: gets a folder for each stage; a run that was cut off goes on in it.
+        configs: folder with the model's config and svd_train.yaml.
+
+    Raises:
+        Stopped: after SIGTERM or Ctrl-C.
+    """
+    folder = Path(folder)
+    make_folder(folder)
+    config = load_model_config(Path(configs) / recipe.model)
+    weights = folder / "base.safetensors"
+    if not weights.exists():
+        _frozen_parts(recipe, folder, config, weights)
+    for name, stage in recipe.unet.items():
+        weights = _unet_stage(recipe, name, stage, folder, config, weights, configs)
+    output = folder / "svd_tiny.safetensors"
+    with open_checkpoint(weights) as full:
+        entries = [(name, full.shape(name), np.dtype(np.float16)) for name in full.names()]
+        write_safetensors(output, entries, lambda name: full.read(name).astype(np.float16))
+    return output
+
+
+def _frozen_parts(recipe, folder, config, path):
+    cells = {name: initialize(build_component(config, name), recipe.seed) for name in COMPONENTS}
+
+    def run(name, phase):
+        print(f"stage {name}")
+        run_stage(folder / name, phase, recipe[name], {"stage": name, "seed": recipe.seed})
+
+    run("autoencoder", autoencoder_phase(cells, recipe.autoencoder, recipe.seed))
+    run("autoencoder_full", autoencoder_phase(cells, recipe.autoencoder_full, recipe.seed))
+    scale_latents(cells, recipe.autoencoder_full.size, recipe.seed)
+    run("decoder", decoder_phase(cells, recipe.decoder, recipe.clips, recipe.seed))
+    run("tower", tower_phase(cells, recipe.tower, config.model.clip.image_size, recipe.seed))
+    _write_model(cells, path)
+
+
+def _write_model(cells, path):
+    """All components; the conditioner's encoder is the first stage's and a 1x1 convolution that changes nothing."""
+    arrays = {p.name: p.asnumpy() for cell in cells.values() for p in cell.get_parameters()}
+    first_stage, condition = (COMPONENTS[name].prefix for name in ("first_stage_encoder", "condition_encoder"))
+    for name in list(arrays):
+        if name.startswith(f"{first_stage}encoder."):
+            arrays[condition + name[len(first_stage):]] = arrays[name]
+    weight = f"{condition}quant_conv.weight"
+    arrays[weight] = np.eye(len(arrays[weight]), dtype=np.float32)[:, :, None, None]
+    arrays[f"{condition}quant_conv.bias"] = np.zeros_like(arrays[f"{condition}quant_conv.bias"])
+    write_safetensors(path, [(name, a.shape, a.dtype) for name, a in arrays.items()], arrays.__getitem__)
+
+
+def _unet_stage(recipe, name, stage, folder, config, pretrained, configs):
+    """One run of train.py's loop on procedural clips; returns the path of its weights."""
+    settings = load_settings(Path(configs) / "svd_train.yaml", [
+        *_overrides(recipe.train, "train."), *_overrides(stage.train, "train."),
+        f"train.seed={recipe.seed}", f"train.pretrained={pretrained}", f"train.output_dir={folder / name}",
+        f"train.cache={folder / f'{name}_cache'}", "train.resume=latest",
+        "train.temporal_only=False", "train.save=full", "train.ema=True",
+        "train.dataset.init_args.data_dir=procedural", "train.dataset.init_args.metadata=procedural",
+        f"train.dataset.init_args.frames={stage.frames}",
+        f"train.dataset.init_args.height={stage.size}", f"train.dataset.init_args.width={stage.size}",
+    ])
+
+    def data(train):
+        return tuple(
+            ProceduralClips(count, stage.frames, stage.size, recipe.clips.fps, recipe.clips.most_bucket, seed)
+            for count, seed in ((stage.clips, recipe.seed), (train.validation.clips, recipe.seed + _HELD_OUT))
+        )
+
+    weights = folder / name / "weights" / "full_ema.safetensors"
+    saved = checkpoints(folder / name / "checkpoints")
+    if not (saved and weights.exists() and step_of(saved[-1]) >= stage.train.max_steps):
+        print(f"stage {name}")
+        loop.run(settings, config, ["pretrain_tiny.py"], data)
+        if step_of(checkpoints(folder / name / "checkpoints")[-1]) < stage.train.max_steps:
+            raise Stopped(str(folder / name))
+    return weights
+
+
+def _overrides(section, prefix):
+    """Nested settings -> ["train.loss.p_mean=0.7", ...]."""
+    found = []
+    for name, value in section.items():
+        if OmegaConf.is_dict(value):
+            found += _overrides(value, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}={value}")
+    return found

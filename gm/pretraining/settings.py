@@ -1,0 +1,45 @@
+"""The recipe's options: their types. Values and meanings are in configs/svd_tiny_train.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gm.config import Section, check, load_config
+from gm.training.settings import Optimizer, Schedule
+
+
+@dataclass
+class Clips:
+    fps: float
+    most_bucket: float
+
+
+_STAGE = {
+    "size": "int", "steps": "int", "checkpoint_every": "int",
+    "optimizer": Section(Optimizer), "schedule": Section(Schedule),
+}
+_UNET_STAGE = {
+    "clips": "int", "frames": "int", "size": "int",
+    "train": {
+        "max_steps": "int", "epochs": "float", "loader": {"batch_size": "int"}, "optimizer": {"learning_rate": "float"},
+    },
+}
+SCHEMA = {
+    "model": "str", "seed": "int", "clips": Section(Clips),
+    "autoencoder": {**_STAGE, "batch_size": "int", "kl_weight": "float"},
+    "autoencoder_full": {**_STAGE, "batch_size": "int", "kl_weight": "float"},
+    "decoder": {**_STAGE, "frames": "int"},
+    "tower": {**_STAGE, "batch_size": "int"},
+    "train": {
+        "loss": {"p_mean": "float", "p_std": "float"}, "checkpoint": {"every": "int", "keep": "int"},
+        "validation": {"every": "int", "clips": "int"}, "log": {"every": "int"}, "schedule": Section(Schedule),
+    },
+    "unet": {name: _UNET_STAGE for name in ("image", "video_small", "video")},
+}
+
+
+def load_recipe(path, overrides=()):
+    """The recipe from its YAML file and `key.sub=value` overrides. UserError with every fault."""
+    recipe = load_config(path, overrides)
+    check(recipe, SCHEMA, path)
+    return recipe

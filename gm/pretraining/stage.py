@@ -1,0 +1,77 @@
+"""One stage: a loss, the parameters it trains and batches drawn by step number. Can be cut off and resumed anywhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+from mindspore import Tensor
+from omegaconf import OmegaConf
+
+from gm.errors import UserError
+from gm.training.log import Log, RunFolder
+from gm.training.loss_scale import LossScale
+from gm.training.optimizer import AdamW
+from gm.training.schedule import learning_rate
+from gm.training.signals import StopOnSignal
+from gm.training.state import TrainingState, remove_unfinished
+from gm.training.step import GradientSums
+
+_NO_SCALE = OmegaConf.create({"initial": 1.0, "growth_steps": 1})  # float32 needs none
+
+
+class Stopped(Exception):
+    """A signal ended a stage early; its state is saved."""
+
+
+class Phase(NamedTuple):
+    """A loss cell, {full name: parameter} to train, function of the step's number -> arrays for the loss."""
+
+    loss: object
+    parameters: dict
+    batch: Callable
+
+
+def run_stage(folder, phase, settings, record):
+    """Train `phase` for settings.steps steps, or the rest of them.
+
+    Args:
+        folder: of the stage; gets checkpoints, metrics.jsonl.
+        settings: a section of the recipe with steps, checkpoint_every, optimizer and schedule.
+        record: {name: value} that a resumed stage must have in common with the one that was interrupted.
+
+    Raises:
+        Stopped: after SIGTERM or Ctrl-C, with the state saved. UserError: a loss that is no longer finite.
+    """
+    folder = RunFolder(Path(folder))
+    for path in (folder.checkpoints, folder.weights):
+        path.mkdir(parents=True, exist_ok=True)
+    gradients = GradientSums(phase.loss, phase.parameters)
+    optimizer = AdamW(phase.parameters, gradients.sums, settings.optimizer)
+    state = TrainingState(optimizer, None, LossScale(_NO_SCALE, dynamic=False), record)
+    remove_unfinished(folder.checkpoints)
+    state.load_latest(folder.checkpoints)
+    folder.cut_metrics(state.step)
+    log = Log(folder, settings.steps, state.step, tensorboard=False)
+    try:
+        with StopOnSignal() as stop:
+            while state.step < settings.steps:
+                start = time.perf_counter()
+                rate = learning_rate(state.step, settings.optimizer.learning_rate, settings.schedule, settings.steps)
+                inputs = (Tensor(np.ascontiguousarray(part, np.float32)) for part in phase.batch(state.step))
+                loss = float(gradients(Tensor(np.float32(1)), *inputs).asnumpy().mean())
+                norm = optimizer.step(rate, 1)
+                if not np.isfinite(norm):
+                    raise UserError(f"step {state.step}: the gradient is not finite; lower the learning rate")
+                state.step += 1
+                seconds = time.perf_counter() - start
+                log.advance(loss, 1 / seconds)
+                log.write("train", state.step, loss=loss, lr=rate, grad_norm=norm, seconds=seconds)
+                if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stop.requested:
+                    state.save(folder.checkpoints, 1)
+                if stop.requested:
+                    raise Stopped(str(folder.path))
+    finally:
+        log.close()

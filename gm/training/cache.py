@@ -1,0 +1,128 @@
+"""Clips encoded once: a folder of `Encoded` samples that training reads in place of decoding and encoding.
+
+The folder holds cache.json, which says what the samples were made from, and a file for each clip and each of the first
+`epochs` epochs: the very sample, frames and noise on the conditioning picture included, that training without a cache
+would make of the clip in that epoch. Epoch e of training reads those of epoch e mod `epochs`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.writer import write_safetensors
+from gm.data.loader import ClipLoader
+from gm.data.outputs import make_folder, write_json
+from gm.errors import UserError
+from gm.training.examples import Encoded, encode
+
+FORMAT = 1
+
+
+class CachedClips:
+    """The cached samples of `dataset` (a `gm.data.clips.ClipDataset` or another with its methods), and their making.
+
+    Args:
+        dataset: what the samples were or will be made from.
+        folder: of the cache; need not exist.
+        epochs: how many samples of each clip.
+        made_with: {what: value} that the samples depend on, besides the data set.
+
+    Raises:
+        UserError: the folder holds the samples of something else.
+    """
+
+    def __init__(self, dataset, folder, epochs, made_with):
+        self.dataset, self.folder, self.epochs, self.frames = dataset, Path(folder), epochs, dataset.frames
+        self.order = dataset.order
+        self.made_from = {"format": FORMAT, **dataset.identity(), **made_with}
+        self.record = self.folder / "cache.json"
+        if self.record.exists():
+            _compare(self.record, self.made_from)
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def _path(self, clip, epoch):
+        return self.folder / f"clip-{clip:06d}-{epoch:03d}.safetensors"
+
+    def _place(self, position):
+        """(clip, epoch) that the sample at a position of the stream is stored under."""
+        epoch, index = divmod(position, len(self))
+        return int(self.order(epoch)[index]), epoch % self.epochs
+
+    def missing(self, count=None):
+        """Those of the first `count` positions of the stream, else all, whose samples are not there yet."""
+        count = self.epochs * len(self) if count is None else count
+        return [p for p in range(count) if not self._path(*self._place(p)).exists()]
+
+    def fill(self, missing, encoders, draws, loader):
+        """Make missing samples, with a progress bar; a process that is cut off goes on where it stopped.
+
+        Args:
+            missing: positions, of `missing`.
+            encoders: function that loads `gm.training.examples.Encoders`; not called when nothing is missing.
+            draws: function of a position -> `Draws`.
+            loader: the section train.loader.
+        """
+        if not missing:
+            return
+        make_folder(self.folder)
+        write_json(self.made_from, self.record)
+        encoders = encoders()
+        todo = _Positions(self.dataset, missing)
+        batches = iter(ClipLoader(todo, 1, 0, 1, loader.workers, loader.prefetch, 0, loader.max_failed_share))
+        try:
+            for position in tqdm(missing, desc="encoding", unit="clip", file=sys.stderr):
+                sample = {name: value[0] for name, value in next(batches).items() if name != "batch"}
+                self._write(position, encode(encoders, sample, draws(position)), sample)
+        finally:
+            batches.close()
+
+    def _write(self, position, encoded, sample):
+        arrays = {name: np.asarray(value, np.float32) for name, value in encoded._asdict().items()}
+        entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
+        origin = {"path": str(sample["path"]), "start": str(sample["start"])}
+        write_safetensors(self._path(*self._place(position)), entries, arrays.__getitem__, origin)
+
+    def at(self, position):
+        """The sample at `position` of the endless stream of epochs: the fields of `Encoded`, path, start, failures."""
+        path = self._path(*self._place(position))
+        with open_checkpoint(path) as file:
+            arrays = {name: np.array(file.read(name)) for name in Encoded._fields}
+        numbers = {name: np.float32(array) for name, array in arrays.items() if array.ndim == 0}
+        return {**arrays, **numbers, "failures": []}
+
+
+class _Positions:
+    """The samples of a data set at some positions of its stream alone."""
+
+    def __init__(self, dataset, positions):
+        self.dataset, self.positions = dataset, positions
+
+    def __len__(self):
+        return len(self.positions)
+
+    def at(self, index):
+        # The loader reads ahead of the last one.
+        return self.dataset.at(self.positions[min(index, len(self.positions) - 1)])
+
+
+def _compare(record, made_from):
+    try:
+        stored = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{record} cannot be read: {error}; delete the folder or name another train.cache") from error
+    faults = [
+        f"{name}: {stored.get(name)!r} there, {value!r} here"
+        for name, value in made_from.items() if stored.get(name) != value
+    ]
+    if faults:
+        raise UserError("\n  ".join(
+            [f"the cache {record.parent} was made for something else (name another train.cache or delete it):", *faults]
+        ))

@@ -1,0 +1,75 @@
+"""A run before anything is loaded: its base, its clips, its numbers and its cache."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from gm.ops import parallel
+from gm.training.base import encoders_hash, open_base
+from gm.training.cache import CachedClips
+from gm.training.data import open_data
+from gm.training.draws import training_draws, validation_draws
+from gm.training.examples import Encoders
+from gm.training.schedule import total_steps
+from gm.training.settings import check_size
+
+
+class Plan:
+    """A run before anything is loaded: base, clips and numbers. Raises UserError for all that can be known so early.
+
+    data: function of the section train -> (training clips, held-out clips or None), as `gm.training.data.open_data`.
+    """
+
+    def __init__(self, settings, config, data=open_data):
+        self.settings, self.train, self.config = settings, settings.train, config
+        check_size(settings, config.model)
+        self.base = open_base(config, self.train.pretrained, self.train.seed)
+        self.dataset, self.held_out = data(self.train)
+        self.global_batch = self.train.loader.batch_size * parallel.size()
+        self.total = total_steps(
+            self.train.epochs, self.train.max_steps, len(self.dataset), self.global_batch,
+            self.train.optimizer.accumulate,
+        )
+        data, vae = self.train.dataset.init_args, config.model.vae
+        factor = 2 ** (len(vae.ch_mult) - 1)
+        self.latent_shape = (data.frames, vae.z_channels, data.height // factor, data.width // factor)
+        self.pixel_shape = (1, 3, data.height, data.width)
+        if self.train.cache is not None:
+            self._use_cache()
+
+    def _use_cache(self):
+        folder, loss = Path(self.train.cache), self.train.loss
+        made_with = {
+            "encoders": encoders_hash(self.base), "amp_level": self.train.amp_level,
+            "cond_aug": [loss.cond_aug_mean, loss.cond_aug_std],
+        }
+        self.dataset = CachedClips(self.dataset, folder / "training", self.train.cache_epochs, made_with)
+        if self.held_out is not None:
+            self.held_out = CachedClips(self.held_out, folder / "validation", 1, made_with)
+
+    def training_draws(self, position):
+        return training_draws(self.train.seed, position, self.train.loss, self.latent_shape, self.pixel_shape)
+
+    def fill_cache(self):
+        """Encode what the cache lacks, this device its share of it."""
+        load = functools.lru_cache(lambda: Encoders(self.config, self.base, self.train.amp_level))
+
+        def share(positions):
+            return [p for p in positions if p % parallel.size() == parallel.rank()]
+
+        def held_out_draws(clip):
+            return validation_draws(self.train.seed, clip, 0, 1.0, self.train.loss, self.latent_shape, self.pixel_shape)
+
+        self.dataset.fill(share(self.dataset.missing()), load, self.training_draws, self.train.loader)
+        if self.held_out is not None:
+            count = min(self.train.validation.clips, len(self.held_out))
+            self.held_out.fill(share(self.held_out.missing(count)), load, held_out_draws, self.train.loader)
+        parallel.mean([0.0])  # nobody reads before all have written
+
+    def fixed(self):
+        """What a checkpoint and the run that resumes from it must have in common."""
+        return {
+            "train.seed": self.train.seed, "train.temporal_only": self.train.temporal_only, "train.ema": self.train.ema,
+            "number of training clips": len(self.dataset), "train.pretrained": self.base.record["base_hash"],
+        }
