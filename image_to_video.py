@@ -1,6 +1,8 @@
 """Turn a picture, or a folder of pictures, into videos with Stable Video Diffusion.
 
 python image_to_video.py --version=svd --SVD.checkpoint=svd.safetensors --image=photo.jpg
+
+With no more than --image it uses svd_tiny, a small model that comes with the program.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from gm.console import loading_bar, peak_memory, progress_bar, timed, versions
 from gm.errors import UserError, run_cli
 
 ROOT = Path(__file__).resolve().parent
-VERSIONS = ("svd", "svd_xt", "svd_xt_1_1", "svd_image_decoder", "svd_xt_image_decoder")
+TINY = "svd_tiny"
+VERSIONS = (TINY, "svd", "svd_xt", "svd_xt_1_1", "svd_image_decoder", "svd_xt_image_decoder")
 OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
 
 
@@ -27,10 +30,11 @@ def make_parser():
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--image", required=True, help="a picture (jpg, jpeg, png, webp, bmp), or a folder of them in sorted order")
-    add("--version", choices=VERSIONS, help="a published model: short for --SVD.config=configs/<version>.yaml")
+    add("--version", choices=VERSIONS, help="the model: short for --SVD.config=configs/<version>.yaml")
     add("--SVD.config", help="YAML file of the model and its default settings; instead of --version")
-    add("--SVD.checkpoint", help="weights: the original .safetensors, or what svd_tools/convert.py made of it")
-    add("--SVD.delta", help="weights that train.py saved alone, put over the checkpoint's")
+    add("--SVD.checkpoint", help="weights: the original .safetensors, or what svd_tools/convert.py made of it; "
+        "svd_tiny has its own")
+    add("--SVD.delta", help="weights that train.py saved alone, LoRA too, put over the checkpoint's")
     add("--SVD.num_frames", type=int, help="frames of the video (svd 14, svd_xt 25)")
     add("--SVD.sampling_steps", type=int, help="evaluations of the network (svd 25, svd_xt 30)")
     add("--SVD.min_guidance", type=float, help="guidance scale of the first frame (svd 1.0, svd_xt 1.5)")
@@ -60,6 +64,7 @@ def main(argv=None):
 
     images = list_images(arguments.image)
     check_arguments(arguments)
+    choose_tiny(arguments)
     job = Job(arguments)
     if arguments.dry_run:
         print(json.dumps(job.settings(), indent=2, default=str))
@@ -84,14 +89,24 @@ def check_arguments(arguments):
     """Faults that need neither config nor checkpoint."""
     if arguments.version and arguments.SVD.config:
         raise UserError("--version and --SVD.config both name a model: give one of them")
-    if not arguments.version and not arguments.SVD.config:
+    named = arguments.version or arguments.SVD.config
+    if arguments.SVD.checkpoint and not named:
         raise UserError(f"which model? Give --version ({', '.join(VERSIONS)}) or --SVD.config")
-    if not arguments.SVD.checkpoint:
+    if named and named != TINY and not arguments.SVD.checkpoint:
         raise UserError("--SVD.checkpoint: name the weights. The README says where they are published")
     if arguments.num_videos < 1:
         raise UserError(f"--num_videos {arguments.num_videos}: must be 1 or more")
     if arguments.output_fps is not None and not 0 < arguments.output_fps < float("inf"):
         raise UserError(f"--output_fps {arguments.output_fps}: must be more than 0")
+
+
+def choose_tiny(arguments):
+    """Fill in the small model where no model is named, and its weights where no others are."""
+    if not arguments.version and not arguments.SVD.config:
+        arguments.version = TINY
+        print(f"no --version: using {TINY}, the small model that comes with the program; --help names the others")
+    if arguments.version == TINY and not arguments.SVD.checkpoint:
+        arguments.SVD.checkpoint = str(ROOT / "assets" / f"{TINY}.safetensors")
 
 
 class Job:

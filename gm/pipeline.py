@@ -130,7 +130,7 @@ class ImageToVideo:
     Args:
         config: path of a model's YAML file, or one already loaded by `gm.model.load_model_config`.
         checkpoint: path of the original file or of a converted one; its keys are all accounted for at once, the
-            components are loaded when they are first needed.
+            components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`.
         delta: path of the weights that train.py saved alone (`--train.save=delta`), put over the checkpoint's.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
         on_load: called as on_load(component name, number of values) before a component is loaded; returns a function to
@@ -143,7 +143,7 @@ class ImageToVideo:
 
     def __init__(self, config, checkpoint, delta=None, amp_level="O0", on_load=None):
         self.config = config if hasattr(config, "model") else load_model_config(config)
-        self.weights = Weights(self.config, checkpoint)
+        self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint)
         self.delta = delta
         self.warnings = []
         if delta is not None:
@@ -161,6 +161,11 @@ class ImageToVideo:
     def _load(self, name):
         progress = self.on_load(name, self.weights.size(name)) if self.on_load else None
         return self.weights.load(name, self.amp_level, progress)
+
+    def release(self, *names):
+        """Forget components ("clip", "condition_encoder", "denoiser", "decoder"): they are loaded anew when needed."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
     @cached_property
     def clip(self):

@@ -1,4 +1,5 @@
-"""The trained part of a model alone: a safetensors file with some of its tensors, to be put on the whole one."""
+"""The trained part of a model alone: a safetensors file with some of its tensors, or with low-rank changes of them
+(`gm.checkpoint.lora`), to be put on the whole one."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 from mindspore import Tensor
 
 from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.lora import low_rank, merged
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
 
@@ -20,7 +22,10 @@ _LISTED = 10
 
 
 def write_delta(path, arrays, base, progress=None):
-    """Write the trained tensors {full name: float32 array}; base: what `fingerprint` says of the model under them."""
+    """Write the trained tensors {full name: float32 array}.
+
+    base: {str: str}, what `fingerprint` says of the model under them and, for low-rank changes, their "lora_alpha".
+    """
     entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
     return write_safetensors(path, entries, arrays.__getitem__, {"format": KIND, **base}, progress)
 
@@ -63,10 +68,9 @@ def apply_delta(target, path, weights=None):
     parameters = target if isinstance(target, dict) else _full_names(target)
     with open_checkpoint(path) as delta:
         _check(delta, parameters, path)
-        for name in delta.names():
+        for name in changed_names(delta):
             p = parameters[name]
-            # A copy: the file may be deleted or replaced while the model is in use.
-            p.set_data(Tensor(np.array(delta.read(name), np.float32), p.dtype))
+            p.set_data(Tensor(changed(delta, name, p.asnumpy), p.dtype))
     return base_warnings(path, weights)
 
 
@@ -76,6 +80,25 @@ def check_delta(path, target):
         _check(delta, target if isinstance(target, dict) else _full_names(target), path)
 
 
+def changed_names(delta):
+    """Names of the parameters that an opened delta changes."""
+    names, pairs = delta.names(), low_rank(delta.names())
+    parts = {part for pair in pairs.values() for part in pair}
+    return [name for name in names if name not in parts] + list(pairs)
+
+
+def changed(delta, name, read):
+    """The new value, float32, of a parameter that an opened delta changes; read(): its old value.
+
+    A copy: the file may be deleted or replaced while the model is in use.
+    """
+    pair = low_rank(delta.names()).get(name)
+    if pair is None:
+        return np.array(delta.read(name), np.float32)
+    down, up = (delta.read(part) for part in pair)
+    return merged(read(), down, up, float(_metadata(delta.path).get("lora_alpha", len(down))))
+
+
 def _full_names(cell):
     unet = getattr(cell, "unet", cell)
     return {_UNET + name: p for name, p in unet.parameters_and_names()}
@@ -83,11 +106,16 @@ def _full_names(cell):
 
 def _check(delta, parameters, path):
     names = delta.names()
-    faults = [f"{name}: the model has no such parameter" for name in names if name not in parameters]
+    shapes = {name: tuple(delta.shape(name)) for name in names}
+    for name, (down, up) in low_rank(names).items():
+        down, up = shapes.pop(down), shapes.pop(up)
+        fits = len(down) == len(up) == 2 and down[0] == up[1]
+        shapes[name] = (up[0], down[1]) if fits else f"the product of {up} and {down}"
+    faults = [f"{name}: the model has no such parameter" for name in shapes if name not in parameters]
     faults += [
-        f"{name}: {tuple(delta.shape(name))}, the model has {tuple(parameters[name].shape)}"
-        for name in names
-        if name in parameters and tuple(delta.shape(name)) != tuple(parameters[name].shape)
+        f"{name}: {shape}, the model has {tuple(parameters[name].shape)}"
+        for name, shape in shapes.items()
+        if name in parameters and shape != tuple(parameters[name].shape)
     ]
     faults += [f"{name}: {delta.dtype(name)} is not floating-point" for name in names
                if not np.issubdtype(delta.dtype(name), np.floating)]

@@ -20,6 +20,7 @@ from gm.data.motion import motion_score, score
 
 _TEXTURES = 6
 _MAX_LEAVES = 160
+_PLAIN = 0.25  # share of the pictures that show a thing on a plain ground, such as white
 # A zoom by the factor 1 + r per second moves a square's points by r * 0.383 of its side on average.
 _MEAN_RADIUS = 0.383
 _CENTRE_SPREAD = 0.06  # standard deviation of the point that the camera pushes towards, as a share of the side
@@ -52,8 +53,8 @@ def _colours(random, count):
     colours = []
     for _ in range(count):
         hue = (hues[random.integers(2)] + 0.12 * random.standard_normal()) % 1.0
-        saturation = min(1.0, abs(random.normal(0.0, 0.35)))
-        colours.append(colorsys.hsv_to_rgb(hue, saturation, random.beta(1.3, 1.3)))
+        saturation = random.random() if random.random() < 0.2 else min(1.0, abs(random.normal(0.0, 0.35)))
+        colours.append(colorsys.hsv_to_rgb(hue, saturation, random.beta(0.9, 0.9)))
     return np.array(colours, np.float32) * 255.0
 
 
@@ -71,10 +72,12 @@ def _pattern(random, side):
     return np.clip(4 * along * across, -1, 1) if kind == 2 else np.clip(3 * along, -1, 1)
 
 
-def _outline(random, side):
-    """Corners of one leaf, int32 (n, 2), and whether it is thin."""
+def _outline(random, side, gathered):
+    """Corners of one leaf, int32 (n, 2). gathered: its place is near the centre instead of anywhere."""
     radius = min(0.5, 0.02 * (1.0 - random.random()) ** -0.9) * side
-    centre = random.random(2) * side
+    centre = random.normal(0.5, 0.12, 2) * side if gathered else random.random(2) * side
+    if gathered:
+        radius *= 0.5
     kind = random.integers(4)
     if kind == 0:  # a stroke
         step = random.standard_normal(2)
@@ -95,31 +98,33 @@ def _outline(random, side):
 def picture(random, side):
     """uint8 (side, side, 3): one picture from a `numpy.random.Generator`."""
     leaves = int(random.integers(8, _MAX_LEAVES))
+    plain = random.random() < _PLAIN
     labels = np.zeros((side, side), np.uint8)
     for leaf in range(1, leaves):
-        cv2.fillPoly(labels, [_outline(random, side)], leaf)
+        cv2.fillPoly(labels, [_outline(random, side, plain)], leaf)
     textures = np.stack([_pattern(random, side) for _ in range(_TEXTURES)])
     kinds = random.integers(_TEXTURES, size=leaves)
-    strength = random.exponential(14.0, leaves).astype(np.float32) * (random.random(leaves) < 0.7)
+    strength = random.exponential(18.0, leaves).astype(np.float32) * (random.random(leaves) < 0.7)
     strength[0] = random.uniform(5, 50)
     colours = _colours(random, leaves)
     y, x = np.mgrid[:side, :side]
     texture = textures[kinds[labels], y, x] * strength[labels]
     background = fractal_noise(random, side, 3, random.uniform(0.4, 0.8)) * np.float32(random.uniform(5, 40))
     image = colours[labels] + texture[..., None] + background * (labels == 0)[..., None]
+    light = 1.0 + random.uniform(0, 0.3) * fractal_noise(random, side, 1, 0.3)
+    image = image * np.clip(light, 0.3, 1.8)
+    if plain:
+        image[labels == 0] = (255, 255, 255) if random.random() < 0.6 else colours[0]
     return _photograph(random, image)
 
 
 def _photograph(random, image):
-    """Uneven light, focus, contrast and grain."""
-    side = len(image)
-    light = 1.0 + random.uniform(0, 0.3) * fractal_noise(random, side, 1, 0.3)
-    image = image * np.clip(light, 0.3, 1.8)
-    if random.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), side * random.uniform(0.001, 0.012))
-    image = 127.5 + (image - 127.5) * random.uniform(0.6, 1.1) + random.uniform(-20, 20)
-    if random.random() < 0.4:
-        image = image + random.normal(0, random.uniform(0, 6), image.shape)
+    """Focus, contrast and grain."""
+    if random.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), len(image) * random.uniform(0.001, 0.01))
+    image = 127.5 + (image - 127.5) * random.uniform(0.7, 1.3) + random.uniform(-20, 20)
+    if random.random() < 0.5:
+        image = image + random.normal(0, random.uniform(0, 10), image.shape)
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 

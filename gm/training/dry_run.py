@@ -7,15 +7,17 @@ from collections import Counter
 
 from omegaconf import OmegaConf
 
+from gm.checkpoint.lora import WEIGHT
 from gm.model import COMPONENTS
 from gm.precision import parameter_dtype
+from gm.training.lora import lora_layers
 from gm.training.step import is_temporal
 
 
 def describe(plan):
     """The text that --dry_run prints for a `Plan`."""
     lines = ["# settings", OmegaConf.to_yaml(plan.settings).rstrip(), "", "# trainable parameters"]
-    counts = trainable_counts(plan.base.shapes, plan.train.temporal_only)
+    counts = trainable_counts(plan.base.shapes, plan.train)
     lines += [f"{values:>15,}  {module}" for module, values in counts.items()]
     lines += [f"{sum(counts.values()):>15,}  in all", "", "# the run"]
     lines += [
@@ -31,19 +33,22 @@ def describe(plan):
     return "\n".join(lines)
 
 
-def trainable(shapes, temporal_only):
+def trainable(shapes, train):
     """{full name: number of values} of the parameters that would be trained."""
-    prefix = COMPONENTS["unet"].prefix
+    prefix, temporal_only = COMPONENTS["unet"].prefix, train.temporal_only
+    if train.lora.rank:
+        layers = lora_layers(shapes, temporal_only, train.lora.targets)
+        return {layer: train.lora.rank * sum(shapes[layer + WEIGHT]) for layer in layers}
     return {
         name: math.prod(shape) for name, shape in shapes.items()
         if name.startswith(prefix) and (not temporal_only or is_temporal(name))
     }
 
 
-def trainable_counts(shapes, temporal_only):
+def trainable_counts(shapes, train):
     """{module of the UNet such as "input_blocks.1": number of values that would be trained}."""
     counts = Counter()
-    for name, values in trainable(shapes, temporal_only).items():
+    for name, values in trainable(shapes, train).items():
         parts = name[len(COMPONENTS["unet"].prefix):].split(".")
         counts[".".join(parts[:2] if parts[0].endswith("blocks") else parts[:1])] += values
     return dict(counts)
@@ -51,7 +56,7 @@ def trainable_counts(shapes, temporal_only):
 
 def memory_estimate(shapes, train):
     """{what: bytes} of everything whose size does not depend on the clips."""
-    chosen = sum(trainable(shapes, train.temporal_only).values())
+    chosen = sum(trainable(shapes, train).values())
     half = {name: "16" in str(parameter_dtype(name, train.amp_level)) for name in shapes}
     used = {name: math.prod(shape) for name, shape in shapes.items() if not _is_decoder(name)}
     found = {

@@ -28,12 +28,12 @@ _LIBRARIES = ("mindspore", "numpy", "opencv-python-headless", "opencv-python", "
 
 
 class RunFolder:
-    """output_dir with checkpoints/, weights/, metrics.jsonl, and settings, command and versions of each start."""
+    """output_dir with checkpoints/, weights/, samples/, metrics.jsonl, and settings, command, versions."""
 
     def __init__(self, path):
         self.path = Path(path)
         self.checkpoints, self.weights = self.path / "checkpoints", self.path / "weights"
-        self.metrics = self.path / "metrics.jsonl"
+        self.samples, self.metrics = self.path / "samples", self.path / "metrics.jsonl"
 
     def create(self, settings, config, argv):
         """Make the folder and write down how the run was started. UserError if it cannot be written to."""

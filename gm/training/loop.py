@@ -20,9 +20,11 @@ from gm.training.ema import Ema
 from gm.training.examples import Encoded, Encoders, encode, join, make_example, tensors
 from gm.training.export import export
 from gm.training.log import Log, RunFolder, Window, bucket_sums
+from gm.training.lora import add_lora, initial_lora, lora_alpha
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
 from gm.training.plan import Plan
+from gm.training.sample import SampleVideo
 from gm.training.schedule import learning_rate
 from gm.training.signals import StopOnSignal
 from gm.training.state import TrainingState, checkpoints, remove_unfinished, step_of
@@ -42,11 +44,15 @@ class Trainer:
         denoiser.set_train(True)
         if self.train.recompute:
             recompute_blocks(denoiser.unet)
-        parameters = trainable_parameters(denoiser, self.train.temporal_only)
+        lora = self.train.lora
+        if lora.rank:
+            parameters = add_lora(denoiser, lora, self.train.temporal_only, self.train.seed)
+        else:
+            parameters = trainable_parameters(denoiser, self.train.temporal_only)
         self.encoders = Encoders(plan.config, plan.base, self.train.amp_level) if self.train.cache is None else None
         self.loss = DiffusionLoss(denoiser)
         self.gradients = GradientSums(self.loss, parameters)
-        self.optimizer = AdamW(parameters, self.gradients.sums, self.train.optimizer, plan.base.read)
+        self.optimizer = AdamW(parameters, self.gradients.sums, self.train.optimizer, self.initial_value)
         self.ema = Ema(list(parameters), self.optimizer.weights) if self.train.ema else None
         self.loss_scale = LossScale(self.train.loss_scale, dynamic=self.train.amp_level == "O2")
         self.state = TrainingState(self.optimizer, self.ema, self.loss_scale, plan.fixed())
@@ -54,13 +60,23 @@ class Trainer:
         if plan.held_out is not None:
             shapes = plan.latent_shape, plan.pixel_shape
             self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, shapes, self.train)
+        self.samples = None
+        if self.train.sample.every is not None and parallel.rank() == 0:
+            self.samples = SampleVideo(plan.config, plan.base, denoiser, self.train)
         self.skipped_in_a_row = 0
         self.exported = None  # the paths of the weights written last
+
+    def initial_value(self, name):
+        """Of a trained parameter, float32, by its full name."""
+        lora = self.train.lora
+        return initial_lora(name, lora.rank, self.plan.base.shapes, self.train.seed) if lora.rank \
+            else self.plan.base.read(name)
 
     def export(self, folder):
         """Write the weights as train.save says."""
         names, weights = list(self.optimizer.parameters), self.optimizer.weights
-        self.exported = export(folder.weights, self.train.save, self.plan.base, names, weights, self.ema)
+        alpha = lora_alpha(self.train.lora)
+        self.exported = export(folder.weights, self.train.save, self.plan.base, names, weights, self.ema, alpha)
 
     def encode(self, sample, draws):
         if self.encoders is None:
@@ -201,6 +217,9 @@ def _steps(trainer, folder, log, stop):
             stopped = _note(trainer, log, window, (losses, sigmas, rate, norm), stop, start)
             if state.step % train.validation.every == 0 or state.step == plan.total:
                 _validate(trainer, log)
+                window.start = time.perf_counter()
+            if trainer.samples is not None and (state.step % train.sample.every == 0 or state.step == plan.total):
+                log.say(f"sample video: {trainer.samples.write(folder.samples, state.step)}")
                 window.start = time.perf_counter()
             if state.step % train.checkpoint.every == 0 or state.step == plan.total or stopped:
                 saved = _save(trainer, folder, log)

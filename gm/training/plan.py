@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from gm.ops import parallel
 from gm.training.base import encoders_hash, open_base
 from gm.training.cache import CachedClips
@@ -71,5 +73,6 @@ class Plan:
         """What a checkpoint and the run that resumes from it must have in common."""
         return {
             "train.seed": self.train.seed, "train.temporal_only": self.train.temporal_only, "train.ema": self.train.ema,
+            "train.lora": OmegaConf.to_container(self.train.lora) if self.train.lora.rank else None,
             "number of training clips": len(self.dataset), "train.pretrained": self.base.record["base_hash"],
         }

@@ -62,6 +62,13 @@ class Optimizer:
 
 
 @dataclass
+class Lora:
+    rank: int
+    alpha: float | None
+    targets: list[str]
+
+
+@dataclass
 class Schedule:
     name: Literal["constant", "cosine"]
     warmup_steps: int
@@ -91,6 +98,13 @@ class Validation:
 
 
 @dataclass
+class Sample:
+    every: int | None
+    image: str | None
+    seed: int
+
+
+@dataclass
 class Log:
     every: int
     tensorboard: bool
@@ -104,11 +118,13 @@ SCHEMA = {
         "amp_level": f"Literal[{', '.join(map(repr, AMP_LEVELS))}]", "recompute": "bool", "ema": "bool",
         "save": "Literal['delta', 'full']",
         "dataset": {"init_args": Section(Dataset)},
-        "loader": Section(Loader), "loss": Section(Loss), "optimizer": Section(Optimizer),
+        "loader": Section(Loader), "loss": Section(Loss), "optimizer": Section(Optimizer), "lora": Section(Lora),
         "schedule": Section(Schedule), "loss_scale": Section(LossScale), "checkpoint": Section(Checkpoint),
-        "validation": Section(Validation), "log": Section(Log),
+        "validation": Section(Validation), "sample": Section(Sample), "log": Section(Log),
     },
 }
+
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the linear layers of an attention
 
 # (option below train, smallest value, largest value); both are allowed.
 _INFINITE = math.inf
@@ -123,11 +139,12 @@ _LIMITS = (
     ("optimizer.learning_rate", 0, _INFINITE), ("optimizer.beta1", 0, 1 - 1e-9), ("optimizer.beta2", 0, 1 - 1e-9),
     ("optimizer.eps", 1e-30, _INFINITE), ("optimizer.weight_decay", 0, _INFINITE),
     ("optimizer.clip_norm", 1e-30, _INFINITE), ("optimizer.accumulate", 1, _INFINITE),
+    ("lora.rank", 0, _INFINITE), ("lora.alpha", 1e-30, _INFINITE),
     ("schedule.warmup_steps", 0, _INFINITE), ("schedule.end_factor", 0, 1),
     ("loss_scale.initial", 1, 2.0**24), ("loss_scale.growth_steps", 1, _INFINITE),
     ("checkpoint.every", 1, _INFINITE), ("checkpoint.keep", 1, _INFINITE),
     ("validation.every", 1, _INFINITE), ("validation.share", 0, 0.9), ("validation.clips", 1, _INFINITE),
-    ("log.every", 1, _INFINITE),
+    ("sample.every", 1, _INFINITE), ("sample.seed", 0, 2**63), ("log.every", 1, _INFINITE),
 )
 
 
@@ -172,6 +189,11 @@ def _contradictions(train):
             "train.save=delta without train.pretrained: there is no model that the trained part could be put on; set "
             "--train.save=full"
         )
+    wrong = [target for target in train.lora.targets if target not in LORA_TARGETS]
+    if wrong or not train.lora.targets:
+        faults.append(f"train.lora.targets {list(train.lora.targets)}: choose from {', '.join(LORA_TARGETS)}")
+    if (train.sample.every is None) != (train.sample.image is None):
+        faults.append("train.sample: needs both, every (steps) and image (the picture), or neither")
     if train.validation.share and train.validation.metadata:
         faults.append("train.validation: share and metadata both say which clips are held out; give one of them")
     return faults

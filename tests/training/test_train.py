@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 import train
 from gm.checkpoint.delta import apply_delta
 from gm.checkpoint.formats import open_checkpoint
+from gm.data.outputs import write_png
+from gm.data.video_reader import open_video
 from gm.errors import UserError
 from gm.model import Weights, load_model_config
 from gm.training.state import checkpoints, step_of
@@ -200,3 +202,35 @@ def test_help(capsys):
         train.main(["--help"])
     printed = capsys.readouterr().out
     assert not left.value.code and "--train.optimizer.learning_rate  [3.0e-5]" in printed and "--dry_run" in printed
+
+
+def test_sample_videos_show_the_weights_of_the_moment(arguments, tmp_path):
+    image = tmp_path / "picture.png"
+    write_png(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8), image)
+    common = (f"train.sample.image={image}", "train.sample.every=2", "train.max_steps=3",
+              "train.optimizer.learning_rate=0.1")
+    assert train.main(arguments(tmp_path / "run", *common)) == 0
+    paths = sorted((tmp_path / "run/samples").iterdir())
+    assert [path.name for path in paths] == ["step-00000002.mp4", "step-00000003.mp4"]
+    videos = []
+    for path in paths:
+        with open_video(path) as video:
+            videos.append(video.frames(range(2)))
+    assert videos[0].shape == (2, 16, 16, 3) and not np.array_equal(*videos)
+
+
+def test_sampling_changes_nothing_in_the_training(arguments, tmp_path):
+    image = tmp_path / "picture.png"
+    write_png(np.zeros((20, 20, 3), np.uint8), image)
+    train.main(arguments(tmp_path / "plain"))
+    train.main(arguments(tmp_path / "sampled", f"train.sample.image={image}", "train.sample.every=1"))
+    plain, sampled = (read(tmp_path / run / "weights/delta.safetensors") for run in ("plain", "sampled"))
+    assert all(np.array_equal(plain[name], sampled[name]) for name in plain)
+
+
+@pytest.mark.parametrize("option, words", [
+    ("train.sample.every=2", "needs both"), ("train.sample.image=no.png", "needs both"),
+])
+def test_a_sample_needs_a_picture_and_a_time(arguments, tmp_path, option, words):
+    with pytest.raises(UserError, match=words):
+        train.main(arguments(tmp_path / "run", option))

@@ -1,0 +1,42 @@
+"""A video of one picture every so many steps: what the weights of the moment make of it."""
+
+from __future__ import annotations
+
+from gm.data.images import fit_image, load_image
+from gm.data.outputs import make_folder
+from gm.data.videos import to_uint8, write_video
+from gm.pipeline import ImageToVideo
+
+
+class SampleVideo:
+    """Samples with the denoiser that is being trained; the other components are loaded for it and let go again.
+
+    Args:
+        config, base: of the run. denoiser: `gm.diffusion.denoiser.Denoiser`. train: the section train.
+
+    Raises:
+        UserError: a picture that cannot be read.
+    """
+
+    def __init__(self, config, base, denoiser, train):
+        data = train.dataset.init_args
+        self.image = fit_image(load_image(train.sample.image), data.height, data.width)
+        self.pipeline = ImageToVideo(config, base, amp_level=train.amp_level)
+        self.pipeline.denoiser = denoiser
+        self.options = self.pipeline.options(seed=train.sample.seed, num_frames=data.frames)
+        self.conditioning = None
+
+    def write(self, folder, step):
+        """Sample, decode and write <folder>/step-<n>.mp4; returns its path."""
+        pipeline, options = self.pipeline, self.options
+        if self.conditioning is None:
+            self.conditioning = pipeline.condition(self.image, options)
+            pipeline.release("clip", "condition_encoder")
+        for done in pipeline.steps(self.image, options, self.conditioning):
+            latents = done.latents
+        frames = to_uint8(pipeline.decode(latents, options))
+        pipeline.release("decoder")
+        make_folder(folder)
+        path = folder / f"step-{step:08d}.mp4"
+        write_video(frames, path, options.fps)
+        return path
