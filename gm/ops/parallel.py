@@ -42,13 +42,25 @@ def size():
     return communication.get_group_size() if _ready else 1
 
 
-class Mean(nn.Cell):
-    """The mean over all processes of a tensor that each of them has with the same shape."""
+class Sum(nn.Cell):
+    """The sum over all processes of a tensor that each of them has with the same shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum = ops.AllReduce() if size() > 1 else None
+
+    def construct(self, x):
+        if self.sum is None:
+            return x
+        return self.sum(x)
+
+
+class Mean(Sum):
+    """The mean instead."""
 
     def __init__(self):
         super().__init__()
         self.size = size()
-        self.sum = ops.AllReduce() if self.size > 1 else None
 
     def construct(self, x):
         if self.sum is None:
@@ -56,12 +68,17 @@ class Mean(nn.Cell):
         return self.sum(x) / self.size
 
 
-@functools.lru_cache(maxsize=1)
-def _mean_cell():
-    return Mean()  # one for all calls: graph mode compiles each cell anew
+@functools.lru_cache(maxsize=2)
+def _cell(kind):
+    return kind()  # one for all calls: graph mode compiles each cell anew
 
 
 def mean(values):
     """Numbers (a sequence of floats) -> their means over all processes, float32 array."""
     values = np.asarray(values, np.float32)
-    return values if size() == 1 else _mean_cell()(Tensor(values)).asnumpy()
+    return values if size() == 1 else _cell(Mean)(Tensor(values)).asnumpy()
+
+
+def total(array):
+    """The sum over all processes of a float32 array that each of them has with the same shape."""
+    return array if size() == 1 else _cell(Sum)(Tensor(array)).asnumpy()

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from gm.checkpoint.lora import WEIGHT
 from gm.model import COMPONENTS
+from gm.ops import parallel
 from gm.precision import parameter_dtype
 from gm.training.lora import lora_layers
 from gm.training.step import is_temporal
@@ -63,7 +64,7 @@ def memory_estimate(shapes, train):
         "UNet and encoders": sum(values * (2 if half[name] else 4) for name, values in used.items()),
         "sums of gradients": 4 * chosen,
         "gradients of one batch": 4 * chosen,
-        "two moments": 8 * chosen,
+        "two moments": 8 * chosen // (parallel.size() if train.optimizer.shard else 1),
     }
     if train.amp_level == "O2":
         found["float32 weights"] = 4 * chosen

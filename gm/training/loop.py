@@ -259,7 +259,7 @@ def _validate(trainer, log):
 
 
 def _save(trainer, folder, log):
+    trainer.state.save(folder.checkpoints, trainer.train.checkpoint.keep)
     if log is not None:
-        trainer.state.save(folder.checkpoints, trainer.train.checkpoint.keep)
         trainer.export(folder)
     return trainer.state.step

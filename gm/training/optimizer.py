@@ -27,6 +27,10 @@ def _update(rate, beta1, beta2, eps, decay, factor, weight, first, second, total
     return _adam(weight, first, second, rate, beta1, beta2, eps, decay * decayed, total * factor)
 
 
+def _take(reduce, weight, mine):
+    return ops.assign(weight, reduce(weight * mine))
+
+
 def _copy(parameter, weight):
     return ops.assign(parameter, weight.astype(parameter.dtype))
 
@@ -61,21 +65,43 @@ class _Update(nn.Cell):
 
     def __init__(self, optimizer):
         super().__init__(auto_prefix=False)
-        self.weights, self.first, self.second = optimizer.weights, optimizer.first, optimizer.second
-        self.sums = optimizer.sums
+        self.weights, self.sums = (
+            ParameterTuple([p for p, mine in zip(group, optimizer.mine) if mine])
+            for group in (optimizer.weights, optimizer.sums)
+        )
+        self.first, self.second = (ParameterTuple(list(group.values())) for group in optimizer.moments.values())
         self.beta1, self.beta2 = optimizer.settings.beta1, optimizer.settings.beta2
-        self.decayed = tuple(1.0 if len(w.shape) > 1 else 0.0 for w in optimizer.weights)
-        # Weights of a float16 network are kept in float32 here and copied into it after each update.
-        pairs = [(p, w) for p, w in zip(optimizer.parameters.values(), optimizer.weights) if p is not w]
-        self.copies = tuple(ParameterTuple([pair[i] for pair in pairs]) for i in (0, 1)) if pairs else None
+        self.decayed = tuple(1.0 if len(w.shape) > 1 else 0.0 for w in self.weights)
         self.map = ops.HyperMap()
 
     def construct(self, rate, eps, decay, factor):
         function = ops.partial(_update, rate, self.beta1, self.beta2, eps, decay, factor)
-        done = self.map(function, self.weights, self.first, self.second, self.sums, self.decayed)
-        if self.copies is not None:
-            done = ops.depend(rate, done), self.map(_copy, self.copies[0], self.copies[1])
-        return ops.depend(rate, done)
+        return ops.depend(rate, self.map(function, self.weights, self.first, self.second, self.sums, self.decayed))
+
+
+class _Share(nn.Cell):
+    """Give every device the weights that the others have updated."""
+
+    def __init__(self, optimizer):
+        super().__init__(auto_prefix=False)
+        self.weights, self.sum = optimizer.weights, parallel.Sum()
+        self.mine = tuple(map(float, optimizer.mine))
+        self.map = ops.HyperMap()
+
+    def construct(self):
+        return self.map(ops.partial(_take, self.sum), self.weights, self.mine)
+
+
+class _Copy(nn.Cell):
+    """Give a float16 network the weights, which are kept in float32 beside it."""
+
+    def __init__(self, pairs):
+        super().__init__(auto_prefix=False)
+        self.parameters, self.weights = (ParameterTuple([pair[i] for pair in pairs]) for i in (0, 1))
+        self.map = ops.HyperMap()
+
+    def construct(self):
+        return self.map(_copy, self.parameters, self.weights)
 
 
 class AdamW:
@@ -94,18 +120,28 @@ class AdamW:
 
     Attributes:
         weights: the float32 weights, in the order of parameters: the network's own where they are float32.
-        first, second: the running means of gradients and of their squares.
+        mine: which of them this device updates: all, or with settings.shard its share of them.
+        moments: {"first": {name: parameter}, "second": …}: running means of the gradients of those weights and of
+            their squares.
         updates: how many updates were made; a skipped step does not count.
     """
 
     def __init__(self, parameters, sums, settings, read=None):
         self.parameters, self.sums, self.settings = parameters, sums, settings
         self.weights = ParameterTuple([p if p.dtype == ms.float32 else _master(n, read) for n, p in parameters.items()])
-        self.first = zeros_like_each(parameters, "adam.first")
-        self.second = zeros_like_each(parameters, "adam.second")
+        sizes = [w.size for w in self.weights]
+        self.mine = [owner == parallel.rank() for owner in owners(sizes, parallel.size())] if settings.shard \
+            else [True] * len(sizes)
+        own = {name: p for (name, p), mine in zip(parameters.items(), self.mine) if mine}
+        self.moments = {
+            kind: dict(zip(own, zeros_like_each(own, f"adam.{kind}"))) for kind in ("first", "second")
+        }
         self.updates = 0
         self._mean = _Mean(sums) if parallel.size() > 1 else None
-        self._norm, self._update, self._clear = _Norm(sums), _Update(self), Clear(sums)
+        self._norm, self._clear = _Norm(sums), Clear(sums)
+        pairs = [(p, w) for p, w in zip(parameters.values(), self.weights) if p is not w]
+        self._updates = [_Update(self)] if own else []
+        self._after = ([_Share(self)] if not all(self.mine) else []) + ([_Copy(pairs)] if pairs else [])
 
     def step(self, learning_rate, divisor):
         """Update from the sums divided by `divisor` and clear them; returns the norm of the gradient before clipping.
@@ -129,13 +165,33 @@ class AdamW:
         c1 = 1 - self.settings.beta1**self.updates
         c2 = math.sqrt(1 - self.settings.beta2**self.updates)
         rate, eps, decay = learning_rate * c2 / c1, self.settings.eps * c2, self.settings.weight_decay * c1 / c2
-        self._update(*(_scalar(x) for x in (rate, eps, decay, factor)))
+        for update in self._updates:
+            update(*(_scalar(x) for x in (rate, eps, decay, factor)))
+        for cell in self._after:
+            cell()
+
+    def moment(self, kind, name):
+        """A running mean as an array, from the device that has it: all devices must ask for the same."""
+        p = self.moments[kind].get(name)
+        if not self.settings.shard:
+            return p.asnumpy()
+        return parallel.total(np.zeros(self.parameters[name].shape, np.float32) if p is None else p.asnumpy())
 
     def copy_to_network(self):
         """Give a float16 network the weights, after they were loaded."""
         for p, w in zip(self.parameters.values(), self.weights):
             if p is not w:
                 p.set_data(Tensor(w.asnumpy(), p.dtype))
+
+
+def owners(sizes, devices):
+    """Which device updates each weight, so that all have about as many values: the largest first, each to the device
+    that has the least."""
+    loads, found = [0] * devices, [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        found[index] = loads.index(min(loads))
+        loads[found[index]] += sizes[index]
+    return found
 
 
 def _master(name, read):

@@ -59,6 +59,7 @@ class Optimizer:
     weight_decay: float
     clip_norm: float | None
     accumulate: int
+    shard: bool
 
 
 @dataclass

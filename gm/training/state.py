@@ -14,6 +14,7 @@ from mindspore import Tensor
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
+from gm.ops import parallel
 
 KIND = "svd-mindspore training state"
 _NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -39,12 +40,20 @@ class TrainingState:
         self.step = self.samples = self.skipped = 0
 
     def _tensors(self):
-        """{name in the file: parameter}."""
-        groups = {"weights": self.optimizer.weights, "first": self.optimizer.first, "second": self.optimizer.second}
+        """{name in the file: parameter}, None for a moment that another device has."""
+        names, moments = list(self.optimizer.parameters), self.optimizer.moments
+        groups = {"weights": self.optimizer.weights}
+        groups.update({kind: [moments[kind].get(name) for name in names] for kind in moments})
         if self.ema is not None:
             groups["ema"] = self.ema.means
-        names = list(self.optimizer.parameters)
         return {f"{group}/{name}": p for group, members in groups.items() for name, p in zip(names, members)}
+
+    def _shape(self, name):
+        return tuple(self.optimizer.parameters[name.partition("/")[2]].shape)
+
+    def _array(self, name, p):
+        kind, _, weight = name.partition("/")
+        return self.optimizer.moment(kind, weight) if kind in self.optimizer.moments else p.asnumpy()
 
     def _record(self):
         return {
@@ -54,13 +63,20 @@ class TrainingState:
         }
 
     def save(self, folder, keep):
-        """Write step-<n>.safetensors, whole or not at all, and delete all but the last `keep`; returns its path."""
+        """Write step-<n>.safetensors, whole or not at all, and delete all but the last `keep`; returns its path.
+
+        The first device writes; the others must call this too, where they share the moments among them.
+        """
         path = Path(folder) / f"step-{self.step:08d}.safetensors"
-        record = np.frombuffer(json.dumps(self._record()).encode(), np.uint8)
         tensors = self._tensors()
-        entries = [(name, tuple(p.shape), np.float32) for name, p in tensors.items()]
+        if parallel.rank() != 0:
+            for name, p in tensors.items():
+                self._array(name, p)
+            return path
+        record = np.frombuffer(json.dumps(self._record()).encode(), np.uint8)
+        entries = [(name, self._shape(name), np.float32) for name in tensors]
         entries.append((_RECORD, record.shape, record.dtype))
-        write_safetensors(path, entries, lambda name: record if name == _RECORD else tensors[name].asnumpy())
+        write_safetensors(path, entries, lambda name: record if name == _RECORD else self._array(name, tensors[name]))
         for old in checkpoints(folder)[:-keep]:
             with contextlib.suppress(OSError):
                 old.unlink()
@@ -79,7 +95,8 @@ class TrainingState:
             record = json.loads(checkpoint.read(_RECORD).tobytes())
             self._check(path, record, names - {_RECORD}, checkpoint, tensors)
             for name, p in tensors.items():
-                p.set_data(Tensor(np.array(checkpoint.read(name))))
+                if p is not None:
+                    p.set_data(Tensor(np.array(checkpoint.read(name))))
         self.optimizer.copy_to_network()
         self.step, self.samples, self.skipped = record["step"], record["samples"], record["skipped"]
         self.optimizer.updates = record["updates"]
@@ -94,8 +111,8 @@ class TrainingState:
         if names != set(tensors):
             faults.append(f"it holds {len(names)} tensors, this run has {len(tensors)}")
         else:
-            faults += [f"{name} is {checkpoint.shape(name)}, not {tuple(p.shape)}" for name, p in tensors.items()
-                       if tuple(checkpoint.shape(name)) != tuple(p.shape)]
+            faults += [f"{name} is {checkpoint.shape(name)}, not {self._shape(name)}" for name in tensors
+                       if tuple(checkpoint.shape(name)) != self._shape(name)]
         if faults:
             raise UserError("\n  ".join([f"{path} belongs to another run:", *faults[:10]]))
 

@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor
 from gm import ops
 from gm.training.ema import Ema, decay_after
 from gm.training.loss_scale import LossScale
-from gm.training.optimizer import AdamW
+from gm.training.optimizer import AdamW, owners
 from gm.training.step import zeros_like_each
 
 SHAPES = {"a.weight": (5, 4), "a.bias": (5,), "conv.weight": (3, 2, 3, 1, 1), "m.mix_factor": (1,)}
@@ -27,7 +27,8 @@ def mode(request):
 
 
 def settings(**changes):
-    values = {"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": None}
+    values = {"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": None,
+              "shard": False}
     return SimpleNamespace(**{**values, **changes})
 
 
@@ -111,7 +112,8 @@ def test_an_overflow_changes_nothing(mode, bad):
     assert not math.isfinite(optimizer.step(0.1, 1))
     assert optimizer.updates == 0
     assert all(np.array_equal(w.asnumpy(), values[name]) for name, w in zip(SHAPES, optimizer.weights))
-    assert not any(p.asnumpy().any() for group in (optimizer.first, optimizer.second, optimizer.sums) for p in group)
+    groups = *(moments.values() for moments in optimizer.moments.values()), optimizer.sums
+    assert not any(p.asnumpy().any() for group in groups for p in group)
 
 
 def test_a_float16_network_follows_float32_weights(mode):
@@ -165,3 +167,11 @@ def test_float32_has_no_loss_scale():
     scale.update(False)
     scale.update(True)
     assert scale.scale == 1
+
+
+def test_weights_are_shared_out_evenly():
+    sizes = [100, 1, 50, 50, 3, 96]
+    found = owners(sizes, 3)
+    loads = [sum(size for size, owner in zip(sizes, found) if owner == device) for device in range(3)]
+    assert sum(loads) == sum(sizes) and loads == [100, 100, 100]
+    assert owners(sizes, 1) == [0] * 6

@@ -78,22 +78,31 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def run_two_workers(start, argv, folder):
+    logs = folder / f"logs-{free_port()}"
+    launcher = [
+        str(Path(sys.executable).parent / "msrun"), "--worker_num=2", "--local_worker_num=2", "--join=True",
+        f"--master_port={free_port()}", f"--log_dir={logs}",
+    ]
+    process = start(argv, launcher)
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output + "".join(path.read_text() for path in sorted(logs.glob("worker_*.log")))
+
+
 @pytest.mark.slow
 def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, read_metrics):
+    """Also when each of them keeps the moments of half the weights alone."""
     # eps: with one channel in each norm group, biases in front of a norm have no gradient but rounding, and Adam would
     # make that as large as any other.
     common = [GRAPH, "train.max_steps=3", "train.validation.share=0.4", "train.validation.clips=1",
               "train.validation.sigmas=[1.0]", "train.optimizer.eps=1e-3"]
     finish(start(arguments(tmp_path / "one", *common, "train.loader.batch_size=2")))
-    launcher = [
-        str(Path(sys.executable).parent / "msrun"), "--worker_num=2", "--local_worker_num=2", "--join=True",
-        f"--master_port={free_port()}", f"--log_dir={tmp_path / 'logs'}",
-    ]
-    process = start(arguments(tmp_path / "two", *common, "environment.distributed=True"), launcher)
-    output = process.communicate(timeout=600)[0]
-    logs = "".join(path.read_text() for path in sorted((tmp_path / "logs").glob("worker_*.log")))
-    assert process.returncode == 0, output + logs
-    one, two = (read(tmp_path / name / "checkpoints/step-00000003.safetensors") for name in ("one", "two"))
+    for name, more in (("two", ()), ("sharded", ("train.optimizer.shard=True",))):
+        run_two_workers(start, arguments(tmp_path / name, *common, *more, "environment.distributed=True"), tmp_path)
+    one, two, sharded = (
+        read(tmp_path / name / "checkpoints/step-00000003.safetensors") for name in ("one", "two", "sharded")
+    )
+    assert all(np.array_equal(two[key], sharded[key]) for key in two if key != "record")
     assert one.keys() == two.keys()
     for group, limit in (("weights", 1e-6), ("first", 1e-5), ("second", 1e-5)):
         keys = [key for key in one if key.startswith(f"{group}/")]

@@ -24,10 +24,10 @@ def make(seed, dtype=ms.float32, fixed=None):
     random = np.random.default_rng(seed)
     values = {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
     parameters = {name: Parameter(Tensor(value, dtype), name=name) for name, value in values.items()}
-    settings = SimpleNamespace(beta1=0.9, beta2=0.98, eps=1e-8, weight_decay=0.01, clip_norm=None)
+    settings = SimpleNamespace(beta1=0.9, beta2=0.98, eps=1e-8, weight_decay=0.01, clip_norm=None, shard=False)
     optimizer = AdamW(parameters, zeros_like_each(parameters, "g"), settings, values.__getitem__)
     ema = Ema(list(SHAPES), optimizer.weights)
-    for group in (optimizer.first, optimizer.second, ema.means):
+    for group in (*(moments.values() for moments in optimizer.moments.values()), ema.means):
         for p in group:
             p.set_data(Tensor(random.standard_normal(p.shape).astype(np.float32)))
     scale = LossScale(SimpleNamespace(initial=2.0**seed, growth_steps=10), dynamic=True)
@@ -39,7 +39,8 @@ def make(seed, dtype=ms.float32, fixed=None):
 
 def contents(state):
     o = state.optimizer
-    arrays = [p.asnumpy() for group in (o.weights, o.first, o.second, state.ema.means) for p in group]
+    groups = o.weights, *(moments.values() for moments in o.moments.values()), state.ema.means
+    arrays = [p.asnumpy() for group in groups for p in group]
     numbers = state.step, state.samples, state.skipped, o.updates, state.loss_scale.scale, state.loss_scale.good
     return arrays, numbers
 
