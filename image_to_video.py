@@ -42,6 +42,12 @@ def make_parser():
     add("--SVD.fps", type=float, help="frames per second that the model is told; good values are 5 to 30 (7)")
     add("--SVD.motion_bucket_id", type=float, help="amount of motion, 0 to 255 (127)")
     add("--SVD.noise_aug_strength", type=float, help="noise on the conditioning picture: more is less like it (0.02)")
+    add("--SVD.schedule", choices=("karras", "ays"), help="noise levels: SVD's (karras), or NVIDIA's Align Your Steps, "
+        "made for 10 steps (ays)")
+    add("--SVD.sampler", choices=("euler", "heun", "dpmpp_2m", "lcm"), help="euler is SVD's; lcm is for models distilled "
+        "for it, such as AnimateLCM's")
+    add("--SVD.guidance_sigma_min", type=float, help="no guidance below this noise level: half the work there")
+    add("--SVD.guidance_sigma_max", type=float, help="no guidance above this noise level")
     add("--SVD.decode_chunk_size", type=int, help="frames decoded at a time; fewer need less memory (14)")
     add("--seed", type=int, default=23, help="seed of the noise; the k-th video of a picture uses seed + k")
     add("--num_videos", type=int, default=1, help="videos for each picture")

@@ -15,8 +15,8 @@ from gm.diffusion.clip_preprocess import preprocess
 from gm.diffusion.conditioning import condition
 from gm.diffusion.guidance import guided, linear_scales
 from gm.diffusion.latents import SCALE_FACTOR, decode_in_chunks, split_moments
-from gm.diffusion.sampling import euler, initial_latents
-from gm.diffusion.schedules import karras_sigmas
+from gm.diffusion.sampling import SAMPLERS, initial_latents
+from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
 from gm.model import Weights, build_component, load_model_config, size_multiple
 from gm.precision import check_amp_level
@@ -32,6 +32,8 @@ class Options:
     scale of the first and the last frame. fps: frames per second that the model is told. motion_bucket_id: amount of
     motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
     the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
+    schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
+    guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit.
 
     Raises:
         UserError: naming every value that cannot be.
@@ -46,10 +48,17 @@ class Options:
     noise_aug_strength: float
     decode_chunk_size: int
     seed: int = 23
+    schedule: str = "karras"
+    sampler: str = "euler"
+    guidance_sigma_min: float | None = None
+    guidance_sigma_max: float | None = None
 
     def __post_init__(self):
-        faults = [f"{f.name} {getattr(self, f.name)}: must be a finite number" for f in fields(self)
-                  if not np.isfinite(getattr(self, f.name))]
+        faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
+                  if not isinstance(value, (str, type(None))) and not np.isfinite(value)]
+        for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
+            if getattr(self, name) not in known:
+                faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
         for name, least in (("num_frames", 1), ("sampling_steps", 1), ("decode_chunk_size", 1), ("seed", 0)):
             value = getattr(self, name)
             if value < least or value != int(value):
@@ -234,9 +243,13 @@ class ImageToVideo:
                 raise UserError(f"noise of shape {noise.shape}: this video needs {latent_noise.shape}")
             latent_noise = noise.astype(np.float32)
         scales = linear_scales(options.min_guidance, options.max_guidance, options.num_frames)
-        denoise = guided(denoise_with(self.denoiser, options.num_frames), conditioning, scales)
-        sigmas = karras_sigmas(options.sampling_steps)
-        yield from euler(denoise, initial_latents(latent_noise, sigmas), sigmas)
+        limits = options.guidance_sigma_min, options.guidance_sigma_max
+        denoise = guided(denoise_with(self.denoiser, options.num_frames), conditioning, scales, *limits)
+        sigmas = SCHEDULES[options.schedule](options.sampling_steps)
+        arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
+        if options.sampler == "lcm":  # it draws noise in every step
+            arguments.append(np.random.default_rng((options.seed, 1)))
+        yield from SAMPLERS[options.sampler](*arguments)
 
     def decode(self, latents, options, progress=None):
         """Latents of the last step, float32 (t, z, h/8, w/8) -> pixels float32 (t, 3, h, w), about [-1, 1].

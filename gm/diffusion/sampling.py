@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Step(NamedTuple):
-    """What a sampler yields: steps are counted from 1; `denoised` is the estimate that the step used."""
+    """What a sampler yields: steps are counted from 1; `denoised` is the estimate at the step's beginning."""
 
     index: int
     total: int
@@ -40,3 +40,56 @@ def euler(denoise, latents, sigmas):
         derivative = (x - denoised) / sigmas[i]
         x = x + (sigmas[i + 1] - sigmas[i]) * derivative
         yield Step(i + 1, total, float(sigmas[i]), x, denoised)
+
+
+def heun(denoise, latents, sigmas):
+    """Heun's method (Karras et al. 2022, algorithm 1 without the churn): second order, two evaluations in each step but
+    the last. Arguments and yields as of `euler`."""
+    x = latents
+    total = len(sigmas) - 1
+    for i in range(total):
+        denoised = denoise(x, float(sigmas[i]))
+        derivative = (x - denoised) / sigmas[i]
+        length = sigmas[i + 1] - sigmas[i]
+        there = x + length * derivative
+        if sigmas[i + 1] > 0:
+            derivative_there = (there - denoise(there, float(sigmas[i + 1]))) / sigmas[i + 1]
+            there = x + length * np.float32(0.5) * (derivative + derivative_there)
+        x = there
+        yield Step(i + 1, total, float(sigmas[i]), x, denoised)
+
+
+def dpmpp_2m(denoise, latents, sigmas):
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2, data prediction): second order from the estimate of the step
+    before, one evaluation in each step. Arguments and yields as of `euler`."""
+    x, before = latents, None
+    total = len(sigmas) - 1
+    for i in range(total):
+        denoised = denoise(x, float(sigmas[i]))
+        if sigmas[i + 1] == 0:
+            x = denoised
+        else:
+            estimate = denoised
+            if before is not None:
+                ratio = np.log(sigmas[i - 1] / sigmas[i]) / np.log(sigmas[i] / sigmas[i + 1])
+                estimate = denoised + (denoised - before) * np.float32(0.5 / ratio)
+            shrink = sigmas[i + 1] / sigmas[i]
+            x = shrink * x + (1 - shrink) * estimate
+        before = denoised
+        yield Step(i + 1, total, float(sigmas[i]), x, denoised)
+
+
+def lcm(denoise, latents, sigmas, random):
+    """Consistency sampling (Song et al. 2023, algorithm 1), for models distilled for it, such as AnimateLCM's: the
+    estimate, noised anew to the next level. random: `numpy.random.Generator`. Otherwise as `euler`."""
+    x = latents
+    total = len(sigmas) - 1
+    for i in range(total):
+        denoised = denoise(x, float(sigmas[i]))
+        x = denoised
+        if sigmas[i + 1] > 0:
+            x = denoised + sigmas[i + 1] * random.standard_normal(x.shape, np.float32)
+        yield Step(i + 1, total, float(sigmas[i]), x, denoised)
+
+
+SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "lcm": lcm}

@@ -1,0 +1,95 @@
+"""Samplers beside SVD's own, the schedule for few steps, and guidance at some noise levels only."""
+
+import numpy as np
+import pytest
+
+from gm.diffusion.conditioning import Conditioning
+from gm.diffusion.guidance import guided, linear_scales
+from gm.diffusion.sampling import SAMPLERS, dpmpp_2m, euler, heun, initial_latents, lcm
+from gm.diffusion.schedules import ays_sigmas, karras_sigmas
+from gm.errors import UserError
+from gm.pipeline import Options
+
+
+def normal_data(x, sigma):
+    """The best denoiser of data N(0, 1); the flow is x(sigma) = x(s0) * sqrt((1 + sigma^2) / (1 + s0^2))."""
+    return x / (1 + sigma**2)
+
+
+def error(sampler, steps):
+    sigmas = karras_sigmas(steps)
+    *_, last = sampler(normal_data, initial_latents(np.ones((1, 1, 1, 1), np.float32), sigmas), sigmas)
+    return abs(float(last.latents.item()) - 1.0)
+
+
+@pytest.mark.parametrize("sampler", [heun, dpmpp_2m])
+def test_second_order_samplers_are_nearer_and_gain_four_times_from_twice_the_steps(sampler):
+    assert error(sampler, 25) < 0.4 * error(euler, 25)
+    assert error(sampler, 20) > 2.8 * error(sampler, 40)
+
+
+def test_heun_evaluates_twice_in_all_steps_but_the_last():
+    seen = []
+    sigmas = karras_sigmas(4)
+    x = np.zeros((1, 1, 1, 1), np.float32)
+    steps = list(heun(lambda x, sigma: seen.append(sigma) or x, x, sigmas))
+    np.testing.assert_allclose(seen, np.repeat(sigmas[:-1], 2)[1:])
+    assert [step.index for step in steps] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_with_a_perfect_denoiser_every_sampler_ends_at_the_clean_latents(name):
+    clean = np.random.default_rng(0).standard_normal((3, 4, 2, 2)).astype(np.float32)
+    sigmas = karras_sigmas(5)
+    more = (np.random.default_rng(1),) if name == "lcm" else ()
+    steps = list(SAMPLERS[name](lambda x, sigma: clean, initial_latents(clean, sigmas), sigmas, *more))
+    np.testing.assert_allclose(steps[-1].latents, clean, atol=1e-5)
+    assert steps[-1].latents.dtype == np.float32 and [s.index for s in steps] == [1, 2, 3, 4, 5]
+
+
+def test_lcm_draws_fresh_noise_of_the_next_level_from_its_generator():
+    sigmas = karras_sigmas(3)
+    x, clean = np.zeros((1, 4, 8, 8), np.float32), np.ones((1, 4, 8, 8), np.float32)
+    first, again, other = (
+        next(lcm(lambda x, sigma: clean, x, sigmas, np.random.default_rng(seed))).latents for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.std(first - clean) == pytest.approx(sigmas[1], rel=0.1)
+
+
+@pytest.mark.parametrize("steps, expected", [
+    (10, [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0]),
+    (6, [700, 23.9594, 6.4658, 1.789, 0.5421, 0.1006, 0]),
+    (8, [700, 40.0453, 11.2571, 4.9728, 1.789, 0.7854, 0.264, 0.0511, 0]),
+    (25, [700, 252.1259, 90.8107, 42.5912, 26.0116, 15.886]),
+])
+def test_align_your_steps(steps, expected):
+    found = ays_sigmas(steps)
+    assert found.dtype == np.float32 and len(found) == steps + 1 and found[-1] == 0
+    np.testing.assert_allclose(found[: len(expected)], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_no_guidance_outside_its_noise_levels():
+    t, batches = 2, []
+    cond = Conditioning(*(np.ones(shape, np.float32) for shape in ((t, 1, 5), (t, 4, 2, 2), (t, 6))))
+    denoise = guided(lambda x, sigma, c: batches.append(len(x)) or np.where(np.arange(len(x)) < len(x) - t, 0.0, 1.0)
+                     .reshape(-1, 1, 1, 1) * np.ones_like(x), cond, linear_scales(3.0, 3.0, t), 1.0, 10.0)
+    x = np.zeros((t, 4, 2, 2), np.float32)
+    assert [float(denoise(x, sigma).max()) for sigma in (0.5, 1.0, 10.0, 11.0)] == [1.0, 3.0, 3.0, 1.0]
+    assert batches == [t, 2 * t, 2 * t, t]
+
+
+def options(**changes):
+    return Options(**{"num_frames": 2, "sampling_steps": 2, "min_guidance": 1.0, "max_guidance": 2.0, "fps": 7.0,
+                      "motion_bucket_id": 127.0, "noise_aug_strength": 0.02, "decode_chunk_size": 2, **changes})
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"schedule": "linear"}, "schedule 'linear': must be one of karras, ays"),
+    ({"sampler": "ddim"}, "sampler 'ddim': must be one of euler"),
+    ({"guidance_sigma_max": float("nan")}, "guidance_sigma_max nan"),
+])
+def test_options_that_cannot_be(changes, words):
+    with pytest.raises(UserError, match=words):
+        options(**changes)
+    assert options(guidance_sigma_min=None).sampler == "euler"
