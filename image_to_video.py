@@ -44,8 +44,10 @@ def make_parser():
     add("--SVD.noise_aug_strength", type=float, help="noise on the conditioning picture: more is less like it (0.02)")
     add("--SVD.schedule", choices=("karras", "ays"), help="noise levels: SVD's (karras), or NVIDIA's Align Your Steps, "
         "made for 10 steps (ays)")
-    add("--SVD.sampler", choices=("euler", "heun", "dpmpp_2m", "lcm"), help="euler is SVD's; lcm is for models distilled "
-        "for it, such as AnimateLCM's")
+    add("--SVD.sampler", choices=("euler", "heun", "dpmpp_2m", "lcm"),
+        help="euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's")
+    add("--SVD.cache_interval", type=int, help="DeepCache: only every so many steps compute the whole network; faster, "
+        "not the same (1: all do)")
     add("--SVD.guidance_sigma_min", type=float, help="no guidance below this noise level: half the work there")
     add("--SVD.guidance_sigma_max", type=float, help="no guidance above this noise level")
     add("--SVD.decode_chunk_size", type=int, help="frames decoded at a time; fewer need less memory (14)")

@@ -13,6 +13,7 @@ from gm.data.images import fit_size, to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.clip_preprocess import preprocess
 from gm.diffusion.conditioning import condition
+from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided, linear_scales
 from gm.diffusion.latents import SCALE_FACTOR, decode_in_chunks, split_moments
 from gm.diffusion.sampling import SAMPLERS, initial_latents
@@ -33,7 +34,8 @@ class Options:
     motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
     the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
     schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
-    guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit.
+    guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit. cache_interval: every
+    so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all.
 
     Raises:
         UserError: naming every value that cannot be.
@@ -52,6 +54,7 @@ class Options:
     sampler: str = "euler"
     guidance_sigma_min: float | None = None
     guidance_sigma_max: float | None = None
+    cache_interval: int = 1
 
     def __post_init__(self):
         faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
@@ -59,7 +62,8 @@ class Options:
         for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
-        for name, least in (("num_frames", 1), ("sampling_steps", 1), ("decode_chunk_size", 1), ("seed", 0)):
+        for name, least in (("num_frames", 1), ("sampling_steps", 1), ("decode_chunk_size", 1), ("seed", 0),
+                            ("cache_interval", 1)):
             value = getattr(self, name)
             if value < least or value != int(value):
                 faults.append(f"{name} {value}: must be a whole number, {least} or more")
@@ -192,6 +196,10 @@ class ImageToVideo:
         return denoiser
 
     @cached_property
+    def deep_cache(self):
+        return DeepCache(self.denoiser)
+
+    @cached_property
     def decoder(self):
         return self._load("decoder")
 
@@ -244,7 +252,8 @@ class ImageToVideo:
             latent_noise = noise.astype(np.float32)
         scales = linear_scales(options.min_guidance, options.max_guidance, options.num_frames)
         limits = options.guidance_sigma_min, options.guidance_sigma_max
-        denoise = guided(denoise_with(self.denoiser, options.num_frames), conditioning, scales, *limits)
+        denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
+        denoise = guided(denoise_with(denoiser, options.num_frames), conditioning, scales, *limits)
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
         arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
         if options.sampler == "lcm":  # it draws noise in every step

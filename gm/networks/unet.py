@@ -130,15 +130,35 @@ class VideoUNet(nn.Cell):
         Returns:
             (n, out_channels, h, w), in the dtype of the weights, to which the inputs are cast.
         """
-        dtype = self.out[2].weight.dtype
-        x, context, vector = x.astype(dtype), context.astype(dtype), vector.astype(dtype)
-        emb = sinusoidal_tensor(c_noise, self.frequencies, self.model_channels).astype(dtype)
-        emb = self.time_embed(emb) + self.label_emb(vector)
+        return self.with_deep(x, c_noise, context, vector, t, image_only)[0]
+
+    def with_deep(self, x, c_noise, context, vector, t, image_only=None):
+        """(F(x), what the last but one of the output blocks gets from below): see `gm.diffusion.deepcache`."""
+        x, emb, context = self.prepare(x, c_noise, context, vector)
         skips = ()
         for stage in self.input_blocks:
             x = stage(x, emb, context, t, image_only)
             skips = skips + (x,)
         x = self.middle_block(x, emb, context, t, image_only)
+        deep = x
         for i, stage in enumerate(self.output_blocks):
+            if i == len(self.output_blocks) - 2:
+                deep = x
             x = stage(ops.cat((x, skips[-1 - i]), 1), emb, context, t, image_only)
+        return self.out(x), deep
+
+    def shallow(self, deep, x, c_noise, context, vector, t, image_only=None):
+        """F(x) by the first and the last two blocks alone, with `deep` of an earlier `with_deep`."""
+        x, emb, context = self.prepare(x, c_noise, context, vector)
+        first = self.input_blocks[0](x, emb, context, t, image_only)
+        second = self.input_blocks[1](first, emb, context, t, image_only)
+        x = self.output_blocks[-2](ops.cat((deep, second), 1), emb, context, t, image_only)
+        x = self.output_blocks[-1](ops.cat((x, first), 1), emb, context, t, image_only)
         return self.out(x)
+
+    def prepare(self, x, c_noise, context, vector):
+        """x and context in the dtype of the weights, and the embedding of c_noise and vector."""
+        dtype = self.out[2].weight.dtype
+        emb = sinusoidal_tensor(c_noise, self.frequencies, self.model_channels).astype(dtype)
+        emb = self.time_embed(emb) + self.label_emb(vector.astype(dtype))
+        return x.astype(dtype), emb, context.astype(dtype)

@@ -87,6 +87,7 @@ def options(**changes):
 @pytest.mark.parametrize("changes, words", [
     ({"schedule": "linear"}, "schedule 'linear': must be one of karras, ays"),
     ({"sampler": "ddim"}, "sampler 'ddim': must be one of euler"),
+    ({"cache_interval": 0}, "cache_interval 0: must be a whole number, 1 or more"),
     ({"guidance_sigma_max": float("nan")}, "guidance_sigma_max nan"),
 ])
 def test_options_that_cannot_be(changes, words):
