@@ -50,6 +50,16 @@ def autoencoder_phase(cells, settings, seed):
     return Phase(AutoencoderLoss(encoder, decoder, settings.kl_weight), parameters, batch)
 
 
+def pass_frames_through(decoder):
+    """Let the decoder's last temporal convolution begin as one that changes nothing, as all its other temporal layers
+    do by their initial values: else what the image decoder has learnt would be lost in a random mixture of colours."""
+    mix = decoder.decoder.conv_out.time_mix_conv
+    weight = np.zeros(mix.weight.shape, np.float32)
+    weight[range(len(weight)), range(len(weight)), 1] = 1
+    mix.weight.set_data(Tensor(weight))
+    mix.bias.set_data(Tensor(np.zeros(mix.bias.shape, np.float32)))
+
+
 def decoder_phase(cells, settings, clips, seed):
     """The decoder with its temporal layers on clips; the encoder stays. clips: the recipe's section clips."""
     encoder, decoder = cells["first_stage_encoder"], cells["decoder"]

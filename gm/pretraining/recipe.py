@@ -13,7 +13,13 @@ from gm.data.outputs import make_folder
 from gm.model import COMPONENTS, build_component, load_model_config
 from gm.networks.init import initialize
 from gm.pretraining.clips import ProceduralClips
-from gm.pretraining.first_stage import autoencoder_phase, decoder_phase, scale_latents, tower_phase
+from gm.pretraining.first_stage import (
+    autoencoder_phase,
+    decoder_phase,
+    pass_frames_through,
+    scale_latents,
+    tower_phase,
+)
 from gm.pretraining.stage import Stopped, run_stage
 from gm.training import loop
 from gm.training.settings import load_settings
@@ -58,6 +64,7 @@ def _frozen_parts(recipe, folder, config, path):
     run("autoencoder", autoencoder_phase(cells, recipe.autoencoder, recipe.seed))
     run("autoencoder_full", autoencoder_phase(cells, recipe.autoencoder_full, recipe.seed))
     scale_latents(cells, recipe.autoencoder_full.size, recipe.seed)
+    pass_frames_through(cells["decoder"])
     run("decoder", decoder_phase(cells, recipe.decoder, recipe.clips, recipe.seed))
     run("tower", tower_phase(cells, recipe.tower, config.model.clip.image_size, recipe.seed))
     _write_model(cells, path)

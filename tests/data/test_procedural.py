@@ -1,0 +1,62 @@
+"""Drawn pictures and the camera over them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from gm.data import procedural
+from gm.data.motion import bucket
+from gm.data.procedural import clip, picture, push_in
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_the_same_seed_draws_the_same_picture_and_another_seed_another():
+    first, again, other = (picture(generator(seed), 64) for seed in (0, 0, 1))
+    assert first.shape == (64, 64, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_pictures_differ_in_colour_brightness_and_detail():
+    shown = [picture(generator(seed), 64).astype(float) for seed in range(40)]
+    assert np.std([one.mean() for one in shown]) > 20
+    assert np.std([one.std() for one in shown]) > 10
+    assert min(one.std() for one in shown) > 3  # none is of one colour
+    white = [np.mean(one.min(-1) > 200) for one in shown]
+    assert max(white) > 0.4  # things on a white ground are among them
+
+
+def test_the_camera_enlarges_about_its_centre():
+    canvas = cv2.GaussianBlur(picture(generator(3), 256), (0, 0), 2)
+    frames = push_in(canvas, 5, 64, 1.1, (0.5, 0.5))
+    assert frames.shape == (5, 64, 64, 3)
+    zoom = 1.1**4
+    matrix = np.array([[zoom, 0, 31.5 * (1 - zoom)], [0, zoom, 31.5 * (1 - zoom)]])
+    expected = cv2.warpAffine(frames[0], matrix, (64, 64), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    assert np.abs(expected[4:-4, 4:-4].astype(float) - frames[4][4:-4, 4:-4]).mean() < 6
+    assert np.abs(frames[0].astype(float) - frames[4]).mean() > 8
+    shrunk = cv2.resize(canvas, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(shrunk.astype(float) - frames[0]).max() <= 3
+
+
+def test_speeds_cover_the_buckets():
+    found = [bucket(clip(generator(seed), 14, 64, 14.0, 205.0).motion) for seed in range(30)]
+    assert min(found) < 60 and max(found) > 150 and max(found) < 230
+
+
+@pytest.mark.parametrize("most", [0.0, 205.0])
+def test_the_motion_of_a_clip_is_measured_not_assumed(most):
+    drawn = clip(generator(1), 14, 64, 14.0, most)
+    assert drawn.frames.shape == (14, 64, 64, 3)
+    assert (drawn.motion < 0.1) == (most == 0.0)
+
+
+def test_the_preview_command_writes_a_picture(tmp_path, capsys):
+    path = tmp_path / "preview.png"
+    procedural.main([f"--output={path}", "--clips=2", "--size=32"])
+    assert cv2.imread(str(path)).shape[0] > 2 * 32
+    assert "motion buckets" in capsys.readouterr().out

@@ -1,0 +1,169 @@
+"""The way from initial values to a model that makes videos, with every stage as short as it can be."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+from omegaconf import OmegaConf
+
+from gm.checkpoint.formats import open_checkpoint
+from gm.data.images import to_signed
+from gm.data.motion import bucket
+from gm.data.procedural import clip, picture
+from gm.diffusion.latents import SCALE_FACTOR, split_moments
+from gm.errors import UserError
+from gm.model import build_component, load_model_config
+from gm.networks.init import initialize
+from gm.pipeline import ImageToVideo
+from gm.pretraining.clips import ProceduralClips
+from gm.pretraining.first_stage import autoencoder_phase, pass_frames_through, scale_latents
+from gm.pretraining.settings import load_recipe
+from gm.pretraining.stage import Stopped, run_stage
+from svd_tools import pretrain_tiny
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+MODEL = """
+base: {base}
+model:
+  unet: {{model_channels: 32, channel_mult: [1], attention_resolutions: [], context_dim: 32, adm_in_channels: 96}}
+  vae: {{ch: 32, ch_mult: [1, 1], num_res_blocks: 1}}
+  clip: {{image_size: 32, width: 32, layers: 1, head_width: 16, embed_dim: 32}}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tmp_path_factory):
+    """A recipe of one or two steps for each stage."""
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "model.yaml").write_text(MODEL.format(base=CONFIGS / "svd_tiny.yaml"))
+    (folder / "svd_train.yaml").write_text((CONFIGS / "svd_train.yaml").read_text())
+    recipe = OmegaConf.load(CONFIGS / "svd_tiny_train.yaml")
+    recipe.model = "model.yaml"
+    for name in ("autoencoder", "autoencoder_full", "decoder", "tower"):
+        recipe[name].update(size=16, steps=2, checkpoint_every=1)
+    recipe.decoder.frames = 2
+    recipe.autoencoder.batch_size = recipe.autoencoder_full.batch_size = 1
+    recipe.tower.update(batch_size=2, size=32)
+    recipe.train.update(validation={"every": 1, "clips": 1}, checkpoint={"every": 1, "keep": 1})
+    for stage in recipe.unet.values():
+        stage.update(clips=2, size=16, frames=min(stage.frames, 2))
+        stage.train.max_steps, stage.train.loader.batch_size = 1, 1
+    path = folder / "recipe.yaml"
+    OmegaConf.save(recipe, path)
+    return path
+
+
+def test_the_whole_recipe_makes_a_model_that_plays(recipe_path, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gm.ops.set_device", lambda: None)  # stays in PyNative
+    arguments = [f"--config={recipe_path}", f"--output_dir={tmp_path / 'run'}"]
+    assert pretrain_tiny.main(arguments) == 0
+    output = tmp_path / "run/svd_tiny.safetensors"
+    with open_checkpoint(output) as file:
+        assert {str(file.dtype(name)) for name in file.names()} == {"float16"}
+        first, condition = (f"{prefix}encoder.conv_in.weight" for prefix in (
+            "first_stage_model.", "conditioner.embedders.3.encoder."))
+        assert np.array_equal(file.read(first), file.read(condition))
+    pipeline = ImageToVideo(recipe_path.parent / "model.yaml", output)
+    frames = pipeline(np.zeros((16, 16, 3), np.uint8), num_frames=2, sampling_steps=1)
+    assert frames.shape == (2, 16, 16, 3)
+    written = output.stat().st_mtime_ns, (tmp_path / "run/video/metrics.jsonl").read_text()
+    capsys.readouterr()
+    assert pretrain_tiny.main(arguments) == 0  # nothing is left to do
+    assert "stage" not in capsys.readouterr().out
+    assert (tmp_path / "run/video/metrics.jsonl").read_text() == written[1]
+
+
+@pytest.fixture
+def cells(recipe_path):
+    config = load_model_config(recipe_path.parent / "model.yaml")
+    return {name: initialize(build_component(config, name), 0) for name in ("first_stage_encoder", "decoder")}
+
+
+def settings(recipe_path, **changes):
+    stage = load_recipe(recipe_path).autoencoder
+    stage.update(changes)
+    return stage
+
+
+def test_a_stage_that_was_stopped_goes_on_as_if_nothing_had_happened(recipe_path, tmp_path, cells):
+    config = load_model_config(recipe_path.parent / "model.yaml")
+    found = {}
+    for run in ("straight", "stopped"):
+        fresh = {name: initialize(build_component(config, name), 0) for name in cells}
+        phase = autoencoder_phase(fresh, settings(recipe_path, steps=4), 0)
+        draw = phase.batch
+
+        def batch(step, run=run, draw=draw):
+            if run == "stopped" and step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return draw(step)
+
+        if run == "stopped":
+            with pytest.raises(Stopped):
+                run_stage(tmp_path / run, phase._replace(batch=batch), settings(recipe_path, steps=4), {"seed": 0})
+            fresh = {name: initialize(build_component(config, name), 0) for name in cells}
+            phase = autoencoder_phase(fresh, settings(recipe_path, steps=4), 0)
+        run_stage(tmp_path / run, phase, settings(recipe_path, steps=4), {"seed": 0})
+        found[run] = [p.asnumpy() for cell in fresh.values() for p in cell.get_parameters()]
+    assert all(np.array_equal(a, b) for a, b in zip(found["straight"], found["stopped"]))
+    with pytest.raises(UserError, match="seed was 0 and is 1"):
+        run_stage(tmp_path / "straight", phase, settings(recipe_path, steps=4), {"seed": 1})
+
+
+def test_scaled_latents_decode_to_the_same(cells):
+    random = np.random.default_rng(0)
+    pixels = Tensor(random.uniform(-1, 1, (1, 3, 16, 16)).astype(np.float32))
+
+    def through():
+        mean, std = split_moments(cells["first_stage_encoder"](pixels).asnumpy())
+        return mean, std, cells["decoder"](Tensor(mean), None).asnumpy()
+
+    before = through()
+    scale_latents(cells, 16, 0)
+    after = through()
+    factor = after[0] / before[0]
+    np.testing.assert_allclose(after[1] / before[1], factor.mean((0, 2, 3), keepdims=True) + 0 * factor, rtol=1e-3)
+    np.testing.assert_allclose(after[2], before[2], atol=1e-4)
+
+
+def test_latents_of_drawn_pictures_have_the_deviation_that_the_scale_factor_expects(cells):
+    scale_latents(cells, 16, 0)
+    images = [picture(np.random.default_rng(seed), 16) for seed in range(100, 140)]
+    moments = np.concatenate([cells["first_stage_encoder"](Tensor(to_signed(one))).asnumpy() for one in images])
+    assert 0.7 < (SCALE_FACTOR * split_moments(moments)[0]).std() < 1.4
+
+
+def test_the_temporal_decoder_begins_as_the_image_decoder(cells):
+    z = Tensor(np.random.default_rng(0).standard_normal((3, 8, 4, 4)).astype(np.float32))
+    pass_frames_through(cells["decoder"])
+    np.testing.assert_allclose(cells["decoder"](z, 3).asnumpy(), cells["decoder"](z, None).asnumpy(), atol=1e-5)
+
+
+def test_pairs_of_pictures_are_clips_of_one_frame_at_a_lower_rate():
+    clips = ProceduralClips(6, 1, 16, 14.0, 205.0, 0)
+    samples = [clips.at(position) for position in range(6)]
+    assert all(s["pixels"].shape == s["picture"].shape == (1, 3, 16, 16) for s in samples)
+    assert {round(14.0 / (s["fps_id"] + 1)) for s in samples} <= set(range(1, 14))
+    again = ProceduralClips(6, 1, 16, 14.0, 205.0, 0).at(2)
+    assert np.array_equal(again["pixels"], samples[2]["pixels"])
+
+
+def test_clips_are_labelled_by_their_measured_motion():
+    clips = ProceduralClips(3, 14, 32, 14.0, 205.0, 0)
+    sample = clips.at(0)
+    assert sample["pixels"].shape == (14, 3, 32, 32) and sample["fps_id"] == 13.0
+    index = int(clips.order(0)[0])
+    drawn = clip(np.random.default_rng((0, 1, index)), 14, 32, 14.0, 205.0)
+    assert sample["motion_bucket_id"] == bucket(drawn.motion)
+    assert sorted(clips.order(1)) == [0, 1, 2]
+
+
+def test_a_recipe_with_faults_names_them_all(recipe_path):
+    with pytest.raises(UserError) as error:
+        load_recipe(recipe_path, ["decoder.steps=many", "tower.size=big"])
+    assert "decoder.steps" in str(error.value) and "tower.size" in str(error.value)
