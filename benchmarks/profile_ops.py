@@ -4,7 +4,8 @@ python benchmarks/profile_ops.py --model_channels=64 --frames=4 --size=32
 
 One call in PyNative records every operation with its shapes; then each of them is compiled and timed alone, in graph
 mode, as often as it takes for a median. The sum is compared with a whole call: the rest is what graph mode does between
-the operations (additions, concatenations) or saves by fusing them.
+the operations (additions, concatenations) or saves by fusing them. With --gradients=true all of it is forward and
+backward together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import ArgumentParser
 from mindspore import Tensor, nn
+from mindspore.ops import GradOperation
 
 from gm import ops
 from gm.errors import run_cli
@@ -42,6 +44,28 @@ class Call(nn.Cell):
             else:
                 arguments = arguments + (constant,)
         return self.function(*arguments)
+
+
+class Called(nn.Cell):
+    """The UNet for videos of t frames."""
+
+    def __init__(self, unet, t):
+        super().__init__()
+        self.unet, self.t = unet, t
+
+    def construct(self, *inputs):
+        return self.unet(*inputs, self.t)
+
+
+class Backward(nn.Cell):
+    """A cell's gradients with respect to all its inputs, given those of its output."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.gradients = GradOperation(get_all=True, sens_param=True)(cell)
+
+    def construct(self, sensitivity, *tensors):
+        return self.gradients(*tensors, sensitivity)
 
 
 def describe(arguments):
@@ -85,14 +109,21 @@ def measure(run, repeats):
     return float(np.median(seconds))
 
 
-def time_operation(name, arguments, repeats):
+def with_gradients(cell, tensors):
+    """Function that runs a cell forward and backward."""
+    sensitivity = Tensor(np.ones(cell(*tensors).shape, np.float32))
+    backward = Backward(cell)
+    return lambda: [gradient.asnumpy() for gradient in backward(sensitivity, *tensors)]
+
+
+def time_operation(name, arguments, repeats, gradients):
     """Median seconds of one operation in graph mode, on random numbers."""
     random = np.random.default_rng(0)
     plan = tuple((not (a and a[0] == "constant"), a[1] if a and a[0] == "constant" else None) for a in arguments)
     tensors = [Tensor(random.standard_normal(a).astype(np.float32)) for a in arguments
                if not (a and a[0] == "constant")]
     cell = Call(getattr(ops, name), plan)
-    return measure(lambda: cell(*tensors).asnumpy(), repeats)
+    return measure(with_gradients(cell, tensors) if gradients else lambda: cell(*tensors).asnumpy(), repeats)
 
 
 def main(argv=None):
@@ -101,6 +132,7 @@ def main(argv=None):
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--size", type=int, default=32, help="height and width of the latents")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--gradients", type=bool, default=False, help="forward and backward")
     parser.add_argument("--rows", type=int, default=25, help="of the table")
     options = parser.parse_args(argv)
     config = load_model_config(CONFIG, [f"model.unet.model_channels={options.model_channels}"])
@@ -112,8 +144,10 @@ def main(argv=None):
     inputs = [Tensor(random.standard_normal(shape).astype(np.float32)) for shape in shapes]
     counts = record(lambda: unet(*inputs, n).asnumpy())
     ops.set_device("CPU", ops.GRAPH_MODE)
-    whole = measure(lambda: unet(*inputs, n).asnumpy(), options.repeats)
-    times = {key: count * time_operation(*key, options.repeats) for key, count in counts.items()}
+    network = Called(unet, n)
+    whole = measure(with_gradients(network, inputs) if options.gradients else lambda: network(*inputs).asnumpy(),
+                    options.repeats)
+    times = {key: count * time_operation(*key, options.repeats, options.gradients) for key, count in counts.items()}
     by_name = Counter()
     for (name, _), seconds in times.items():
         by_name[name] += seconds

@@ -1,0 +1,192 @@
+"""Time this project against PyTorch (diffusers, transformers) with the same weights, on the same machine, in one run.
+
+python3 -m venv build/torch && build/torch/bin/pip install -r benchmarks/requirements.txt
+python benchmarks/compare.py --torch_python=build/torch/bin/python --cases=[unet_medium,train_medium]
+
+For each case both sides load the same random weights and inputs, each in a process of its own; their results must agree
+to LIMIT. After a first call, which compiles, they are called in turn, so that all else the machine does meets both.
+Reported are the medians, the ratio of each pair of calls (PyTorch's time over ours, above 1 is faster here), the share
+of the machine's measured speed of a matrix product, and each process's peak memory. Exit status 1 if results differ.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+
+from gm.checkpoint.writer import write_safetensors
+from gm.console import versions
+from gm.data.outputs import make_folder, write_json
+from gm.errors import UserError, run_cli
+from gm.model import expected_parameters, load_model_config
+from gm.networks.init import initial_values
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE.parent / "configs" / "svd.yaml"
+LIMIT = 1e-4  # of max |difference| / max |PyTorch's value|
+MEDIUM = ("model.unet.model_channels=64", "model.vae.ch=32", "model.clip.width=160", "model.clip.layers=8")
+# name: what is run, changes to SVD's config, frames, side of the latents
+CASES = {
+    "unet_medium": ("unet", MEDIUM, 4, 32),
+    "unet_medium_14": ("unet", MEDIUM, 14, 32),
+    "unet_medium_64": ("unet", MEDIUM, 4, 64),
+    "unet_full": ("unet", (), 4, 32),
+    "unet_full_14": ("unet", (), 14, 32),
+    "decode": ("decode", ("model.unet.model_channels=64",), 4, 32),
+    "encode": ("encode", ("model.unet.model_channels=64",), 1, 32),
+    "train_small": ("train", MEDIUM, 4, 16),
+    "train_medium": ("train", MEDIUM, 4, 32),
+    "train_medium_14": ("train", MEDIUM, 14, 32),
+    "train_recompute": ("train_recompute", MEDIUM, 14, 32),
+    "train_encode": ("train_encode", MEDIUM, 4, 32),
+}
+
+
+def write_weights(config, path, seed=0):
+    """Random weights of every parameter; those that start at zero get small ones, so that nothing is without effect."""
+    shapes = expected_parameters(config)
+
+    def read(name):
+        values = initial_values(name, shapes, seed)
+        if values.any() or len(shapes[name]) == 1:
+            return values
+        return (0.02 * np.random.default_rng((seed, len(name))).standard_normal(shapes[name])).astype(np.float32)
+
+    write_safetensors(path, [(name, shape, np.float32) for name, shape in shapes.items()], read)
+
+
+def make_inputs(config, frames, side):
+    """Everything that a case may need, by name."""
+    random, model = np.random.default_rng(0), config.model
+
+    def normal(*shape):
+        return random.standard_normal(shape, np.float32)
+
+    return {
+        "x": normal(frames, model.unet.in_channels, side, side), "c_noise": np.float32([0.4]),
+        "context": normal(1, 1, model.unet.context_dim), "ids": np.float32([[6, 127, 0.02]]),
+        "z": normal(frames, 4, side, side), "noise": normal(frames, 4, side, side), "concat": normal(1, 4, side, side),
+        "sigma": np.float32([1.5]),
+        "pixels": random.uniform(-1, 1, (frames, 3, 8 * side, 8 * side)).astype(np.float32),
+    }
+
+
+class Side:
+    """One process of the comparison. It answers with lines that begin with @@ and hold JSON."""
+
+    def __init__(self, python, script, case, log):
+        self.script = script
+        self.process = subprocess.Popen([python, str(HERE / script), json.dumps(case)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def answer(self):
+        for line in self.process.stdout:
+            if line.startswith("@@"):
+                return json.loads(line[2:])
+        raise UserError(f"{self.script} ended without an answer; its output is in the log")
+
+    def call(self):
+        """Seconds of one call, and the peak memory in bytes so far."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+
+def compare(name, options, folder):
+    """The row of one case, a dict."""
+    kind, changes, frames, side = CASES[name]
+    config = load_model_config(CONFIG, changes)
+    weights = Path(folder) / f"weights_{abs(hash(changes))}.safetensors"
+    if not weights.exists():
+        write_weights(config, weights)
+    inputs = Path(folder) / "inputs.npz"
+    np.savez(inputs, **make_inputs(config, frames, side))
+    case = {"kind": kind, "changes": changes, "frames": frames, "weights": str(weights), "inputs": str(inputs)}
+    with ExitStack() as stack:
+        log = stack.enter_context(open(Path(options.output_dir) / f"{name}.log", "w", encoding="utf-8"))
+        sides = {}
+        for label, python, script in (("ours", sys.executable, "compare_ours.py"),
+                                      ("torch", options.torch_python, "compare_torch.py")):
+            results = str(Path(folder) / f"{label}.npy")
+            sides[label] = stack.enter_context(Side(python, script, {**case, "results": results}, log))
+            sides[label].first = sides[label].answer()
+        error = _error(*(np.load(Path(folder) / f"{label}.npy") for label in ("ours", "torch")))
+        calls = [{label: side.call() for label, side in sides.items()} for _ in range(options.pairs)]
+    return _row(name, sides, calls, error)
+
+
+def _error(ours, theirs):
+    if ours.shape != theirs.shape:
+        raise UserError(f"the results have the shapes {ours.shape} here and {theirs.shape} in PyTorch")
+    return float(np.abs(ours.astype(np.float64) - theirs).max() / np.abs(theirs).max())
+
+
+def _row(name, sides, calls, error):
+    seconds = {label: [call[label]["seconds"] for call in calls] for label in sides}
+    peak = max(side.first["matmul_gflops"] for side in sides.values())
+    flops = sides["torch"].first["gflop"]
+    medians = {label: float(np.median(values)) for label, values in seconds.items()}
+    return {
+        "case": name, "error": error, "gflop": flops, "matmul_gflops": peak,
+        "seconds": seconds, "median": medians,
+        "ratio": float(np.median(np.divide(seconds["torch"], seconds["ours"]))),
+        "share_of_matmul": {label: flops / value / peak for label, value in medians.items()},
+        "first_call": {label: side.first["seconds"] for label, side in sides.items()},
+        "peak_memory": {label: calls[-1][label]["peak_memory"] for label in sides},
+    }
+
+
+def table(rows):
+    lines = ["| case | GFLOP | seconds here | PyTorch | ratio, median of pairs | share of matmul speed, both | "
+             "peak memory, both | largest relative difference |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        here, there = (row["median"][label] for label in ("ours", "torch"))
+        shares = " ".join(f"{row['share_of_matmul'][label]:.0%}" for label in ("ours", "torch"))
+        memory = " ".join(f"{row['peak_memory'][label] / 1e9:.2f} GB" for label in ("ours", "torch"))
+        lines.append(f"| {row['case']} | {row['gflop']:.0f} | {here:.2f} | {there:.2f} | **{row['ratio']:.2f}** | "
+                     f"{shares} | {memory} | {row['error']:.0e} |")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--torch_python", required=True, help="the python of the PyTorch environment")
+    parser.add_argument("--cases", type=list[str], default=["unet_medium"], help=f"of {', '.join(CASES)}")
+    parser.add_argument("--pairs", type=int, default=5, help="calls of each side")
+    parser.add_argument("--output_dir", default="outputs/compare", help="folder for the logs and report.json")
+    options = parser.parse_args(argv)
+    unknown = [case for case in options.cases if case not in CASES]
+    if unknown:
+        raise UserError(f"--cases {unknown}: choose from {', '.join(CASES)}")
+    if options.pairs < 1:
+        raise UserError(f"--pairs {options.pairs}: must be 1 or more")
+    make_folder(options.output_dir)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in options.cases:
+            rows.append(compare(case, options, folder))
+            print(json.dumps(rows[-1]), file=sys.stderr)
+            write_json({"versions": versions(), "rows": rows}, Path(options.output_dir) / "report.json")
+    print(table(rows))
+    bad = [row["case"] for row in rows if not row["error"] <= LIMIT]
+    if bad:
+        print(f"results differ by more than {LIMIT:g}: {', '.join(bad)}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

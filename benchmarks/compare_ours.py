@@ -1,0 +1,104 @@
+"""This project's side of compare.py: run by it, not by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from mindspore import Tensor
+from mindspore import ops as mindspore_ops
+
+from gm import ops
+from gm.console import peak_memory
+from gm.diffusion.conditioning import vector_embedding
+from gm.diffusion.loss import DiffusionLoss
+from gm.model import Weights, load_model_config
+from gm.training.optimizer import AdamW
+from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "svd.yaml"
+ADAMW = {"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.01, "clip_norm": 1.0, "shard": False}
+RATE = 1e-5
+
+
+def per_frame(inputs, frames):
+    """context, vector of every frame, as tensors."""
+    vector = vector_embedding(*inputs["ids"].T, 256)
+    return [Tensor(np.repeat(array, frames, 0)) for array in (inputs["context"], vector)]
+
+
+def unet(weights, inputs, frames, kind):
+    network, more = weights.load("unet").unet, per_frame(inputs, frames)
+    x, c_noise = Tensor(inputs["x"]), Tensor(np.repeat(inputs["c_noise"], frames))
+    return lambda: network(x, c_noise, *more, frames).asnumpy()
+
+
+def decode(weights, inputs, frames, kind):
+    decoder, z = weights.load("decoder"), Tensor(inputs["z"])
+    return lambda: decoder(z, frames).asnumpy()
+
+
+def encode(weights, inputs, frames, kind):
+    encoder, pixels = weights.load("condition_encoder"), Tensor(inputs["pixels"])
+    return lambda: encoder(pixels).asnumpy()
+
+
+def train(weights, inputs, frames, kind):
+    """One step on the temporal layers; returns the losses of the frames, before the update."""
+    denoiser = weights.load("unet")
+    denoiser.set_train(True)
+    if kind == "train_recompute":
+        recompute_blocks(denoiser.unet)
+    parameters = trainable_parameters(denoiser, temporal_only=True)
+    gradients = GradientSums(DiffusionLoss(denoiser), parameters)
+    optimizer = AdamW(parameters, gradients.sums, SimpleNamespace(**ADAMW))
+    encoder = encode(weights, inputs, frames, kind) if kind == "train_encode" else None
+    latents, noise = Tensor(inputs["z"]), Tensor(inputs["noise"])
+    sigma, concat = (Tensor(np.repeat(inputs[name], frames, 0)) for name in ("sigma", "concat"))
+    more, scale = per_frame(inputs, frames), Tensor(np.float32(1))
+
+    def step():
+        if encoder is not None:
+            encoder()
+        losses = gradients(scale, latents, noise, sigma, concat, *more, frames).asnumpy()
+        optimizer.step(RATE, 1)
+        return losses
+
+    return step
+
+
+KINDS = {"unet": unet, "decode": decode, "encode": encode, "train": train, "train_recompute": train,
+         "train_encode": train}
+
+
+def matmul_gflops(n=2048):
+    a = Tensor(np.ones((n, n), np.float32))
+    best = min(_timed(lambda: mindspore_ops.matmul(a, a).asnumpy())[1] for _ in range(5))
+    return 2 * n**3 / best / 1e9
+
+
+def _timed(run):
+    start = time.perf_counter()
+    result = run()
+    return result, time.perf_counter() - start
+
+
+def main():
+    case = json.loads(sys.argv[1])
+    ops.set_device("CPU", ops.GRAPH_MODE)
+    weights = Weights(load_model_config(CONFIG, case["changes"]), case["weights"])
+    run = KINDS[case["kind"]](weights, dict(np.load(case["inputs"])), case["frames"], case["kind"])
+    result, seconds = _timed(run)
+    np.save(case["results"], result)
+    print("@@" + json.dumps({"seconds": seconds, "matmul_gflops": matmul_gflops()}), flush=True)
+    for _ in sys.stdin:
+        seconds = _timed(run)[1]
+        print("@@" + json.dumps({"seconds": seconds, "peak_memory": peak_memory()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
