@@ -62,6 +62,8 @@ def make_parser():
     add("--device_target", choices=("CPU", "GPU", "Ascend"), help="by default the best that MindSpore finds")
     add("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode (compiles first, then fast), 1 PyNative")
     add("--amp_level", choices=("O0", "O2"), default="O0", help="O0 float32; O2 float16 for UNet and CLIP")
+    add("--low_memory", type=bool, nargs="?", const=True, default=False,
+        help="hold one part of the model at a time, and half of a step; slower, the same result up to rounding")
     add("--dry_run", type=bool, nargs="?", const=True, default=False, help="check everything, print the settings, stop")
     return parser
 
@@ -130,7 +132,8 @@ class Job:
         ops.set_device(arguments.device_target, arguments.mode)
         self.config_path = arguments.SVD.config or ROOT / "configs" / f"{arguments.version}.yaml"
         self.pipeline = ImageToVideo(
-            self.config_path, arguments.SVD.checkpoint, arguments.SVD.delta, arguments.amp_level, loading_bar
+            self.config_path, arguments.SVD.checkpoint, arguments.SVD.delta, arguments.amp_level, loading_bar,
+            arguments.low_memory,
         )
         changes = {f.name: arguments.SVD.get(f.name) for f in fields(Options) if f.name != "seed"}
         self.options = self.pipeline.options(seed=arguments.seed, **changes)
@@ -151,6 +154,7 @@ class Job:
             **asdict(self.options),
             "amp_level": self.arguments.amp_level,
             "mode": self.arguments.mode,
+            "low_memory": self.arguments.low_memory,
             "device_target": ops.device(),
             "output_fps": self.arguments.output_fps or self.options.fps,
             "watermark": self.arguments.watermark,

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-HEIGHT, WIDTH, SEED = 192, 320, 7  # multiples of 64, which SVD needs
+HEIGHT, WIDTH, SEED = 256, 256, 7  # multiples of 64, which SVD needs; square, as svd_tiny was trained
 SCALE = 4  # drawn larger, then reduced: smooth edges
 HORIZON = 0.62  # of the height
 

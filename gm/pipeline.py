@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -146,6 +147,8 @@ class ImageToVideo:
             components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`.
         delta: path of the weights that train.py saved alone (`--train.save=delta`), put over the checkpoint's.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
+        low_memory: let every component go when it has done its part for a video, and compute the two halves of guidance
+            one after the other. The same result up to rounding, slower; the next video loads again.
         on_load: called as on_load(component name, number of values) before a component is loaded; returns a function to
             be called with the number of values after each tensor, or None.
 
@@ -154,7 +157,7 @@ class ImageToVideo:
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint, delta=None, amp_level="O0", on_load=None):
+    def __init__(self, config, checkpoint, delta=None, amp_level="O0", on_load=None, low_memory=False):
         self.config = config if hasattr(config, "model") else load_model_config(config)
         self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint)
         self.delta = delta
@@ -165,6 +168,7 @@ class ImageToVideo:
         check_amp_level(amp_level)
         self.amp_level = amp_level
         self.on_load = on_load
+        self.low_memory = low_memory
 
     def options(self, **changes):
         """The config's `Options` with changes; None leaves a value as it is."""
@@ -179,6 +183,7 @@ class ImageToVideo:
         """Forget components ("clip", "condition_encoder", "denoiser", "decoder"): they are loaded anew when needed."""
         for name in names:
             self.__dict__.pop(name, None)
+        gc.collect()  # cells hold one another
 
     @cached_property
     def clip(self):
@@ -223,6 +228,8 @@ class ImageToVideo:
         context = self.clip(Tensor(seen)).asnumpy().astype(np.float32)
         noised = pixels + np.float32(options.noise_aug_strength) * pixel_noise
         concat = split_moments(self.condition_encoder(Tensor(noised)).asnumpy())[0]
+        if self.low_memory:
+            self.release("clip", "condition_encoder")
         width = self.config.model.unet.adm_in_channels // 3
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
         return condition(context, concat, *numbers, width, options.num_frames)
@@ -243,6 +250,9 @@ class ImageToVideo:
             noise: unit noise float32 (t, z, h/8, w/8) to start from; None draws the seed's.
         """
         self._check_size(image)
+        if self.low_memory and options.cache_interval > 1:
+            raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
+                            "other: give one of low_memory and cache_interval")
         pixel_noise, latent_noise = self.noise(image, options)
         if conditioning is None:
             conditioning = self.condition(image, options, pixel_noise)
@@ -253,7 +263,7 @@ class ImageToVideo:
         scales = linear_scales(options.min_guidance, options.max_guidance, options.num_frames)
         limits = options.guidance_sigma_min, options.guidance_sigma_max
         denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
-        denoise = guided(denoise_with(denoiser, options.num_frames), conditioning, scales, *limits)
+        denoise = guided(denoise_with(denoiser, options.num_frames), conditioning, scales, *limits, not self.low_memory)
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
         arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
         if options.sampler == "lcm":  # it draws noise in every step
@@ -265,8 +275,13 @@ class ImageToVideo:
 
         progress: called with the number of frames after each chunk of options.decode_chunk_size.
         """
+        if self.low_memory:
+            self.release("denoiser", "deep_cache")
         scaled = latents / np.float32(SCALE_FACTOR)
-        return decode_in_chunks(self.decoder, scaled, options.decode_chunk_size, progress)
+        pixels = decode_in_chunks(self.decoder, scaled, options.decode_chunk_size, progress)
+        if self.low_memory:
+            self.release("decoder")
+        return pixels
 
     def __call__(self, image, options=None, **changes):
         """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options or changes to them."""

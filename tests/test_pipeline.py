@@ -132,6 +132,17 @@ def test_size_that_cannot_be(size, height):
         choose_size(load_model_config(CONFIG.parent / "svd.yaml"), size, height)
 
 
+def test_low_memory_gives_the_same_frames_and_keeps_nothing(untrained, pipeline):
+    options = pipeline.options(num_frames=2, sampling_steps=2)
+    low = ImageToVideo(CONFIG, untrained, low_memory=True)
+    expected, found = (one(IMAGE, options).astype(int) for one in (pipeline, low))
+    assert np.abs(found - expected).max() <= 1
+    assert not {"clip", "condition_encoder", "denoiser", "decoder"} & vars(low).keys()
+    assert {"clip", "condition_encoder", "denoiser", "decoder"} <= vars(pipeline).keys()
+    with pytest.raises(UserError, match="cache_interval"):
+        low(IMAGE, options, cache_interval=2)
+
+
 @pytest.mark.parametrize("mode", [ops.GRAPH_MODE, ops.PYNATIVE_MODE])
 def test_deep_cache_with_what_it_would_compute_anew_is_the_whole_network(untrained, mode):
     ops.set_device("CPU", mode)

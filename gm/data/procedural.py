@@ -131,18 +131,30 @@ def _photograph(random, image):
 def push_in(canvas, frames, size, zoom, centre):
     """Frames uint8 (t, size, size, 3) of a camera that pushes in on `canvas`: frame k shows it zoom**k times enlarged.
 
-    centre: the fixed point, (x, y) as shares of the side. Sampled twice as densely as needed, then averaged.
+    centre: the fixed point, (x, y) as shares of the side.
     """
-    canvas_side, dense = len(canvas), 2 * size
-    shown = []
-    for k in range(frames):
-        scale = canvas_side / (dense * zoom**k)
-        start = [c * canvas_side * (1 - zoom**-k) for c in centre]
-        matrix = np.array([[scale, 0, start[0] + (scale - 1) / 2], [0, scale, start[1] + (scale - 1) / 2]])
-        view = cv2.warpAffine(canvas, matrix, (dense, dense), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                              borderMode=cv2.BORDER_REPLICATE)
-        shown.append(cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA))
-    return np.stack(shown)
+    shares = (zoom**-k for k in range(frames))
+    return np.stack([_view(canvas, size, share, [c * (1 - share) for c in centre]) for share in shares])
+
+
+def pan(canvas, frames, size, step):
+    """Frames uint8 (t, size, size, 3) of a camera that looks at the left of `canvas` and turns right: what is seen
+    moves to the left by `step` of the picture's side with every frame."""
+    share = 1 / (1 + step * (frames - 1))
+    return np.stack([_view(canvas, size, share, (k * step * share, (1 - share) / 2)) for k in range(frames)])
+
+
+def _view(canvas, size, share, start):
+    """The square of `canvas` with the side `share` at `start` (x, y), as shares of its side, scaled to size x size.
+
+    Sampled twice as densely as needed, then averaged.
+    """
+    side, dense = len(canvas), 2 * size
+    scale = side * share / dense
+    x, y = (side * s + (scale - 1) / 2 for s in start)
+    view = cv2.warpAffine(canvas, np.array([[scale, 0, x], [0, scale, y]]), (dense, dense),
+                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def clip(random, frames, size, fps, most_bucket):

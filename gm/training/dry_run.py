@@ -59,9 +59,12 @@ def memory_estimate(shapes, train):
     """{what: bytes} of everything whose size does not depend on the clips."""
     chosen = sum(trainable(shapes, train).values())
     half = {name: "16" in str(parameter_dtype(name, train.amp_level)) for name in shapes}
-    used = {name: math.prod(shape) for name, shape in shapes.items() if not _is_decoder(name)}
+    cached = train.cache is not None
+    used = {name: math.prod(shape) for name, shape in shapes.items()
+            if name.startswith(COMPONENTS["unet"].prefix) or not cached and not _is_decoder(name)}
+    loaded = "UNet" if cached else "UNet and encoders"
     found = {
-        "UNet and encoders": sum(values * (2 if half[name] else 4) for name, values in used.items()),
+        loaded: sum(values * (2 if half[name] else 4) for name, values in used.items()),
         "sums of gradients": 4 * chosen,
         "gradients of one batch": 4 * chosen,
         "two moments": 8 * chosen // (parallel.size() if train.optimizer.shard else 1),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gm.data import procedural
+from gm.data.metrics import evaluate
 from gm.data.motion import bucket
-from gm.data.procedural import clip, picture, push_in
+from gm.data.procedural import clip, pan, picture, push_in
 
 
 def generator(seed=0):
@@ -41,6 +42,14 @@ def test_the_camera_enlarges_about_its_centre():
     assert np.abs(frames[0].astype(float) - frames[4]).mean() > 8
     shrunk = cv2.resize(canvas, (64, 64), interpolation=cv2.INTER_AREA)
     assert np.abs(shrunk.astype(float) - frames[0]).max() <= 3
+
+
+def test_the_camera_turns_right_and_what_it_sees_moves_left():
+    canvas = cv2.GaussianBlur(picture(generator(4), 256), (0, 0), 2)
+    frames = pan(canvas, 6, 64, 2 / 64)
+    assert frames.shape == (6, 64, 64, 3)
+    assert np.abs(frames[0][:, 10:].astype(float) - frames[5][:, :54]).mean() < 4
+    assert evaluate(frames, 10.0)["motion_right"] < -20
 
 
 def test_speeds_cover_the_buckets():

@@ -234,3 +234,11 @@ def test_sampling_changes_nothing_in_the_training(arguments, tmp_path):
 def test_a_sample_needs_a_picture_and_a_time(arguments, tmp_path, option, words):
     with pytest.raises(UserError, match=words):
         train.main(arguments(tmp_path / "run", option))
+
+
+def test_tensorboard_gets_the_scalars_of_metrics_jsonl(arguments, tmp_path):
+    train.main(arguments(tmp_path / "run", "train.log.tensorboard=True", "train.validation.share=0.4"))
+    (events,) = (tmp_path / "run/tensorboard").iterdir()
+    content = events.read_bytes()
+    for name in (b"train/loss", b"train/lr", b"train/loss_by_sigma/", b"validation/loss", b"validation/loss_at/"):
+        assert name in content, name
