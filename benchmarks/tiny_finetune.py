@@ -10,6 +10,8 @@ camera turns right, what is seen moves left: motion_right below 0.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +74,6 @@ def measure(shown, delta, steps, sheet=None):
 
 
 def main(argv=None):
-    import train
-
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", nargs="*", default=[], help="picture and video files to animate")
     parser.add_argument("--drawn", type=int, default=8, help="freshly drawn pictures beside them")
@@ -91,7 +91,8 @@ def main(argv=None):
     random = np.random.default_rng(4711)
     shown.update({f"drawn_{i}": picture(random, options.size) for i in range(options.drawn)})
     report = {"before": measure(shown, None, options.sampling_steps)}
-    train.main(train_arguments(folder, labels, options.size, options.steps, options.learning_rate))
+    arguments = train_arguments(folder, labels, options.size, options.steps, options.learning_rate)
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True)
     delta = folder / "run" / "weights" / "delta.safetensors"
     report["after"] = measure(shown, delta, options.sampling_steps, folder / "after.png")
     summary = {
