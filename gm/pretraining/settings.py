@@ -21,7 +21,8 @@ _STAGE = {
 _UNET_STAGE = {
     "clips": "int", "frames": "int", "size": "int",
     "train": {
-        "max_steps": "int", "epochs": "float", "loader": {"batch_size": "int"}, "optimizer": {"learning_rate": "float"},
+        "max_steps": "int", "epochs": "float", "loader": {"batch_size": "int"},
+        "loss": {"p_mean": "float", "p_std": "float"}, "optimizer": {"learning_rate": "float"},
     },
 }
 SCHEMA = {
@@ -31,7 +32,7 @@ SCHEMA = {
     "decoder": {**_STAGE, "frames": "int"},
     "tower": {**_STAGE, "batch_size": "int"},
     "train": {
-        "loss": {"p_mean": "float", "p_std": "float"}, "checkpoint": {"every": "int", "keep": "int"},
+        "checkpoint": {"every": "int", "keep": "int"},
         "validation": {"every": "int", "clips": "int"}, "log": {"every": "int"}, "schedule": Section(Schedule),
     },
     "unet": {name: _UNET_STAGE for name in ("image", "video_small", "video")},
