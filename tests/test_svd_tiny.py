@@ -1,0 +1,62 @@
+"""The trained model that comes with the program: what it makes, and that it makes it again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import image_to_video
+from gm import ops
+from gm.checkpoint.formats import open_checkpoint
+from gm.data.images import fit_image, load_image
+from gm.data.metrics import evaluate
+from gm.data.video_reader import open_video
+from gm.pipeline import ImageToVideo
+
+ROOT = image_to_video.ROOT
+CONFIG, WEIGHTS, DEMO = ROOT / "configs/svd_tiny.yaml", ROOT / "assets/svd_tiny.safetensors", ROOT / "assets/demo.png"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return fit_image(load_image(DEMO), 128, 128)
+
+
+def test_the_default_command_makes_a_video_of_the_picture(tmp_path, demo, capsys):
+    assert image_to_video.main([f"--image={DEMO}", f"--output_dir={tmp_path}", "--SVD.sampling_steps=8"]) == 0
+    assert "svd_tiny" in capsys.readouterr().out
+    (path,) = tmp_path.glob("*.mp4")
+    with open_video(path) as video:
+        frames = video.frames(range(video.length))
+        assert frames.shape == (14, 128, 128, 3) and video.fps == pytest.approx(14)
+    found = evaluate(frames, 14.0, demo)
+    assert found["first_frame_psnr"] > 20  # an untrained model has 9
+    assert found["motion_score"] > 1 and abs(found["sharpness_drift"]) < 1.5
+
+
+def test_more_motion_is_asked_for_and_made(demo):
+    pipeline = ImageToVideo(CONFIG, WEIGHTS)
+    slow, fast = (
+        evaluate(pipeline(demo, motion_bucket_id=b, sampling_steps=6), 14.0)["motion_score"] for b in (16, 200)
+    )
+    assert fast > 2 * slow
+
+
+def test_a_seed_repeats_the_frames_and_both_modes_agree(demo):
+    found = []
+    for mode in (ops.PYNATIVE_MODE, ops.PYNATIVE_MODE, ops.GRAPH_MODE):
+        ops.set_device("CPU", mode)
+        found.append(ImageToVideo(CONFIG, WEIGHTS)(demo, sampling_steps=3, seed=5).astype(int))
+    assert np.array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() <= 2
+
+
+def test_other_sizes_and_lengths_work():
+    image = np.random.default_rng(0).integers(0, 256, (96, 144, 3), np.uint8)
+    assert ImageToVideo(CONFIG, WEIGHTS)(image, num_frames=5, sampling_steps=1).shape == (5, 96, 144, 3)
+
+
+def test_the_file_is_small_and_half_precision():
+    assert WEIGHTS.stat().st_size <= 25e6
+    with open_checkpoint(WEIGHTS) as file:
+        assert {str(file.dtype(name)) for name in file.names()} == {"float16"}
