@@ -69,8 +69,8 @@ def test_drifts_have_their_signs(canvas):
     assert found["sharpness_drift"] < -0.5 and found["colour_drift"] > 5
 
 
-def test_psnr_and_ssim_of_known_pictures(canvas):
-    a = canvas[:64, :64]
+def test_psnr_and_ssim_of_known_pictures():
+    a = np.random.default_rng(0).integers(0, 240, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     assert psnr(a, a) == math.inf and ssim(a, a) == pytest.approx(1)
     b = np.clip(a.astype(int) + 16, 0, 255).astype(np.uint8)
     assert psnr(np.full_like(a, 100), np.full_like(a, 116)) == pytest.approx(20 * math.log10(255 / 16))
