@@ -13,7 +13,8 @@ def parameter(*shape):
 
 
 class Identity(nn.Cell):
-    """Keeps the place that the original gives to a dropout of rate 0, and so the numbers in the parameters' names."""
+    """Keeps the place of a layer that is not there (a dropout of rate 0; a SiLU that the norm does), and so the numbers
+    in the parameters' names."""
 
     def construct(self, x):
         return x
@@ -75,6 +76,13 @@ class GroupNorm(nn.Cell):
 
     def construct(self, x):
         return ops.group_norm(x, self.weight, self.bias, 32, self.eps)
+
+
+class GroupNormSiLU(GroupNorm):
+    """SiLU of `GroupNorm`."""
+
+    def construct(self, x):
+        return ops.group_norm_silu(x, self.weight, self.bias, 32, self.eps)
 
 
 class LayerNorm(nn.Cell):

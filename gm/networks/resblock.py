@@ -3,7 +3,17 @@
 from mindspore import nn
 
 from gm import ops
-from gm.networks.layers import Conv2d, GroupNorm, Identity, Linear, Mixer, SiLU, TemporalConv, to_frames, to_time_major
+from gm.networks.layers import (
+    Conv2d,
+    GroupNormSiLU,
+    Identity,
+    Linear,
+    Mixer,
+    SiLU,
+    TemporalConv,
+    to_frames,
+    to_time_major,
+)
 
 
 class ResBlock(nn.Cell):
@@ -13,11 +23,11 @@ class ResBlock(nn.Cell):
 
     def __init__(self, channels, emb_channels, out_channels):
         super().__init__()
-        self.in_layers = nn.SequentialCell(GroupNorm(channels, 1e-5), SiLU(), self.conv(channels, out_channels))
+        self.in_layers = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), self.conv(channels, out_channels))
         # VAE decoders have temporal ResBlocks without an embedding.
         self.emb_layers = nn.SequentialCell(SiLU(), Linear(emb_channels, out_channels)) if emb_channels else None
         self.out_layers = nn.SequentialCell(
-            GroupNorm(out_channels, 1e-5), SiLU(), Identity(), self.conv(out_channels, out_channels)
+            GroupNormSiLU(out_channels, 1e-5), Identity(), Identity(), self.conv(out_channels, out_channels)
         )
         same = channels == out_channels
         self.skip_connection = Identity() if same else Conv2d(channels, out_channels, kernel=1)

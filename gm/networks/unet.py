@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 from gm import ops
 from gm.networks.attention import SpatialVideoTransformer
 from gm.networks.embeddings import frequencies, sinusoidal_tensor
-from gm.networks.layers import Conv2d, GroupNorm, Linear, SiLU, Upsample
+from gm.networks.layers import Conv2d, GroupNormSiLU, Identity, Linear, SiLU, Upsample
 from gm.networks.resblock import VideoResBlock
 
 
@@ -115,7 +115,7 @@ class VideoUNet(nn.Cell):
                     factor //= 2
                 stages.append(Stage(*block))
         self.output_blocks = nn.CellList(stages)
-        self.out = nn.SequentialCell(GroupNorm(channels, 1e-5), SiLU(), Conv2d(channels, out_channels))
+        self.out = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), Conv2d(channels, out_channels))
 
     def construct(self, x, c_noise, context, vector, t, image_only=None):
         """F(x) for n = b*t frames.

@@ -9,6 +9,7 @@ from gm import ops
 from gm.networks.layers import (
     Conv2d,
     GroupNorm,
+    GroupNormSiLU,
     Identity,
     TemporalConv,
     Upsample,
@@ -25,17 +26,17 @@ class VaeResBlock(nn.Cell):
 
     def __init__(self, channels, out_channels):
         super().__init__()
-        self.norm1 = GroupNorm(channels, 1e-6)
+        self.norm1 = GroupNormSiLU(channels, 1e-6)
         self.conv1 = Conv2d(channels, out_channels)
-        self.norm2 = GroupNorm(out_channels, 1e-6)
+        self.norm2 = GroupNormSiLU(out_channels, 1e-6)
         self.conv2 = Conv2d(out_channels, out_channels)
         same = channels == out_channels
         self.nin_shortcut = Identity() if same else Conv2d(channels, out_channels, kernel=1)
 
     def spatial(self, x):
         """x (n, c, h, w) -> (n, c_out, h, w)."""
-        y = self.conv1(ops.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(ops.silu(self.norm2(y)))
+        y = self.conv1(self.norm1(x))
+        return self.nin_shortcut(x) + self.conv2(self.norm2(y))
 
     def construct(self, x, t=None):
         return self.spatial(x)
@@ -138,14 +139,14 @@ class Encoder(nn.Cell):
             levels.append(Level(blocks, downsample=VaeDownsample(channels) if i < len(ch_mult) - 1 else None))
         self.down = nn.CellList(levels)
         self.mid = Middle(channels, VaeResBlock)
-        self.norm_out = GroupNorm(channels, 1e-6)
+        self.norm_out = GroupNormSiLU(channels, 1e-6)
         self.conv_out = Conv2d(channels, 2 * z_channels)
 
     def construct(self, x):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(ops.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(self.norm_out(self.mid(x)))
 
 
 class TemporalOutput(Conv2d):
@@ -189,7 +190,7 @@ class ImageDecoder(nn.Cell):
                 channels = ch * mult
             levels.insert(0, Level(blocks, upsample=Upsample(channels) if i else None))
         self.up = nn.CellList(levels)
-        self.norm_out = GroupNorm(channels, 1e-6)
+        self.norm_out = GroupNormSiLU(channels, 1e-6)
         self.conv_out = self.output(channels, 3)
 
     def construct(self, z, t=None):
@@ -197,7 +198,7 @@ class ImageDecoder(nn.Cell):
         x = self.mid(self.conv_in(z), t)
         for i in range(len(self.up)):
             x = self.up[len(self.up) - 1 - i](x, t)
-        return self.conv_out(ops.silu(self.norm_out(x)), t)
+        return self.conv_out(self.norm_out(x), t)
 
 
 class VideoDecoder(ImageDecoder):

@@ -21,7 +21,7 @@ from mindspore.ops import (
     zeros_like,
 )
 
-from gm.ops import context
+from gm.ops import context, fused, native
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.reference import (
     add_per_channel,
@@ -32,6 +32,7 @@ from gm.ops.reference import (
     geglu,
     gelu,
     group_norm,
+    group_norm_silu,
     layer_norm,
     linear,
     linear_to_channels,
@@ -47,7 +48,7 @@ from gm.ops.table import choose, describe
 __all__ = [
     "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "arange", "attention",
     "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos", "describe", "device",
-    "geglu", "gelu", "group_norm", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens", "log", "matmul",
+    "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens", "log", "matmul",
     "maximum", "mean", "set_device", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose",
     "upsample_nearest", "version", "zeros_like",
 ]
@@ -61,4 +62,7 @@ def bind(chosen):
 def set_device(device_target=None, mode=GRAPH_MODE):
     """Choose device and execution mode (see `gm.ops.context.set_device`) and bind the fastest operations for them."""
     context.set_device(device_target, mode)
-    bind(choose(device(), version()))
+    library = native.library() if device() == "CPU" else None
+    if library is not None:
+        fused.use(library)
+    bind(choose(device(), version(), library is not None))

@@ -103,6 +103,11 @@ def group_norm(x, weight, bias, groups, eps):
     return y.reshape(x.shape).astype(x.dtype)
 
 
+def group_norm_silu(x, weight, bias, groups, eps):
+    """`reference.group_norm_silu` with this module's norm."""
+    return reference.silu(group_norm(x, weight, bias, groups, eps))
+
+
 def attention(q, k, v, heads):
     """`reference.attention` with this module's transposition."""
     return reference.attention_by(transpose, q, k, v, heads)

@@ -89,6 +89,11 @@ def group_norm(x, weight, bias, groups, eps):
     return y.astype(x.dtype)
 
 
+def group_norm_silu(x, weight, bias, groups, eps):
+    """silu(group_norm(...)), as one operation because one pass over memory can do it."""
+    return silu(group_norm(x, weight, bias, groups, eps))
+
+
 def layer_norm(x, weight, bias, eps):
     """x (..., c): statistics over the last axis."""
     y = x.astype(ms.float32)

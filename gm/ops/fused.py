@@ -1,0 +1,114 @@
+"""Forms for the CPU that call the C++ kernels of `gm.ops.native`, with their gradients; float32, else `gm.ops.cpu`.
+
+`use` opens the library and must come first. A kernel reads its input once or twice where plain operators read and write
+it five to ten times; none of them keeps anything for the backward pass but its inputs.
+"""
+
+import functools
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from gm.ops import cpu, reference
+
+_FLOAT = ms.float32
+
+
+def _like(*indices):
+    """Function (inputs) -> the inputs at `indices`: for shapes and types alike."""
+    return lambda *inputs: inputs[indices[0]] if len(indices) == 1 else tuple(inputs[i] for i in indices)
+
+
+def _halved(projected, bias):
+    return [*projected[:-1], projected[-1] // 2]
+
+
+def _with_two_rows(x, weight, *_):
+    return x, [2, *weight]
+
+
+@functools.cache
+def _kernels(library):
+    """{name: primitive} of everything in the library that a network calls, each with its gradient."""
+
+    def kernel(name, shape, outputs, bprop=None):
+        return ops.Custom(f"{library}:{name}", shape, outputs, func_type="aot", bprop=bprop)
+
+    geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
+    silu_gradient = kernel("SiluGradient", _like(0), _like(0))
+    layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
+    group_norm_gradient = kernel("GroupNormGradient", _like(0, 1, 2), _like(0, 1, 2))
+    group_norm_silu_gradient = kernel("GroupNormSiluGradient", _like(0, 1, 2), _like(0, 1, 2))
+
+    def geglu_bprop(projected, bias, out, dout):
+        return geglu_gradient(projected, bias, dout)
+
+    def silu_bprop(x, out, dout):
+        return (silu_gradient(x, dout),)
+
+    def layer_norm_bprop(x, weight, bias, eps, out, dout):
+        dx, sums = layer_norm_gradient(x, weight, eps, dout)
+        return dx, sums[0], sums[1], ops.zeros_like(eps)
+
+    def group_norm_bprop(x, weight, bias, eps, out, dout):
+        dx, dweight, dbias = group_norm_gradient(x, weight, bias, eps, dout)
+        return dx, dweight, dbias, ops.zeros_like(eps)
+
+    def group_norm_silu_bprop(x, weight, bias, eps, out, dout):
+        dx, dweight, dbias = group_norm_silu_gradient(x, weight, bias, eps, dout)
+        return dx, dweight, dbias, ops.zeros_like(eps)
+
+    return {
+        "_geglu": kernel("Geglu", _halved, _like(0), geglu_bprop),
+        "_silu": kernel("Silu", _like(0), _like(0), silu_bprop),
+        "_layer_norm": kernel("LayerNorm", _like(0), _like(0), layer_norm_bprop),
+        "_group_norm": kernel("GroupNorm", _like(0), _like(0), group_norm_bprop),
+        "_group_norm_silu": kernel("GroupNormSilu", _like(0), _like(0), group_norm_silu_bprop),
+    }
+
+
+def use(library):
+    """Make the shared library at this path the one that the forms below call."""
+    globals().update(_kernels(library))
+
+
+@ops.constexpr
+def _constant(value):
+    return Tensor(np.array([value], np.float32))
+
+
+def geglu(x, weight, bias):
+    """`reference.geglu`: both halves in one product, then one pass."""
+    if x.dtype != _FLOAT:
+        return reference.geglu(x, weight, bias)
+    return _geglu(reference.linear(x, weight), bias)  # noqa: F821 - of `use`
+
+
+def silu(x):
+    """`reference.silu` in one pass."""
+    return _silu(x) if x.dtype == _FLOAT else reference.silu(x)  # noqa: F821
+
+
+def layer_norm(x, weight, bias, eps):
+    """`reference.layer_norm` in one pass over memory, its gradient too, on all cores."""
+    if x.dtype != _FLOAT:
+        return cpu.layer_norm(x, weight, bias, eps)
+    return _layer_norm(x, weight, bias, _constant(eps))  # noqa: F821
+
+
+def group_norm(x, weight, bias, groups, eps):
+    """`reference.group_norm`; each group is read from memory once if it fits the cache."""
+    if x.dtype != _FLOAT:
+        return cpu.group_norm(x, weight, bias, groups, eps)
+    b, c = x.shape[:2]
+    return _group_norm(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps)).reshape(x.shape)  # noqa: F821
+
+
+def group_norm_silu(x, weight, bias, groups, eps):
+    """`group_norm` and `silu` in the same pass."""
+    if x.dtype != _FLOAT:
+        return cpu.group_norm_silu(x, weight, bias, groups, eps)
+    b, c = x.shape[:2]
+    y = _group_norm_silu(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps))  # noqa: F821
+    return y.reshape(x.shape)

@@ -1,0 +1,308 @@
+// Fused operations for the CPU, float32, called through mindspore.ops.Custom(func_type="aot"): see gm/ops/fused.py.
+//
+// Every function gets the addresses of its inputs and then of its outputs, and their shapes; 0 means success. Each is
+// the same computation as its namesake in gm/ops/reference.py, in one or two passes over memory. Results do not depend
+// on the number of threads.
+#include <cmath>
+
+#include "vector.h"
+
+using namespace svd;
+
+#define KERNEL(name)                                                                                                  \
+  extern "C" int name(int count, void **params, [[maybe_unused]] int *ndims, int64_t **shapes, const char **dtypes, void *, void *)
+
+namespace {
+
+bool all_float32(int count, const char **dtypes) {
+  for (int i = 0; i < count; ++i)
+    if (std::strcmp(dtypes[i], "float32") != 0) return false;
+  return true;
+}
+
+int64_t size(const int64_t *shape, int ndim) {
+  int64_t n = 1;
+  for (int i = 0; i < ndim; ++i) n *= shape[i];
+  return n;
+}
+
+const float *in(void *param) { return static_cast<const float *>(param); }
+float *out(void *param) { return static_cast<float *>(param); }
+
+// Sum of f(start, left) over n numbers: sixteen float sums over 2048 numbers at most, and those in double.
+template <class F>
+double total(int64_t n, F f) {
+  constexpr int64_t kBlock = 2048;
+  double sums = 0;
+  for (int64_t block = 0; block < n; block += kBlock) {
+    Vec part{};
+    for_lanes(std::min(kBlock, n - block), [&](int64_t i, auto left) { part += f(block + i, left); });
+    sums += sum(part);
+  }
+  return sums;
+}
+
+// 1 in the lanes that hold a number, 0 in the rest.
+Vec present(Whole) { return fill(1.0f); }
+Vec present(int64_t left) {
+  Vec v{};
+  for (int64_t i = 0; i < left; ++i) v[i] = 1.0f;
+  return v;
+}
+
+struct Moments {
+  float mean, scale;  // scale: 1 / sqrt(variance + epsilon)
+};
+
+Moments moments(const float *x, int64_t n, float epsilon) {
+  const float mean = static_cast<float>(total(n, [&](int64_t i, auto left) { return load(x + i, left); }) / n);
+  const double squares = total(n, [&](int64_t i, auto left) {
+    const Vec d = (load(x + i, left) - mean) * present(left);
+    return d * d;
+  });
+  return {mean, static_cast<float>(1.0 / std::sqrt(squares / n + epsilon))};
+}
+
+// body(row, sums) for every row, where it adds to `width` sums; their totals go to `totals`. The rows are summed in 64
+// parts, whatever the number of threads, so that it has no influence on the result.
+template <class Body>
+void sum_by_parts(int64_t rows, int64_t width, float *totals, Body body) {
+  const int64_t parts = std::min<int64_t>(64, rows);
+  std::vector<float> sums(static_cast<size_t>(parts * width));
+  float *partial = sums.data();
+  parallel(parts, rows / std::max<int64_t>(1, parts) * width, [=](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part)
+      for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) body(row, partial + part * width);
+  });
+  for (int64_t i = 0; i < width; ++i) {
+    double sum = 0;
+    for (int64_t part = 0; part < parts; ++part) sum += partial[part * width + i];
+    totals[i] = static_cast<float>(sum);
+  }
+}
+
+// x (b, groups, channels of a group, s). One (video or frame, group) after the other lies in memory as one piece.
+struct Groups {
+  int64_t b, groups, channels, s;
+  explicit Groups(const int64_t *shape) : b(shape[0]), groups(shape[1]), channels(shape[2]), s(shape[3]) {}
+  int64_t piece() const { return channels * s; }
+};
+
+template <bool kSilu>
+void group_norm(const Groups &g, const float *x, const float *weight, const float *bias, float epsilon, float *y) {
+  parallel(g.b * g.groups, g.piece(), [=](int64_t first, int64_t last) {
+    for (int64_t piece = first; piece < last; ++piece) {
+      const Moments m = moments(x + piece * g.piece(), g.piece(), epsilon);
+      for (int64_t k = 0; k < g.channels; ++k) {
+        const int64_t channel = piece % g.groups * g.channels + k, start = piece * g.piece() + k * g.s;
+        const float factor = weight[channel] * m.scale, shift = bias[channel];
+        for_lanes(g.s, [&](int64_t i, auto left) {
+          Vec v = (load(x + start + i, left) - m.mean) * factor + shift;
+          if (kSilu) v = v * logistic(v);
+          store(y + start + i, v, left);
+        });
+      }
+    }
+  });
+}
+
+template <bool kSilu>
+void group_norm_gradient(const Groups &g, const float *x, const float *weight, const float *bias, float epsilon,
+                         const float *dy, float *dx, float *dweight, float *dbias) {
+  const int64_t channels = g.groups * g.channels;
+  std::vector<double> by_weight(static_cast<size_t>(g.b * channels)), by_bias(by_weight.size());
+  double *to_weight = by_weight.data(), *to_bias = by_bias.data();
+  parallel(g.b * g.groups, 2 * g.piece(), [=](int64_t first, int64_t last) {
+    for (int64_t piece = first; piece < last; ++piece) {
+      const Moments m = moments(x + piece * g.piece(), g.piece(), epsilon);
+      double sum_1 = 0, sum_2 = 0;
+      for (int64_t k = 0; k < g.channels; ++k) {
+        const int64_t channel = piece % g.groups * g.channels + k, start = piece * g.piece() + k * g.s;
+        const float w = weight[channel], shift = bias[channel];
+        double *slot = to_weight + piece / g.groups * channels + channel;
+        *slot = total(g.s, [&](int64_t i, auto left) {
+          const Vec normal = (load(x + start + i, left) - m.mean) * m.scale;
+          Vec d = load(dy + start + i, left);
+          if (kSilu) {
+            const Vec z = normal * w + shift, s = logistic(z);
+            d = d * s * (1.0f + z * (1.0f - s));
+          }
+          store(dx + start + i, d, left);  // the gradient of the norm's output, for the next pass
+          return d * normal;
+        });
+        const double plain = total(g.s, [&](int64_t i, auto left) { return load(dx + start + i, left); });
+        to_bias[slot - to_weight] = plain;
+        sum_1 += w * plain;
+        sum_2 += w * *slot;
+      }
+      const float mean_1 = static_cast<float>(sum_1 / g.piece()), mean_2 = static_cast<float>(sum_2 / g.piece());
+      for (int64_t k = 0; k < g.channels; ++k) {
+        const int64_t start = piece * g.piece() + k * g.s;
+        const float w = weight[piece % g.groups * g.channels + k];
+        for_lanes(g.s, [&](int64_t i, auto left) {
+          const Vec normal = (load(x + start + i, left) - m.mean) * m.scale;
+          store(dx + start + i, (load(dx + start + i, left) * w - mean_1 - normal * mean_2) * m.scale, left);
+        });
+      }
+    }
+  });
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    double w = 0, b = 0;
+    for (int64_t video = 0; video < g.b; ++video) {
+      w += to_weight[video * channels + channel];
+      b += to_bias[video * channels + channel];
+    }
+    dweight[channel] = static_cast<float>(w);
+    dbias[channel] = static_cast<float>(b);
+  }
+}
+
+}  // namespace
+
+// projected (..., 2 * inner), bias (2 * inner) -> (..., inner): value * gelu(gate) of their sum.
+KERNEL(Geglu) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]), *bias = in(params[1]);
+  float *y = out(params[2]);
+  const int64_t inner = shapes[1][0] / 2, rows = size(shapes[2], ndims[2]) / inner;
+  parallel(rows, 2 * inner, [=](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const float *value = x + row * 2 * inner, *gate = value + inner;
+      for_lanes(inner, [&](int64_t i, auto left) {
+        const Vec g = load(gate + i, left) + load(bias + inner + i, left);
+        store(y + row * inner + i, (load(value + i, left) + load(bias + i, left)) * g * normal(g).cumulative, left);
+      });
+    }
+  });
+  return 0;
+}
+
+// projected, bias, dy (..., inner) -> gradients of projected and bias.
+KERNEL(GegluGradient) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]), *bias = in(params[1]), *dy = in(params[2]);
+  float *dx = out(params[3]);
+  const int64_t inner = shapes[1][0] / 2, rows = size(shapes[2], ndims[2]) / inner;
+  sum_by_parts(rows, 2 * inner, out(params[4]), [=](int64_t row, float *to_bias) {
+    const float *value = x + row * 2 * inner, *gate = value + inner;
+    float *to_value = dx + row * 2 * inner, *to_gate = to_value + inner;
+    for_lanes(inner, [&](int64_t i, auto left) {
+      const Vec g = load(gate + i, left) + load(bias + inner + i, left), d = load(dy + row * inner + i, left);
+      const Normal n = normal(g);
+      const Vec by_value = d * g * n.cumulative;
+      const Vec by_gate = d * (load(value + i, left) + load(bias + i, left)) * (n.cumulative + g * n.density);
+      store(to_value + i, by_value, left);
+      store(to_gate + i, by_gate, left);
+      store(to_bias + i, load(to_bias + i, left) + by_value, left);
+      store(to_bias + inner + i, load(to_bias + inner + i, left) + by_gate, left);
+    });
+  });
+  return 0;
+}
+
+KERNEL(Silu) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]);
+  float *y = out(params[1]);
+  const int64_t n = size(shapes[0], ndims[0]);
+  parallel((n + kLanes - 1) / kLanes, kLanes, [=](int64_t first, int64_t last) {
+    const int64_t start = first * kLanes;
+    for_lanes(std::min(n, last * kLanes) - start, [&](int64_t i, auto left) {
+      const Vec v = load(x + start + i, left);
+      store(y + start + i, v * logistic(v), left);
+    });
+  });
+  return 0;
+}
+
+// x, dy -> gradient of x.
+KERNEL(SiluGradient) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]), *dy = in(params[1]);
+  float *dx = out(params[2]);
+  const int64_t n = size(shapes[0], ndims[0]);
+  parallel((n + kLanes - 1) / kLanes, kLanes, [=](int64_t first, int64_t last) {
+    const int64_t start = first * kLanes;
+    for_lanes(std::min(n, last * kLanes) - start, [&](int64_t i, auto left) {
+      const Vec v = load(x + start + i, left), s = logistic(v);
+      store(dx + start + i, load(dy + start + i, left) * s * (1.0f + v * (1.0f - s)), left);
+    });
+  });
+  return 0;
+}
+
+// x (b, groups, c, s), weight, bias (groups * c), epsilon (1) -> y.
+KERNEL(GroupNorm) {
+  if (!all_float32(count, dtypes)) return 1;
+  group_norm<false>(Groups(shapes[0]), in(params[0]), in(params[1]), in(params[2]), *in(params[3]), out(params[4]));
+  return 0;
+}
+
+KERNEL(GroupNormSilu) {
+  if (!all_float32(count, dtypes)) return 1;
+  group_norm<true>(Groups(shapes[0]), in(params[0]), in(params[1]), in(params[2]), *in(params[3]), out(params[4]));
+  return 0;
+}
+
+// x, weight, bias, epsilon, dy -> gradients of x, weight, bias.
+KERNEL(GroupNormGradient) {
+  if (!all_float32(count, dtypes)) return 1;
+  group_norm_gradient<false>(Groups(shapes[0]), in(params[0]), in(params[1]), in(params[2]), *in(params[3]),
+                             in(params[4]), out(params[5]), out(params[6]), out(params[7]));
+  return 0;
+}
+
+KERNEL(GroupNormSiluGradient) {
+  if (!all_float32(count, dtypes)) return 1;
+  group_norm_gradient<true>(Groups(shapes[0]), in(params[0]), in(params[1]), in(params[2]), *in(params[3]),
+                            in(params[4]), out(params[5]), out(params[6]), out(params[7]));
+  return 0;
+}
+
+// x (..., c), weight, bias (c), epsilon (1) -> y.
+KERNEL(LayerNorm) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]), *weight = in(params[1]), *bias = in(params[2]);
+  const float epsilon = *in(params[3]);
+  float *y = out(params[4]);
+  const int64_t c = shapes[1][0], rows = size(shapes[0], ndims[0]) / c;
+  parallel(rows, c, [=](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const Moments m = moments(x + row * c, c, epsilon);
+      for_lanes(c, [&](int64_t i, auto left) {
+        const Vec normal = (load(x + row * c + i, left) - m.mean) * m.scale;
+        store(y + row * c + i, normal * load(weight + i, left) + load(bias + i, left), left);
+      });
+    }
+  });
+  return 0;
+}
+
+// x, weight, epsilon, dy -> gradients of x and of weight and bias, the latter two in one array (2, c).
+KERNEL(LayerNormGradient) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]), *weight = in(params[1]), *dy = in(params[3]);
+  const float epsilon = *in(params[2]);
+  float *dx = out(params[4]);
+  const int64_t c = shapes[1][0], rows = size(shapes[0], ndims[0]) / c;
+  sum_by_parts(rows, 2 * c, out(params[5]), [=](int64_t row, float *to_weight) {
+    const float *from = x + row * c, *d = dy + row * c;
+    float *to_bias = to_weight + c;
+    const Moments m = moments(from, c, epsilon);
+    Vec sum_1{}, sum_2{};
+    for_lanes(c, [&](int64_t i, auto left) {
+      const Vec normal = (load(from + i, left) - m.mean) * m.scale, g = load(d + i, left);
+      const Vec by_normal = g * load(weight + i, left);
+      store(to_weight + i, load(to_weight + i, left) + g * normal, left);
+      store(to_bias + i, load(to_bias + i, left) + g, left);
+      sum_1 += by_normal;
+      sum_2 += by_normal * normal;
+    });
+    const float mean_1 = static_cast<float>(sum(sum_1) / c), mean_2 = static_cast<float>(sum(sum_2) / c);
+    for_lanes(c, [&](int64_t i, auto left) {
+      const Vec normal = (load(from + i, left) - m.mean) * m.scale;
+      store(dx + row * c + i, (load(d + i, left) * load(weight + i, left) - mean_1 - normal * mean_2) * m.scale, left);
+    });
+  });
+  return 0;
+}

@@ -1,0 +1,54 @@
+// Calls every kernel at shapes with remainders, in buffers of exactly the right size.
+#include <cstdint>
+#include <cstdio>
+#include <vector>
+
+#define DECLARE(name) extern "C" int name(int, void **, int *, int64_t **, const char **, void *, void *);
+DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
+DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
+
+using Shape = std::vector<int64_t>;
+typedef int Kernel(int, void **, int *, int64_t **, const char **, void *, void *);
+
+int call(Kernel kernel, std::vector<Shape> shapes) {
+  std::vector<std::vector<float>> buffers;
+  for (const Shape &shape : shapes) {
+    int64_t n = 1;
+    for (int64_t d : shape) n *= d;
+    buffers.emplace_back(n);
+    for (int64_t i = 0; i < n; ++i) buffers.back()[i] = 0.01f * static_cast<float>((i * 7919) % 601 - 300) + 0.001f;
+  }
+  std::vector<void *> params;
+  std::vector<int> ndims;
+  std::vector<int64_t *> dims;
+  std::vector<const char *> types(shapes.size(), "float32");
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    params.push_back(buffers[i].data());
+    ndims.push_back(static_cast<int>(shapes[i].size()));
+    dims.push_back(shapes[i].data());
+  }
+  return kernel(static_cast<int>(shapes.size()), params.data(), ndims.data(), dims.data(), types.data(), nullptr, nullptr);
+}
+
+int main() {
+  int failed = 0;
+  for (int64_t c : {1, 7, 16, 33, 320})
+    for (int64_t rows : {1, 5, 130}) {
+      failed += call(Geglu, {{rows, 2 * c}, {2 * c}, {rows, c}});
+      failed += call(GegluGradient, {{rows, 2 * c}, {2 * c}, {rows, c}, {rows, 2 * c}, {2 * c}});
+      failed += call(Silu, {{rows, c}, {rows, c}});
+      failed += call(SiluGradient, {{rows, c}, {rows, c}, {rows, c}});
+      failed += call(LayerNorm, {{rows, c}, {c}, {c}, {1}, {rows, c}});
+      failed += call(LayerNormGradient, {{rows, c}, {c}, {1}, {rows, c}, {rows, c}, {2, c}});
+    }
+  for (int64_t b : {1, 3})
+    for (int64_t k : {1, 2, 10})
+      for (int64_t s : {1, 15, 17, 4099}) {
+        const Shape x{b, 32, k, s}, w{32 * k};
+        for (Kernel *forward : {GroupNorm, GroupNormSilu}) failed += call(forward, {x, w, w, {1}, x});
+        for (Kernel *backward : {GroupNormGradient, GroupNormSiluGradient})
+          failed += call(backward, {x, w, w, {1}, x, x, w, w});
+      }
+  std::puts(failed ? "a kernel failed" : "all kernels called");
+  return failed;
+}

@@ -1,0 +1,128 @@
+"""The compiled kernels by themselves: accuracy, extremes, memory errors, and what happens without a compiler."""
+
+import os
+import shutil
+import subprocess
+import sys
+from math import erf
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from gm import ops
+from gm.ops import fused, native
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason="no compiler here")
+
+
+@pytest.fixture
+def kernels():
+    ops.set_device("CPU", ops.PYNATIVE_MODE)
+    return fused
+
+
+@needs_kernels
+def test_geglu_has_the_exact_gelu(kernels):
+    """Error at most 1e-6 against erf in double precision, from the middle to where the function is 0 or x."""
+    x = np.linspace(-12, 12, 4801).astype(np.float32)
+    # One row each: the value is 1, the gate x.
+    weight, bias = Tensor(np.array([[0.0], [1.0]], np.float32)), Tensor(np.array([1.0, 0.0], np.float32))
+    found = kernels.geglu(Tensor(x[:, None]), weight, bias).asnumpy()[:, 0]
+    expected = np.array([v * 0.5 * (1 + erf(v / 2**0.5)) for v in x.astype(np.float64)])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@needs_kernels
+def test_silu_at_the_ends_of_the_range(kernels):
+    x = np.array([-1e30, -200, -88, -20, -0.0, 0, 20, 88, 200, 1e30], np.float32)
+    found = kernels.silu(Tensor(x)).asnumpy()
+    expected = np.array([0, 0, 0, -20 / (1 + np.exp(20.0)), 0, 0, 20, 88, 200, 1e30])
+    np.testing.assert_allclose(found[1:], expected[1:], atol=1e-6, rtol=1e-6)
+    assert np.isfinite(found).all()
+
+
+@needs_kernels
+def test_norms_of_numbers_far_from_zero(kernels):
+    """A mean of 1000 deviations: the variance comes from differences to the mean, not from a difference of squares."""
+    x = (1000 + np.random.default_rng(0).standard_normal((2, 64, 10, 10))).astype(np.float32)
+    ones, zeros = Tensor(np.ones(64, np.float32)), Tensor(np.zeros(64, np.float32))
+    exact = x.astype(np.float64).reshape(2, 32, -1)
+    exact = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
+    found = kernels.group_norm(Tensor(x), ones, zeros, 32, 1e-12).asnumpy()
+    np.testing.assert_allclose(found.reshape(exact.shape), exact, atol=1e-3)
+
+
+@needs_kernels
+def test_not_a_number_stays_one(kernels):
+    x = np.ones((1, 64, 2, 2), np.float32)
+    x[0, 0, 0, 0] = np.nan
+    ones = Tensor(np.ones(64, np.float32))
+    found = kernels.group_norm_silu(Tensor(x), ones, ones, 32, 1e-5).asnumpy()
+    assert np.isnan(found[0, :2]).all()
+    assert np.isfinite(found[0, 2:]).all()
+
+
+@needs_kernels
+def test_same_bits_at_every_call(kernels):
+    arguments = [Tensor(np.random.default_rng(i).standard_normal(s).astype(np.float32))
+                 for i, s in enumerate([(900, 64), (64,), (64,)])]
+    gradient = ms.grad(lambda *a: kernels.layer_norm(*a, 1e-5).sum(), (0, 1, 2))
+    first = [g.asnumpy() for g in gradient(*arguments)]
+    for _ in range(5):
+        for again, before in zip(gradient(*arguments), first):
+            np.testing.assert_array_equal(again.asnumpy(), before)
+
+
+def in_new_process(code, **environment):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+                          env={**os.environ, **environment})
+
+
+SHOW = "from gm.ops import native; print(native.library())"
+
+
+def test_without_a_compiler_one_line_says_so(tmp_path):
+    done = in_new_process(SHOW, PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert done.stdout.strip() == "None"
+    assert done.stderr.count("\n") == 1
+    assert "install g++" in done.stderr
+
+
+def test_a_compiler_that_fails(tmp_path):
+    fake = tmp_path / "g++"
+    fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho out of luck >&2\nexit 1\n")
+    fake.chmod(0o755)
+    done = in_new_process(SHOW, PATH=f"{tmp_path}:/bin:/usr/bin", XDG_CACHE_HOME=str(tmp_path))
+    assert done.stdout.strip() == "None"
+    assert "out of luck" in done.stderr
+    assert not list(tmp_path.glob("**/*.so"))
+
+
+@needs_kernels
+def test_compiled_once_and_found_again(tmp_path):
+    first = in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout
+    written = Path(first.strip()).stat().st_mtime_ns
+    assert in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout == first
+    assert Path(first.strip()).stat().st_mtime_ns == written
+
+
+def test_kernels_can_be_left_out():
+    assert in_new_process(SHOW, SVD_KERNELS="0").stdout.strip() == "None"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no compiler here")
+def test_under_the_sanitizers(tmp_path):
+    """Every kernel once at shapes with remainders, with address and undefined-behaviour checks."""
+    program = tmp_path / "check"
+    subprocess.run([COMPILER, "-O1", "-g", "-std=c++17", "-pthread", "-Wno-psabi", "-fsanitize=address,undefined",
+                    "-fno-sanitize-recover=all", str(Path(__file__).with_name("sanitize.cpp")),
+                    str(native.FOLDER / "kernels.cpp"), "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "all kernels called"
