@@ -48,9 +48,9 @@ from gm.ops.table import choose, describe
 __all__ = [
     "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "arange", "attention",
     "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos", "describe", "device",
-    "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens", "log", "matmul",
-    "maximum", "mean", "set_device", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose",
-    "upsample_nearest", "version", "zeros_like",
+    "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens",
+    "log", "matmul", "maximum", "mean", "set_device", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile",
+    "transpose", "upsample_nearest", "version", "zeros_like",
 ]
 
 

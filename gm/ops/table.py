@@ -8,8 +8,8 @@ from gm.ops import ascend, cpu, fused, reference
 
 OPERATIONS = (
     "transpose", "linear", "linear_to_tokens", "linear_to_channels", "add_per_channel", "add_to_tokens", "conv2d",
-    "temporal_conv", "group_norm", "group_norm_silu", "layer_norm", "log", "silu", "gelu", "geglu", "attention", "attention_over_pixels",
-    "upsample_nearest",
+    "temporal_conv", "group_norm", "group_norm_silu", "layer_norm", "log", "silu", "gelu", "geglu", "attention",
+    "attention_over_pixels", "upsample_nearest",
 )
 
 

@@ -73,8 +73,8 @@ def library():
         if not path.exists():
             compile_library(compiler, path)
     except subprocess.CalledProcessError as error:
-        reason = (error.stderr or str(error)).strip().splitlines()
-        _say(f"{compiler} could not compile the fused kernels, networks run without them: {reason[0] if reason else ''}")
+        reason = (error.stderr or str(error)).strip().split("\n")[0]
+        _say(f"{compiler} could not compile the fused kernels, networks run without them: {reason}")
         return None
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         _say(f"fused kernels could not be compiled, networks run without them: {error}")
