@@ -3,10 +3,14 @@
 python3 -m venv build/torch && build/torch/bin/pip install -r benchmarks/requirements.txt
 python benchmarks/compare.py --torch_python=build/torch/bin/python --cases=[unet_medium,train_medium]
 
-For each case both sides load the same random weights and inputs, each in a process of its own; their results must agree
-to LIMIT. After a first call, which compiles, they are called in turn, so that all else the machine does meets both.
+For each case both sides load the same weights and inputs, each in a process of its own; their results must agree to
+LIMIT. After a first call, which compiles, they are called in turn, so that all else the machine does meets both.
 Reported are the medians, the ratio of each pair of calls (PyTorch's time over ours, above 1 is faster here), the share
 of the machine's measured speed of a matrix product, and each process's peak memory. Exit status 1 if results differ.
+
+The weights are random, except in tiny_pipeline: there the small trained model makes the demo picture's video with its
+config's settings, from the picture to pixels. PyTorch is given what CLIP sees and the noise; this project makes them in
+every call.
 """
 
 from __future__ import annotations
@@ -17,35 +21,57 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
 
 from gm.checkpoint.writer import write_safetensors
 from gm.console import versions
+from gm.data.images import fit_image, load_image, to_signed
 from gm.data.outputs import make_folder, write_json
+from gm.diffusion.clip_preprocess import preprocess
 from gm.errors import UserError, run_cli
 from gm.model import expected_parameters, load_model_config
 from gm.networks.init import initial_values
+from gm.pipeline import ImageToVideo
 
 HERE = Path(__file__).resolve().parent
-CONFIG = HERE.parent / "configs" / "svd.yaml"
+CONFIGS, ASSETS = HERE.parent / "configs", HERE.parent / "assets"
 LIMIT = 1e-4  # of max |difference| / max |PyTorch's value|
 MEDIUM = ("model.unet.model_channels=64", "model.vae.ch=32", "model.clip.width=160", "model.clip.layers=8")
-# name: what is run, changes to SVD's config, frames, side of the latents
+SMALL_UNET = ("model.unet.model_channels=64",)  # the other parts at SVD's size, without 6 GB of weights for nothing
+
+
+class Case(NamedTuple):
+    """kind: what is run; changes: to the config; frames, side: of the latents, where the inputs are random; checkpoint:
+    None for random weights."""
+
+    kind: str
+    changes: tuple = ()
+    frames: int = 1
+    side: int = 32
+    config: Path = CONFIGS / "svd.yaml"
+    checkpoint: Path | None = None
+
+
 CASES = {
-    "unet_medium": ("unet", MEDIUM, 4, 32),
-    "unet_medium_14": ("unet", MEDIUM, 14, 32),
-    "unet_medium_64": ("unet", MEDIUM, 4, 64),
-    "unet_full": ("unet", (), 4, 32),
-    "unet_full_14": ("unet", (), 14, 32),
-    "decode": ("decode", ("model.unet.model_channels=64",), 4, 32),
-    "encode": ("encode", ("model.unet.model_channels=64",), 1, 32),
-    "train_small": ("train", MEDIUM, 4, 16),
-    "train_medium": ("train", MEDIUM, 4, 32),
-    "train_medium_14": ("train", MEDIUM, 14, 32),
-    "train_recompute": ("train_recompute", MEDIUM, 14, 32),
-    "train_encode": ("train_encode", MEDIUM, 4, 32),
+    "unet_medium": Case("unet", MEDIUM, 4, 32),
+    "unet_medium_14": Case("unet", MEDIUM, 14, 32),
+    "unet_medium_64": Case("unet", MEDIUM, 4, 64),
+    "unet_full": Case("unet", (), 4, 32),
+    "unet_full_14": Case("unet", (), 14, 32),
+    "decode": Case("decode", SMALL_UNET, 4, 32),
+    "encode": Case("encode", SMALL_UNET, 1, 32),
+    "clip_medium": Case("clip", MEDIUM),
+    "clip": Case("clip", SMALL_UNET),
+    "tiny_pipeline": Case("pipeline", config=CONFIGS / "svd_tiny.yaml", checkpoint=ASSETS / "svd_tiny.safetensors"),
+    "train_small": Case("train", MEDIUM, 4, 16),
+    "train_medium": Case("train", MEDIUM, 4, 32),
+    "train_medium_14": Case("train", MEDIUM, 14, 32),
+    "train_recompute": Case("train_recompute", MEDIUM, 14, 32),
+    "train_encode": Case("train_encode", MEDIUM, 4, 32),
 }
 
 
@@ -63,7 +89,7 @@ def write_weights(config, path, seed=0):
 
 
 def make_inputs(config, frames, side):
-    """Everything that a case may need, by name."""
+    """Everything that a case of random inputs may need, by name."""
     random, model = np.random.default_rng(0), config.model
 
     def normal(*shape):
@@ -76,6 +102,23 @@ def make_inputs(config, frames, side):
         "sigma": np.float32([1.5]),
         "pixels": random.uniform(-1, 1, (frames, 3, 8 * side, 8 * side)).astype(np.float32),
     }
+
+
+def picture_inputs(config):
+    """The demo picture at the config's size and what CLIP sees of it."""
+    picture = fit_image(load_image(ASSETS / "demo.png"), config.sampling.height, config.sampling.width)
+    pixels = to_signed(picture)
+    return {"picture": picture, "pixels": pixels, "seen": preprocess(pixels, config.model.clip.image_size)}
+
+
+def pipeline_inputs(config, checkpoint):
+    """The picture, and the noise that this project draws for it."""
+    inputs, video = picture_inputs(config), ImageToVideo(config, checkpoint)
+    options = video.options()
+    if not options.min_guidance == options.max_guidance == 1:
+        raise UserError("the PyTorch side's sampling loop has no guidance: the config's must be 1")
+    pixel_noise, latent_noise = video.noise(inputs["picture"], options)
+    return {**inputs, "pixel_noise": pixel_noise, "latent_noise": latent_noise}
 
 
 class Side:
@@ -106,16 +149,27 @@ class Side:
         return self.answer()
 
 
+def prepare(case, folder):
+    """What both processes of a case are told, a dict; its weights and inputs are written."""
+    config = load_model_config(case.config, case.changes)
+    weights = case.checkpoint or Path(folder) / f"weights_{abs(hash((case.config, case.changes)))}.safetensors"
+    if not case.checkpoint and not weights.exists():
+        write_weights(config, weights)
+    if case.kind == "clip":
+        arrays = picture_inputs(config)
+    elif case.kind == "pipeline":
+        arrays = pipeline_inputs(config, weights)
+    else:
+        arrays = make_inputs(config, case.frames, case.side)
+    inputs = Path(folder) / "inputs.npz"
+    np.savez(inputs, **arrays)
+    return {"kind": case.kind, "config": str(case.config), "changes": case.changes, "frames": case.frames,
+            "weights": str(weights), "inputs": str(inputs), **OmegaConf.to_container(config)}
+
+
 def compare(name, options, folder):
     """The row of one case, a dict."""
-    kind, changes, frames, side = CASES[name]
-    config = load_model_config(CONFIG, changes)
-    weights = Path(folder) / f"weights_{abs(hash(changes))}.safetensors"
-    if not weights.exists():
-        write_weights(config, weights)
-    inputs = Path(folder) / "inputs.npz"
-    np.savez(inputs, **make_inputs(config, frames, side))
-    case = {"kind": kind, "changes": changes, "frames": frames, "weights": str(weights), "inputs": str(inputs)}
+    case = prepare(CASES[name], folder)
     with ExitStack() as stack:
         log = stack.enter_context(open(Path(options.output_dir) / f"{name}.log", "w", encoding="utf-8"))
         sides = {}

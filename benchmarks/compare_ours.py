@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,22 +16,22 @@ from gm.console import peak_memory
 from gm.diffusion.conditioning import vector_embedding
 from gm.diffusion.loss import DiffusionLoss
 from gm.model import Weights, load_model_config
+from gm.pipeline import ImageToVideo
 from gm.training.optimizer import AdamW
 from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "svd.yaml"
 ADAMW = {"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.01, "clip_norm": 1.0, "shard": False}
 RATE = 1e-5
 
 
-def per_frame(inputs, frames):
+def per_frame(weights, inputs, frames):
     """context, vector of every frame, as tensors."""
-    vector = vector_embedding(*inputs["ids"].T, 256)
+    vector = vector_embedding(*inputs["ids"].T, weights.config.model.unet.adm_in_channels // 3)
     return [Tensor(np.repeat(array, frames, 0)) for array in (inputs["context"], vector)]
 
 
 def unet(weights, inputs, frames, kind):
-    network, more = weights.load("unet").unet, per_frame(inputs, frames)
+    network, more = weights.load("unet").unet, per_frame(weights, inputs, frames)
     x, c_noise = Tensor(inputs["x"]), Tensor(np.repeat(inputs["c_noise"], frames))
     return lambda: network(x, c_noise, *more, frames).asnumpy()
 
@@ -47,6 +46,24 @@ def encode(weights, inputs, frames, kind):
     return lambda: encoder(pixels).asnumpy()
 
 
+def clip(weights, inputs, frames, kind):
+    tower, seen = weights.load("clip"), Tensor(inputs["seen"])
+    return lambda: tower(seen).asnumpy()
+
+
+def pipeline(weights, inputs, frames, kind):
+    """Picture to video, with the config's settings."""
+    video = ImageToVideo(weights.config, weights)
+    options = video.options()
+
+    def run():
+        for step in video.steps(inputs["picture"], options):
+            latents = step.latents
+        return video.decode(latents, options)
+
+    return run
+
+
 def train(weights, inputs, frames, kind):
     """One step on the temporal layers; returns the losses of the frames, before the update."""
     denoiser = weights.load("unet")
@@ -59,7 +76,7 @@ def train(weights, inputs, frames, kind):
     encoder = encode(weights, inputs, frames, kind) if kind == "train_encode" else None
     latents, noise = Tensor(inputs["z"]), Tensor(inputs["noise"])
     sigma, concat = (Tensor(np.repeat(inputs[name], frames, 0)) for name in ("sigma", "concat"))
-    more, scale = per_frame(inputs, frames), Tensor(np.float32(1))
+    more, scale = per_frame(weights, inputs, frames), Tensor(np.float32(1))
 
     def step():
         if encoder is not None:
@@ -71,8 +88,8 @@ def train(weights, inputs, frames, kind):
     return step
 
 
-KINDS = {"unet": unet, "decode": decode, "encode": encode, "train": train, "train_recompute": train,
-         "train_encode": train}
+KINDS = {"unet": unet, "decode": decode, "encode": encode, "clip": clip, "pipeline": pipeline, "train": train,
+         "train_recompute": train, "train_encode": train}
 
 
 def matmul_gflops(n=2048):
@@ -90,7 +107,7 @@ def _timed(run):
 def main():
     case = json.loads(sys.argv[1])
     ops.set_device("CPU", ops.GRAPH_MODE)
-    weights = Weights(load_model_config(CONFIG, case["changes"]), case["weights"])
+    weights = Weights(load_model_config(case["config"], case["changes"]), case["weights"])
     run = KINDS[case["kind"]](weights, dict(np.load(case["inputs"])), case["frames"], case["kind"])
     result, seconds = _timed(run)
     np.save(case["results"], result)

@@ -1,6 +1,5 @@
 """The PyTorch side of compare.py, in the environment of benchmarks/requirements.txt: run by it, not by hand."""
 
-import gzip
 import json
 import resource
 import sys
@@ -8,42 +7,15 @@ import time
 
 import numpy as np
 import torch
-from cross_check_torch import KEY_MAP, filled, set_epsilon
 from torch.utils.flop_counter import FlopCounterMode
+from torch_models import make_clip, make_unet, make_vae, original_names
 
 TEMPORAL = (".time_stack.", ".time_pos_embed.", ".time_mixer.")  # in the original names
 RATE = 1e-5
 
 
-def values(changes):
-    """{"model.unet.model_channels": 64, …} with SVD's where nothing else is said."""
-    found = {"model.unet.model_channels": 320, "model.vae.ch": 128}
-    found.update({name: int(value) for name, value in (change.split("=") for change in changes)})
-    return found
-
-
-def make_unet(case):
-    from diffusers import UNetSpatioTemporalConditionModel
-
-    width = values(case["changes"])["model.unet.model_channels"]
-    levels = tuple(width * mult for mult in (1, 2, 4, 4))
-    heads = tuple(level // 64 for level in levels)
-    model = filled("unet", case["weights"], lambda: UNetSpatioTemporalConditionModel(
-        block_out_channels=levels, num_attention_heads=heads))
-    set_epsilon(model)
-    return model
-
-
-def make_vae(case):
-    from diffusers import AutoencoderKLTemporalDecoder
-
-    levels = tuple(values(case["changes"])["model.vae.ch"] * mult for mult in (1, 2, 4, 4))
-    return filled("vae", case["weights"], lambda: AutoencoderKLTemporalDecoder(
-        down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=levels, layers_per_block=2, latent_channels=4))
-
-
 def unet(case, inputs):
-    model = make_unet(case)
+    model = make_unet(case["model"], case["weights"])
 
     def run():
         return model(inputs["x"][None], inputs["c_noise"], inputs["context"], inputs["ids"]).sample[0]
@@ -52,23 +24,64 @@ def unet(case, inputs):
 
 
 def decode(case, inputs):
-    model = make_vae(case)
+    model = make_vae(case["model"], case["weights"])
     return torch.no_grad()(lambda: model.decode(inputs["z"], num_frames=case["frames"]).sample)
 
 
 def encode(case, inputs):
-    model = make_vae(case)
+    model = make_vae(case["model"], case["weights"])
     return torch.no_grad()(lambda: model.quant_conv(model.encoder(inputs["pixels"])))
+
+
+def clip(case, inputs):
+    model = make_clip(case["model"], case["weights"])
+    return torch.no_grad()(lambda: model(inputs["seen"]).image_embeds)
+
+
+def karras(steps):
+    """Noise levels of SVD (Karras et al. 2022, equation 5): 700 to 0.002, rho 7, and a final 0."""
+    high, low = 700 ** (1 / 7), 0.002 ** (1 / 7)
+    levels = (high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** 7
+    return torch.cat([levels, torch.zeros(1)]).float()
+
+
+def denoise(model, x, sigma, concat, context, ids):
+    """Estimate of the clean latents of one video x (t, z, h, w) at the noise level sigma (1,)."""
+    total = sigma**2 + 1
+    given = torch.cat([x / total.sqrt(), concat.expand(len(x), -1, -1, -1)], 1)
+    f = model(given[None], 0.25 * sigma.log(), context, ids).sample[0]
+    return x / total - f * sigma / total.sqrt()
+
+
+def pipeline(case, inputs):
+    """Picture to video, with the config's settings and no guidance."""
+    # Not with diffusers' own pipeline: there what CLIP sees has 224x224 pixels, whatever its config says.
+    model, checkpoint, sampling = case["model"], case["weights"], case["sampling"]
+    tower, vae, network = (make(model, checkpoint) for make in (make_clip, make_vae, make_unet))
+    strength = sampling["noise_aug_strength"]
+    ids = torch.tensor([[sampling["fps"] - 1, sampling["motion_bucket_id"], strength]], dtype=torch.float32)
+    sigmas = karras(sampling["sampling_steps"])
+
+    def run():
+        context = tower(inputs["seen"]).image_embeds[:, None]
+        concat = vae.encode(inputs["pixels"] + strength * inputs["pixel_noise"]).latent_dist.mode()
+        x = inputs["latent_noise"] * (sigmas[0] ** 2 + 1).sqrt()
+        for sigma, following in zip(sigmas[:-1], sigmas[1:]):
+            estimate = denoise(network, x, sigma[None], concat, context, ids)
+            x = x + (following - sigma) * (x - estimate) / sigma
+        chunks = (x / vae.config.scaling_factor).split(sampling["decode_chunk_size"])
+        return torch.cat([vae.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks])
+
+    return torch.no_grad()(run)
 
 
 def train(case, inputs):
     """One step on the temporal layers, as in compare_ours.py; returns the losses of the frames, before the update."""
-    model = make_unet(case).train()
-    with gzip.open(KEY_MAP, "rt", encoding="utf-8") as file:
-        names = {name: source for name, (source, _) in json.load(file)["unet"].items()}
+    model = make_unet(case["model"], case["weights"]).train()
+    names = original_names("unet", case["model"], model.state_dict())
     trained = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = any(part in names[name] for part in TEMPORAL)
+        parameter.requires_grad = any(part in names[name][0] for part in TEMPORAL)
         if parameter.requires_grad:
             trained.append(parameter)
     if case["kind"] == "train_recompute":
@@ -77,17 +90,15 @@ def train(case, inputs):
               for decayed in (True, False)]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-8)
     encoder = encode(case, inputs) if case["kind"] == "train_encode" else None
-    sigma, frames = inputs["sigma"], case["frames"]
-    total = sigma**2 + 1
+    sigma = inputs["sigma"]
+    given = sigma, inputs["concat"], inputs["context"], inputs["ids"]
+    weight = (sigma**2 + 1) / sigma**2
 
     def step():
         if encoder is not None:
             encoder()
-        noised = inputs["z"] + sigma * inputs["noise"]
-        x = torch.cat([noised / total.sqrt(), inputs["concat"].repeat(frames, 1, 1, 1)], 1)
-        f = model(x[None], 0.25 * sigma.log(), inputs["context"], inputs["ids"]).sample[0]
-        denoised = noised / total - f * sigma / total.sqrt()
-        losses = total / sigma**2 * ((denoised - inputs["z"]) ** 2).flatten(1).mean(1)
+        estimate = denoise(model, inputs["z"] + sigma * inputs["noise"], *given)
+        losses = weight * ((estimate - inputs["z"]) ** 2).flatten(1).mean(1)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -97,8 +108,8 @@ def train(case, inputs):
     return step
 
 
-KINDS = {"unet": unet, "decode": decode, "encode": encode, "train": train, "train_recompute": train,
-         "train_encode": train}
+KINDS = {"unet": unet, "decode": decode, "encode": encode, "clip": clip, "pipeline": pipeline, "train": train,
+         "train_recompute": train, "train_encode": train}
 
 
 def matmul_gflops(n=2048):

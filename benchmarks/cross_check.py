@@ -6,8 +6,7 @@ python benchmarks/cross_check.py --checkpoint=build/random.safetensors --torch_p
 
 Every part (unet, vae, clip) runs twice, once on either side, each time in a process of its own, so that no process
 holds two models: 14.1 GB at most (the UNet here, from a float16 file). Inputs and outputs pass through NumPy files in a
-temporary folder; the weights' names are mapped by benchmarks/key_map.json.gz,
-{part: {diffusers name: [original name, how the tensor differs]}}.
+temporary folder; benchmarks/torch_models.py builds PyTorch's networks and maps the weights' names.
 
 One difference is removed first: diffusers has the epsilon 1e-6 in most norms of the UNet's ResBlocks where the
 original, and so this project, has 1e-5. The script sets 1e-5 on the PyTorch side and prints in how many norms.
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
 
 from gm.console import peak_memory, timed, versions
 from gm.errors import UserError, run_cli
@@ -124,11 +124,19 @@ def our_side(part, checkpoint, given, wanted, calls):
     np.savez(wanted, about=json.dumps(about), **outputs)
 
 
+def model_section():
+    """The part of the config that PyTorch's networks are built from, as JSON."""
+    from gm.model import load_model_config
+
+    return json.dumps(OmegaConf.to_container(load_model_config(CONFIG).model))
+
+
 def run_both(part, checkpoint, torch_python, calls, folder):
     """[what our side wrote, what PyTorch's side wrote] as dicts, "about" among them."""
     given, ours, theirs = (str(Path(folder) / f"{part}_{name}.npz") for name in ("inputs", "ours", "torch"))
     np.savez(given, **PARTS[part][0](np.random.default_rng(0)))
-    command = [torch_python, HERE / "cross_check_torch.py", part, checkpoint, given, theirs, str(calls)]
+    model = model_section()
+    command = [torch_python, HERE / "cross_check_torch.py", part, model, checkpoint, given, theirs, str(calls)]
     try:
         status = subprocess.run(command, check=False).returncode
     except OSError as error:

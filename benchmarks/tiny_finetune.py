@@ -21,25 +21,29 @@ from tqdm import tqdm
 
 from gm import ops
 from gm.data.metrics import evaluate
+from gm.data.motion import score
 from gm.data.outputs import make_folder, write_json, write_png
 from gm.data.procedural import pan, picture
 from gm.data.videos import contact_sheet, write_video
 from gm.errors import run_cli
+from gm.model import load_model_config
 from gm.pipeline import ImageToVideo
 from svd_tools import label_videos
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, CHECKPOINT = ROOT / "configs" / "svd_tiny.yaml", ROOT / "assets" / "svd_tiny.safetensors"
-FPS, LENGTH = 14.0, 16
+SLOWEST, FASTEST = 100, 205  # motion buckets of the clips
+LENGTH = 16  # frames
 
 
-def write_clips(folder, count, size, seed=0):
+def write_clips(folder, count, size, fps, seed=0):
     """`count` clips that pan to the right at different speeds, and labels.csv, whose path is returned."""
     make_folder(folder)
     random = np.random.default_rng((seed, 77))
     for index in range(count):
-        frames = pan(picture(random, 3 * size), LENGTH, size, random.uniform(0.01, 0.03))
-        write_video(frames, Path(folder) / f"pan{index:03d}.mp4", FPS)
+        speed = score(random.uniform(SLOWEST, FASTEST)) / 100  # sides per second
+        frames = pan(picture(random, 3 * size), LENGTH, size, speed / fps)
+        write_video(frames, Path(folder) / f"pan{index:03d}.mp4", fps)
     labels = Path(folder) / "labels.csv"
     label_videos.main([str(folder), f"--output={labels}"])
     return labels
@@ -66,7 +70,7 @@ def measure(shown, delta, steps, sheet=None):
     found, rows = {}, []
     for name, image in tqdm(shown.items(), desc="after" if delta else "before", unit="picture"):
         frames = pipeline(image, sampling_steps=steps)
-        found[name] = evaluate(frames, FPS, image)
+        found[name] = evaluate(frames, pipeline.options().fps, image)
         rows.append(np.concatenate([image[None], frames[::3]]))
     if sheet is not None:
         write_png(contact_sheet(np.concatenate(rows[:6]), len(rows[0])), sheet)
@@ -86,7 +90,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     ops.set_device()
     folder = Path(options.output_dir)
-    labels = write_clips(folder / "clips", options.clips, options.size)
+    fps = load_model_config(CONFIG).sampling.fps
+    labels = write_clips(folder / "clips", options.clips, options.size, fps)
     shown = pictures(options.pictures, options.size)
     random = np.random.default_rng(4711)
     shown.update({f"drawn_{i}": picture(random, options.size) for i in range(options.drawn)})

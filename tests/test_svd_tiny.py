@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -11,10 +15,12 @@ from gm.checkpoint.formats import open_checkpoint
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import evaluate
 from gm.data.video_reader import open_video
+from gm.model import load_model_config
 from gm.pipeline import ImageToVideo
 
 ROOT = image_to_video.ROOT
 CONFIG, WEIGHTS, DEMO = ROOT / "configs/svd_tiny.yaml", ROOT / "assets/svd_tiny.safetensors", ROOT / "assets/demo.png"
+FPS = load_model_config(CONFIG).sampling.fps
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +34,8 @@ def test_the_default_command_makes_a_video_of_the_picture(tmp_path, demo, capsys
     (path,) = tmp_path.glob("*.mp4")
     with open_video(path) as video:
         frames = video.frames(range(video.length))
-        assert frames.shape == (14, 128, 128, 3) and video.fps == pytest.approx(14)
-    found = evaluate(frames, 14.0, demo)
+        assert frames.shape == (14, 128, 128, 3) and video.fps == pytest.approx(FPS)
+    found = evaluate(frames, FPS, demo)
     assert found["first_frame_psnr"] > 20  # an untrained model has 9
     assert found["motion_score"] > 1 and abs(found["sharpness_drift"]) < 1.5
 
@@ -37,7 +43,7 @@ def test_the_default_command_makes_a_video_of_the_picture(tmp_path, demo, capsys
 def test_more_motion_is_asked_for_and_made(demo):
     pipeline = ImageToVideo(CONFIG, WEIGHTS)
     slow, fast = (
-        evaluate(pipeline(demo, motion_bucket_id=b, sampling_steps=6), 14.0)["motion_score"] for b in (16, 200)
+        evaluate(pipeline(demo, motion_bucket_id=b, sampling_steps=6), FPS)["motion_score"] for b in (16, 200)
     )
     assert fast > 2 * slow
 
@@ -60,3 +66,15 @@ def test_the_file_is_small_and_half_precision():
     assert WEIGHTS.stat().st_size <= 25e6
     with open_checkpoint(WEIGHTS) as file:
         assert {str(file.dtype(name)) for name in file.names()} == {"float16"}
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_clips_that_pan_makes_pictures_pan(tmp_path):
+    """benchmarks/tiny_finetune.py in short: label, train.py with temporal_only, image_to_video with the delta."""
+    subprocess.run(
+        [sys.executable, ROOT / "benchmarks/tiny_finetune.py", f"--output_dir={tmp_path}", "--size=64", "--clips=8",
+         "--drawn=3", "--steps=40", "--sampling_steps=6"], check=True, cwd=ROOT,
+    )
+    summary = json.loads((tmp_path / "report.json").read_text())["summary"]
+    assert summary["after"]["share that pans right"] == 1
+    assert summary["after"]["mean motion_right"] < summary["before"]["mean motion_right"] - 1

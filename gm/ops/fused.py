@@ -13,6 +13,7 @@ from mindspore import Tensor, ops
 from gm.ops import cpu, reference
 
 _FLOAT = ms.float32
+_SHORT = 28  # tokens up to which attention by loops beats matrix products and transpositions; SVD-XT has 25 frames
 
 
 def _like(*indices):
@@ -39,6 +40,7 @@ def _kernels(library):
     silu_gradient = kernel("SiluGradient", _like(0), _like(0))
     layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
     group_norm_gradient = kernel("GroupNormGradient", _like(0, 1, 2), _like(0, 1, 2))
+    attention_gradient = kernel("ShortAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
     group_norm_silu_gradient = kernel("GroupNormSiluGradient", _like(0, 1, 2), _like(0, 1, 2))
 
     def geglu_bprop(projected, bias, out, dout):
@@ -59,7 +61,12 @@ def _kernels(library):
         dx, dweight, dbias = group_norm_silu_gradient(x, weight, bias, eps, dout)
         return dx, dweight, dbias, ops.zeros_like(eps)
 
+    def attention_bprop(q, k, v, heads, out, dout):
+        dq, dk, dv = attention_gradient(q, k, v, heads, dout)
+        return dq, dk, dv, ops.zeros_like(heads)
+
     return {
+        "_attention": kernel("ShortAttention", _like(0), _like(0), attention_bprop),
         "_geglu": kernel("Geglu", _halved, _like(0), geglu_bprop),
         "_silu": kernel("Silu", _like(0), _like(0), silu_bprop),
         "_layer_norm": kernel("LayerNorm", _like(0), _like(0), layer_norm_bprop),
@@ -76,6 +83,12 @@ def use(library):
 @ops.constexpr
 def _constant(value):
     return Tensor(np.array([value], np.float32))
+
+
+@ops.constexpr
+def _of_length(count):
+    """A tensor that tells a kernel a number by its shape."""
+    return Tensor(np.zeros(count, np.float32))
 
 
 def geglu(x, weight, bias):
@@ -112,3 +125,10 @@ def group_norm_silu(x, weight, bias, groups, eps):
     b, c = x.shape[:2]
     y = _group_norm_silu(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps))  # noqa: F821
     return y.reshape(x.shape)
+
+
+def attention(q, k, v, heads):
+    """`reference.attention`; for short sequences, such as the frames of a pixel, in one pass without transpositions."""
+    if q.dtype != _FLOAT or q.shape[1] > _SHORT or k.shape[1] > _SHORT:
+        return cpu.attention(q, k, v, heads)
+    return _attention(q, k, v, _of_length(heads))  # noqa: F821

@@ -51,6 +51,8 @@ ROWS = (
     Row("CPU", (2, 7), (99,), fused.group_norm_silu,
         "1x320x4x1024, forward and backward: 3.4 ms instead of 17", True),
     Row("CPU", (2, 7), (99,), cpu.attention, "the same as transpose, which it uses to part and join the heads"),
+    Row("CPU", (2, 7), (99,), fused.attention,
+        "1024 sequences of 14x320, forward and backward: 51 ms instead of 105; of 4x320: 9 instead of 35", True),
     Row("CPU", (2, 7), (99,), cpu.attention_over_pixels, "no transpositions, and so none of their indices"),
     Row("Ascend", (2, 7), (99,), ascend.attention,
         "flash_attention_score never holds the scores; float16 only, float32 keeps the reference form. Never run by us "

@@ -6,6 +6,7 @@
 #define DECLARE(name) extern "C" int name(int, void **, int *, int64_t **, const char **, void *, void *);
 DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
 DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
+DECLARE(ShortAttention) DECLARE(ShortAttentionGradient)
 
 using Shape = std::vector<int64_t>;
 typedef int Kernel(int, void **, int *, int64_t **, const char **, void *, void *);
@@ -49,6 +50,14 @@ int main() {
         for (Kernel *backward : {GroupNormGradient, GroupNormSiluGradient})
           failed += call(backward, {x, w, w, {1}, x, x, w, w});
       }
+  for (int64_t heads : {1, 3})
+    for (int64_t sq : {1, 5, 17})
+      for (int64_t sk : {1, 4, 33})
+        for (int64_t head : {1, 8, 40}) {
+          const Shape q{7, sq, heads * head}, k{7, sk, heads * head};
+          failed += call(ShortAttention, {q, k, k, {heads}, q});
+          failed += call(ShortAttentionGradient, {q, k, k, {heads}, q, q, k, k});
+        }
   std::puts(failed ? "a kernel failed" : "all kernels called");
   return failed;
 }

@@ -122,7 +122,7 @@ def test_under_the_sanitizers(tmp_path):
     program = tmp_path / "check"
     subprocess.run([COMPILER, "-O1", "-g", "-std=c++17", "-pthread", "-Wno-psabi", "-fsanitize=address,undefined",
                     "-fno-sanitize-recover=all", str(Path(__file__).with_name("sanitize.cpp")),
-                    str(native.FOLDER / "kernels.cpp"), "-o", str(program)], check=True)
+                    *map(str, native.FOLDER.glob("*.cpp")), "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "all kernels called"

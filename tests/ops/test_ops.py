@@ -73,6 +73,8 @@ CASES = {
     "attention": [
         lambda dtype: (normal(3, 5, 8, dtype=dtype), normal(3, 4, 8, dtype=dtype), normal(3, 4, 8, dtype=dtype), 2),
         lambda dtype: tuple(normal(1, 1, 4, dtype=dtype) for _ in range(3)) + (1,),
+        lambda dtype: tuple(normal(50, 14, 72, dtype=dtype) for _ in range(3)) + (3,),
+        lambda dtype: (normal(2, 33, 8, dtype=dtype), normal(2, 5, 8, dtype=dtype), normal(2, 5, 8, dtype=dtype), 2),
     ],
     "attention_over_pixels": [
         lambda dtype: tuple(normal(2, 4, 15, dtype=dtype) for _ in range(3)),

@@ -37,10 +37,12 @@ inline void store(float *to, Vec v, int64_t left) {
 
 inline void store(float *to, Vec v) { std::memcpy(to, &v, sizeof v); }
 
-inline double sum(Vec v) {
-  double total = 0;
-  for (int64_t i = 0; i < kLanes; ++i) total += v[i];
-  return total;
+inline float sum(Vec v) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &v, sizeof v);
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
 }
 
 // body(start, left) for every sixteen of n numbers, the whole ones with a constant `left`, which saves the masking.

@@ -1,33 +1,12 @@
-// Fused operations for the CPU, float32, called through mindspore.ops.Custom(func_type="aot"): see gm/ops/fused.py.
-//
-// Every function gets the addresses of its inputs and then of its outputs, and their shapes; 0 means success. Each is
-// the same computation as its namesake in gm/ops/reference.py, in one or two passes over memory. Results do not depend
-// on the number of threads.
+// GroupNorm, with and without SiLU, and LayerNorm, float32: see gm/ops/fused.py. Statistics in two passes: the variance
+// comes from differences to the mean.
 #include <cmath>
 
-#include "vector.h"
+#include "kernel.h"
 
 using namespace svd;
 
-#define KERNEL(name)                                                                                                  \
-  extern "C" int name(int count, void **params, [[maybe_unused]] int *ndims, int64_t **shapes, const char **dtypes, void *, void *)
-
 namespace {
-
-bool all_float32(int count, const char **dtypes) {
-  for (int i = 0; i < count; ++i)
-    if (std::strcmp(dtypes[i], "float32") != 0) return false;
-  return true;
-}
-
-int64_t size(const int64_t *shape, int ndim) {
-  int64_t n = 1;
-  for (int i = 0; i < ndim; ++i) n *= shape[i];
-  return n;
-}
-
-const float *in(void *param) { return static_cast<const float *>(param); }
-float *out(void *param) { return static_cast<float *>(param); }
 
 // Sum of f(start, left) over n numbers: sixteen float sums over 2048 numbers at most, and those in double.
 template <class F>
@@ -61,24 +40,6 @@ Moments moments(const float *x, int64_t n, float epsilon) {
     return d * d;
   });
   return {mean, static_cast<float>(1.0 / std::sqrt(squares / n + epsilon))};
-}
-
-// body(row, sums) for every row, where it adds to `width` sums; their totals go to `totals`. The rows are summed in 64
-// parts, whatever the number of threads, so that it has no influence on the result.
-template <class Body>
-void sum_by_parts(int64_t rows, int64_t width, float *totals, Body body) {
-  const int64_t parts = std::min<int64_t>(64, rows);
-  std::vector<float> sums(static_cast<size_t>(parts * width));
-  float *partial = sums.data();
-  parallel(parts, rows / std::max<int64_t>(1, parts) * width, [=](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part)
-      for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) body(row, partial + part * width);
-  });
-  for (int64_t i = 0; i < width; ++i) {
-    double sum = 0;
-    for (int64_t part = 0; part < parts; ++part) sum += partial[part * width + i];
-    totals[i] = static_cast<float>(sum);
-  }
 }
 
 // x (b, groups, channels of a group, s). One (video or frame, group) after the other lies in memory as one piece.
@@ -159,78 +120,6 @@ void group_norm_gradient(const Groups &g, const float *x, const float *weight, c
 
 }  // namespace
 
-// projected (..., 2 * inner), bias (2 * inner) -> (..., inner): value * gelu(gate) of their sum.
-KERNEL(Geglu) {
-  if (!all_float32(count, dtypes)) return 1;
-  const float *x = in(params[0]), *bias = in(params[1]);
-  float *y = out(params[2]);
-  const int64_t inner = shapes[1][0] / 2, rows = size(shapes[2], ndims[2]) / inner;
-  parallel(rows, 2 * inner, [=](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const float *value = x + row * 2 * inner, *gate = value + inner;
-      for_lanes(inner, [&](int64_t i, auto left) {
-        const Vec g = load(gate + i, left) + load(bias + inner + i, left);
-        store(y + row * inner + i, (load(value + i, left) + load(bias + i, left)) * g * normal(g).cumulative, left);
-      });
-    }
-  });
-  return 0;
-}
-
-// projected, bias, dy (..., inner) -> gradients of projected and bias.
-KERNEL(GegluGradient) {
-  if (!all_float32(count, dtypes)) return 1;
-  const float *x = in(params[0]), *bias = in(params[1]), *dy = in(params[2]);
-  float *dx = out(params[3]);
-  const int64_t inner = shapes[1][0] / 2, rows = size(shapes[2], ndims[2]) / inner;
-  sum_by_parts(rows, 2 * inner, out(params[4]), [=](int64_t row, float *to_bias) {
-    const float *value = x + row * 2 * inner, *gate = value + inner;
-    float *to_value = dx + row * 2 * inner, *to_gate = to_value + inner;
-    for_lanes(inner, [&](int64_t i, auto left) {
-      const Vec g = load(gate + i, left) + load(bias + inner + i, left), d = load(dy + row * inner + i, left);
-      const Normal n = normal(g);
-      const Vec by_value = d * g * n.cumulative;
-      const Vec by_gate = d * (load(value + i, left) + load(bias + i, left)) * (n.cumulative + g * n.density);
-      store(to_value + i, by_value, left);
-      store(to_gate + i, by_gate, left);
-      store(to_bias + i, load(to_bias + i, left) + by_value, left);
-      store(to_bias + inner + i, load(to_bias + inner + i, left) + by_gate, left);
-    });
-  });
-  return 0;
-}
-
-KERNEL(Silu) {
-  if (!all_float32(count, dtypes)) return 1;
-  const float *x = in(params[0]);
-  float *y = out(params[1]);
-  const int64_t n = size(shapes[0], ndims[0]);
-  parallel((n + kLanes - 1) / kLanes, kLanes, [=](int64_t first, int64_t last) {
-    const int64_t start = first * kLanes;
-    for_lanes(std::min(n, last * kLanes) - start, [&](int64_t i, auto left) {
-      const Vec v = load(x + start + i, left);
-      store(y + start + i, v * logistic(v), left);
-    });
-  });
-  return 0;
-}
-
-// x, dy -> gradient of x.
-KERNEL(SiluGradient) {
-  if (!all_float32(count, dtypes)) return 1;
-  const float *x = in(params[0]), *dy = in(params[1]);
-  float *dx = out(params[2]);
-  const int64_t n = size(shapes[0], ndims[0]);
-  parallel((n + kLanes - 1) / kLanes, kLanes, [=](int64_t first, int64_t last) {
-    const int64_t start = first * kLanes;
-    for_lanes(std::min(n, last * kLanes) - start, [&](int64_t i, auto left) {
-      const Vec v = load(x + start + i, left), s = logistic(v);
-      store(dx + start + i, load(dy + start + i, left) * s * (1.0f + v * (1.0f - s)), left);
-    });
-  });
-  return 0;
-}
-
 // x (b, groups, c, s), weight, bias (groups * c), epsilon (1) -> y.
 KERNEL(GroupNorm) {
   if (!all_float32(count, dtypes)) return 1;
@@ -298,7 +187,7 @@ KERNEL(LayerNormGradient) {
       sum_1 += by_normal;
       sum_2 += by_normal * normal;
     });
-    const float mean_1 = static_cast<float>(sum(sum_1) / c), mean_2 = static_cast<float>(sum(sum_2) / c);
+    const float mean_1 = sum(sum_1) / static_cast<float>(c), mean_2 = sum(sum_2) / static_cast<float>(c);
     for_lanes(c, [&](int64_t i, auto left) {
       const Vec normal = (load(from + i, left) - m.mean) * m.scale;
       store(dx + row * c + i, (load(d + i, left) * load(weight + i, left) - mean_1 - normal * mean_2) * m.scale, left);
