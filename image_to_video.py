@@ -7,6 +7,7 @@ With no more than --image it uses svd_tiny, a small model that comes with the pr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -15,9 +16,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from gm import __version__
+from gm import __version__, compile_cache
 from gm.console import loading_bar, peak_memory, progress_bar, timed, versions
 from gm.errors import UserError, run_cli
+from gm.memory import parse_size
 
 ROOT = Path(__file__).resolve().parent
 TINY = "svd_tiny"
@@ -64,12 +66,18 @@ def make_parser():
     add("--amp_level", choices=("O0", "O2"), default="O0", help="O0 float32; O2 float16 for UNet and CLIP")
     add("--low_memory", type=bool, nargs="?", const=True, default=False,
         help="hold one part of the model at a time, and half of a step; slower, the same result up to rounding")
+    add("--memory_budget", type=str, help="8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at "
+        "most; by default of what is left on a CPU's machine, 256 MB at most; the same result up to rounding")
+    add("--compile_cache", type=str, help="folder where graph mode keeps compiled networks for the next run with the "
+        "same settings and sizes")
     add("--dry_run", type=bool, nargs="?", const=True, default=False, help="check everything, print the settings, stop")
     return parser
 
 
 def main(argv=None):
     arguments = make_parser().parse_args(argv)
+    if arguments.compile_cache:
+        compile_cache.quiet()
     from gm.data.images import list_images  # after parsing: --help needs no MindSpore
 
     images = list_images(arguments.image)
@@ -80,6 +88,13 @@ def main(argv=None):
         print(json.dumps(job.settings(), indent=2, default=str))
         print("\n".join(f"{path}: {job.plan(path)[1]}" for path in images))
         return 0
+    with compile_cache.compile_cache(arguments.compile_cache, lambda: job.graph_conditions(images)) as job.cached:
+        run_all(job, images)
+    return 0
+
+
+def run_all(job, images):
+    """Every picture; UserError at the end if one could not be done."""
     failures = []
     for path in images:
         try:
@@ -87,12 +102,12 @@ def main(argv=None):
         except UserError as error:
             if len(images) == 1:
                 raise
+            compile_cache.stop()
             failures.append(f"{path}: {error}")
             print(f"error: {failures[-1]}", file=sys.stderr)
     print(f"{len(images) - len(failures)} of {len(images)} pictures done, peak memory {peak_memory() / 1e9:.1f} GB")
     if failures:
         raise UserError("\n  ".join([f"{len(failures)} of {len(images)} pictures failed:", *failures]))
-    return 0
 
 
 def check_arguments(arguments):
@@ -108,6 +123,10 @@ def check_arguments(arguments):
         raise UserError(f"--num_videos {arguments.num_videos}: must be 1 or more")
     if arguments.output_fps is not None and not 0 < arguments.output_fps < float("inf"):
         raise UserError(f"--output_fps {arguments.output_fps}: must be more than 0")
+    if arguments.memory_budget is not None:
+        arguments.memory_budget = parse_size(arguments.memory_budget)
+    if arguments.compile_cache is not None and arguments.mode == 1:
+        raise UserError("--compile_cache: --mode=1 compiles nothing, give one of them")
 
 
 def choose_tiny(arguments):
@@ -130,6 +149,7 @@ class Job:
         self.arguments = arguments
         make_folder(arguments.output_dir)
         ops.set_device(arguments.device_target, arguments.mode)
+        self.attention_scores = ops.set_memory_budget(arguments.memory_budget)
         self.config_path = arguments.SVD.config or ROOT / "configs" / f"{arguments.version}.yaml"
         self.pipeline = ImageToVideo(
             self.config_path, arguments.SVD.checkpoint, arguments.SVD.delta, arguments.amp_level, loading_bar,
@@ -140,6 +160,7 @@ class Job:
         if arguments.amp_level == "O2" and ops.device() == "CPU":
             print("warning: CPUs compute float16 slowly and with more memory: O2 is for NPUs and GPUs", file=sys.stderr)
         self.compiled = set()  # shapes of videos that the graph was compiled for
+        self.cached = False  # whether the graphs are there from an earlier run
         for warning in self.options.warnings() + self.pipeline.warnings:
             print(f"warning: {warning}", file=sys.stderr)
 
@@ -155,12 +176,29 @@ class Job:
             "amp_level": self.arguments.amp_level,
             "mode": self.arguments.mode,
             "low_memory": self.arguments.low_memory,
+            "attention_scores": self.attention_scores,
             "device_target": ops.device(),
             "output_fps": self.arguments.output_fps or self.options.fps,
             "watermark": self.arguments.watermark,
             "versions": {"svd-mindspore": __version__, **versions()},
             "command": shlex.join(sys.argv),
         }
+
+    def graph_conditions(self, images):
+        """For `gm.compile_cache`: every setting but the numbers that only go through the networks."""
+        from gm.ops import native
+
+        sizes = []
+        for path in images:
+            with contextlib.suppress(UserError):  # it is told when its turn comes
+                sizes += [self.plan(path)[0].shape] * self.arguments.num_videos
+        if not self.arguments.low_memory:  # which makes the networks anew for every video
+            sizes = list(dict.fromkeys(sizes))
+        numbers = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "delta",
+                   "output_fps", "watermark", "command"}
+        settings = {name: value for name, value in self.settings().items() if name not in numbers}
+        decoded = self.arguments.output_type != "latents"
+        return [settings, self.pipeline.config.model, native.library(), decoded, sizes]
 
     def plan(self, path):
         """The picture as the model gets it, uint8 (h, w, 3), and a line that says what was done to it."""
@@ -219,7 +257,7 @@ class Job:
         """The latents of one video, with a bar over the steps."""
         self.pipeline.denoiser  # noqa: B018  (loaded here, so that its bar comes before the sampler's)
         shape = (image.shape, options.num_frames)
-        if self.arguments.mode == 0 and shape not in self.compiled:
+        if self.arguments.mode == 0 and not self.cached and shape not in self.compiled:
             print("graph mode: compiling the network for this size; the first step takes long", file=sys.stderr)
             self.compiled.add(shape)
         with progress_bar(options.sampling_steps, "sampling", "step") as bar:

@@ -145,6 +145,8 @@ def misspelt_config(tmp_path):
         (lambda t, c: {"num_videos": 0}, ["num_videos 0"]),
         (lambda t, c: {"watermark": "true"}, ["watermark", "65536 pixels"]),
         (lambda t, c: {"output_fps": -1}, ["output_fps -1"]),
+        (lambda t, c: {"memory_budget": "8XB"}, ["memory size '8XB'", "8GB"]),
+        (lambda t, c: {"compile_cache": t / "cache"}, ["compile_cache", "mode=1"]),
         (lambda t, c: {"output_dir": photo(t / "file.png") / "below"}, ["file.png"]),
         (lambda t, c: {"output_dir": "/proc/none"}, ["/proc/none"]),
     ],

@@ -21,7 +21,8 @@ from mindspore.ops import (
     zeros_like,
 )
 
-from gm.ops import context, fused, native
+from gm.memory import attention_scores, available_memory
+from gm.ops import context, fused, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.reference import (
     add_per_channel,
@@ -49,9 +50,11 @@ __all__ = [
     "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "arange", "attention",
     "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos", "describe", "device",
     "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens",
-    "log", "matmul", "maximum", "mean", "set_device", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile",
-    "transpose", "upsample_nearest", "version", "zeros_like",
+    "log", "matmul", "maximum", "mean", "set_device", "set_memory_budget", "sigmoid", "silu", "sin", "sqrt",
+    "temporal_conv", "tile", "transpose", "upsample_nearest", "version", "zeros_like",
 ]
+
+_USUAL_SCORES = reference.MAX_SCORES
 
 
 def bind(chosen):
@@ -66,3 +69,24 @@ def set_device(device_target=None, mode=GRAPH_MODE):
     if library is not None:
         fused.use(library)
     bind(choose(device(), version(), library is not None))
+
+
+def set_memory_budget(budget=None):
+    """Choose how many scores attention holds at once; after `set_device` and before a network first runs.
+
+    The result depends on it up to rounding. Graph mode writes every piece out: many small ones take long to compile.
+
+    Args:
+        budget: bytes that the program may take, see `gm.memory.attention_scores`. None: on the CPU what the machine has
+            left, but no more scores than the usual; elsewhere the usual.
+
+    Returns the number of scores.
+    """
+    scores = _USUAL_SCORES
+    if budget is not None:
+        scores = attention_scores(budget)
+    elif device() == "CPU":
+        left = available_memory()
+        scores = scores if left is None else min(scores, attention_scores(left))
+    reference.MAX_SCORES = scores
+    return scores

@@ -10,7 +10,8 @@ import mindspore as ms
 from mindspore import ops
 
 # Scores held at once by `attention`: 2**26 float32 values are 256 MiB. One frame and head of SVD at 576x1024 has
-# 9216**2 = 85M of them and the whole first level 24 GB in float16, so they are never all held.
+# 9216**2 = 85M of them and the whole first level 24 GB in float16, so they are never all held. More are not faster.
+# `gm.ops.set_memory_budget` changes it.
 MAX_SCORES = 2**26
 
 _matmul_transposed = ops.MatMul(transpose_b=True)

@@ -1,0 +1,138 @@
+"""The folder of a compile cache: which runs share one, when it appears, and that frames do not depend on it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import image_to_video
+from gm import compile_cache
+from gm.errors import UserError
+from gm.ops import reference
+from tests.untrained import CONFIG
+
+ROOT = CONFIG.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _unused(monkeypatch):
+    monkeypatch.setattr(compile_cache, "_used", [])
+
+
+def use(folder, conditions, fail=None):
+    """One run: True if graphs were found. It writes a file where MindSpore would."""
+    compile_cache._used.clear()
+    with compile_cache.compile_cache(folder, lambda: conditions) as found:
+        assert os.environ["MS_COMPILER_CACHE_ENABLE"] == "1"
+        (Path(os.environ["MS_COMPILER_CACHE_PATH"]) / "graph").write_text("x")
+        if fail:
+            raise fail
+    return found
+
+
+def test_a_run_that_ends_well_leaves_its_graphs_to_runs_under_the_same_conditions(tmp_path):
+    assert not use(tmp_path, {"frames": 3})
+    assert use(tmp_path, {"frames": 3})
+    assert not use(tmp_path, {"frames": 4})
+    assert len(list(tmp_path.iterdir())) == 2
+    assert "MS_COMPILER_CACHE_ENABLE" not in os.environ and "MS_COMPILER_CACHE_PATH" not in os.environ
+
+
+@pytest.mark.parametrize("fail", [KeyboardInterrupt(), UserError("a picture failed")])
+def test_a_run_that_ends_badly_leaves_nothing(tmp_path, fail):
+    with pytest.raises(type(fail)):
+        use(tmp_path, {}, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_slower_of_two_runs_leaves_the_others_graphs(tmp_path):
+    with compile_cache.compile_cache(tmp_path, dict):
+        (Path(os.environ["MS_COMPILER_CACHE_PATH"]) / "graph").write_text("slow")
+        use(tmp_path, {})
+    assert [p.read_text() for p in tmp_path.glob("*/graph")] == ["x"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_cache_and_two_caches(tmp_path):
+    with compile_cache.compile_cache(None, None) as found:
+        assert not found and "MS_COMPILER_CACHE_ENABLE" not in os.environ
+    with compile_cache.compile_cache(tmp_path, dict):
+        pass
+    with pytest.raises(RuntimeError, match="one compile cache"), compile_cache.compile_cache(tmp_path, dict):
+        pass
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="compile_cache .*file"):
+        use(tmp_path / "file", {})
+
+
+def test_key_is_of_conditions_sources_and_mindspores_environment(tmp_path, monkeypatch):
+    (tmp_path / "gm" / "ops").mkdir(parents=True)
+    source = tmp_path / "gm" / "ops" / "a.py"
+    source.write_text("1")
+    keys = [compile_cache.key(conditions, tmp_path) for conditions in ({"a": 1}, {"a": 2})]
+    assert keys[0] == compile_cache.key({"a": 1}, tmp_path)
+    source.write_text("2")
+    keys.append(compile_cache.key({"a": 1}, tmp_path))
+    source.rename(source.with_name("b.py"))
+    keys.append(compile_cache.key({"a": 1}, tmp_path))
+    monkeypatch.setenv("MS_DEV_SOMETHING", "1")
+    keys.append(compile_cache.key({"a": 1}, tmp_path))
+    assert len(set(keys)) == len(keys)
+
+
+def conditions(tmp_path, checkpoint, *extra):
+    """What a command's graphs depend on, as the key sees it."""
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (128, 64)).save(picture)
+    arguments = image_to_video.make_parser().parse_args([
+        f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}", f"--image={picture}", f"--output_dir={tmp_path}",
+        "--device_target=CPU", *extra])
+    image_to_video.check_arguments(arguments)
+    return json.dumps(image_to_video.Job(arguments).graph_conditions([picture]), default=str, sort_keys=True)
+
+
+def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_path, untrained, monkeypatch):
+    monkeypatch.setattr(reference, "MAX_SCORES", reference.MAX_SCORES)
+    usual = conditions(tmp_path, untrained)
+    same = ("--seed=3", "--SVD.fps=9", "--SVD.motion_bucket_id=3", "--num_videos=2", "--output_type=gif")
+    assert conditions(tmp_path, untrained, *same) == usual
+    changes = ("--SVD.num_frames=2", "--SVD.decode_chunk_size=1", "--height=128", "--amp_level=O2", "--low_memory",
+               "--memory_budget=100MB", "--SVD.cache_interval=2", "--SVD.guidance_sigma_max=9", "--output_type=latents",
+               "--SVD.max_guidance=1", "--SVD.sampler=heun")
+    found = [conditions(tmp_path, untrained, change) for change in changes]
+    assert len({usual, *found}) == len(changes) + 1
+
+
+def program(tmp_path, checkpoint, out, *extra):
+    """Runs image_to_video.py in graph mode; a hash of the frames."""
+    command = [
+        sys.executable, str(ROOT / "image_to_video.py"), f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}",
+        f"--image={tmp_path / 'pictures'}", f"--output_dir={out}", "--SVD.num_frames=3", "--SVD.sampling_steps=1",
+        "--SVD.decode_chunk_size=2", "--output_type=frames", "--device_target=CPU", *extra,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pictures = sorted(out.glob("*_frames/*.png"))
+    assert len(pictures) == 6
+    return hashlib.sha256(b"".join(p.read_bytes() for p in pictures)).hexdigest(), done.stderr
+
+
+@pytest.mark.slow
+def test_frames_of_two_sizes_are_the_same_with_and_without(tmp_path, untrained):
+    (tmp_path / "pictures").mkdir()
+    for name, size in (("a", (64, 64)), ("b", (128, 64))):
+        Image.linear_gradient("L").resize(size).convert("RGB").save(tmp_path / "pictures" / f"{name}.png")
+    option = f"--compile_cache={tmp_path / 'cache'}"
+    plain, _ = program(tmp_path, untrained, tmp_path / "plain")
+    first, told = program(tmp_path, untrained, tmp_path / "first", option)
+    second, told_again = program(tmp_path, untrained, tmp_path / "second", option)
+    assert plain == first == second
+    assert "compiling" in told and "compiling" not in told_again and "WARNING" not in told + told_again
