@@ -67,12 +67,14 @@ CASES = {
     "clip_medium": Case("clip", MEDIUM),
     "clip": Case("clip", SMALL_UNET),
     "tiny_pipeline": Case("pipeline", config=CONFIGS / "svd_tiny.yaml", checkpoint=ASSETS / "svd_tiny.safetensors"),
-    "train_small": Case("train", MEDIUM, 4, 16),
-    "train_medium": Case("train", MEDIUM, 4, 32),
-    "train_medium_14": Case("train", MEDIUM, 14, 32),
-    "train_recompute": Case("train_recompute", MEDIUM, 14, 32),
-    "train_encode": Case("train_encode", MEDIUM, 4, 32),
 }
+# One training step of the temporal layers at three sizes: from a cache, with the blocks recomputed, and with the clip's
+# frames encoded first, as without a cache.
+TRAIN_SIZES = {"small": (4, 16), "medium": (4, 32), "medium_14": (14, 32)}
+CASES.update({
+    f"{kind}_{size}": Case(kind, MEDIUM, *shape)
+    for size, shape in TRAIN_SIZES.items() for kind in ("train", "train_recompute", "train_encode")
+})
 
 
 def write_weights(config, path, seed=0):

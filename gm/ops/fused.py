@@ -39,6 +39,7 @@ def _kernels(library):
     geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
     silu_gradient = kernel("SiluGradient", _like(0), _like(0))
     layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
+    softmax_gradient = kernel("SoftmaxGradient", _like(0), _like(0))
     group_norm_gradient = kernel("GroupNormGradient", _like(0, 1, 2), _like(0, 1, 2))
     attention_gradient = kernel("ShortAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
     group_norm_silu_gradient = kernel("GroupNormSiluGradient", _like(0, 1, 2), _like(0, 1, 2))
@@ -65,7 +66,11 @@ def _kernels(library):
         dq, dk, dv = attention_gradient(q, k, v, heads, dout)
         return dq, dk, dv, ops.zeros_like(heads)
 
+    def softmax_bprop(scores, out, dout):
+        return (softmax_gradient(out, dout),)
+
     return {
+        "_softmax": kernel("Softmax", _like(0), _like(0), softmax_bprop),
         "_attention": kernel("ShortAttention", _like(0), _like(0), attention_bprop),
         "_geglu": kernel("Geglu", _halved, _like(0), geglu_bprop),
         "_silu": kernel("Silu", _like(0), _like(0), silu_bprop),
@@ -115,7 +120,8 @@ def group_norm(x, weight, bias, groups, eps):
     if x.dtype != _FLOAT:
         return cpu.group_norm(x, weight, bias, groups, eps)
     b, c = x.shape[:2]
-    return _group_norm(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps)).reshape(x.shape)  # noqa: F821
+    y = _group_norm(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps))  # noqa: F821
+    return y.reshape(x.shape)
 
 
 def group_norm_silu(x, weight, bias, groups, eps):
@@ -127,8 +133,20 @@ def group_norm_silu(x, weight, bias, groups, eps):
     return y.reshape(x.shape)
 
 
+def softmax(scores):
+    """`reference.softmax` in one pass, and its gradient."""
+    return _softmax(scores) if scores.dtype == _FLOAT else reference.softmax(scores)  # noqa: F821
+
+
 def attention(q, k, v, heads):
     """`reference.attention`; for short sequences, such as the frames of a pixel, in one pass without transpositions."""
-    if q.dtype != _FLOAT or q.shape[1] > _SHORT or k.shape[1] > _SHORT:
+    if q.dtype != _FLOAT:
         return cpu.attention(q, k, v, heads)
+    if q.shape[1] > _SHORT or k.shape[1] > _SHORT:
+        return reference.attention_by(cpu.transpose, softmax, q, k, v, heads)
     return _attention(q, k, v, _of_length(heads))  # noqa: F821
+
+
+def attention_over_pixels(q, k, v):
+    """`cpu.attention_over_pixels` with this module's softmax."""
+    return cpu.attention_over_pixels_by(softmax, q, k, v)

@@ -6,7 +6,7 @@
 #define DECLARE(name) extern "C" int name(int, void **, int *, int64_t **, const char **, void *, void *);
 DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
 DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
-DECLARE(ShortAttention) DECLARE(ShortAttentionGradient)
+DECLARE(Softmax) DECLARE(SoftmaxGradient) DECLARE(ShortAttention) DECLARE(ShortAttentionGradient)
 
 using Shape = std::vector<int64_t>;
 typedef int Kernel(int, void **, int *, int64_t **, const char **, void *, void *);
@@ -39,6 +39,8 @@ int main() {
       failed += call(GegluGradient, {{rows, 2 * c}, {2 * c}, {rows, c}, {rows, 2 * c}, {2 * c}});
       failed += call(Silu, {{rows, c}, {rows, c}});
       failed += call(SiluGradient, {{rows, c}, {rows, c}, {rows, c}});
+      failed += call(Softmax, {{rows, c}, {rows, c}});
+      failed += call(SoftmaxGradient, {{rows, c}, {rows, c}, {rows, c}});
       failed += call(LayerNorm, {{rows, c}, {c}, {c}, {1}, {rows, c}});
       failed += call(LayerNormGradient, {{rows, c}, {c}, {1}, {rows, c}, {rows, c}, {2, c}});
     }

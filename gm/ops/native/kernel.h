@@ -25,6 +25,19 @@ inline int64_t size(const int64_t *shape, int ndim) {
 inline const float *in(void *param) { return static_cast<const float *>(param); }
 inline float *out(void *param) { return static_cast<float *>(param); }
 
+// Sum of f(start, left) over n numbers: sixteen float sums over 2048 numbers at most, and those in double.
+template <class F>
+double total(int64_t n, F f) {
+  constexpr int64_t kBlock = 2048;
+  double sums = 0;
+  for (int64_t block = 0; block < n; block += kBlock) {
+    Vec part{};
+    for_lanes(std::min(kBlock, n - block), [&](int64_t i, auto left) { part += f(block + i, left); });
+    sums += sum(part);
+  }
+  return sums;
+}
+
 // body(row, sums) for every row, where it adds to `width` sums; their totals go to `totals`. The rows are summed in 64
 // parts, whatever the number of threads, so that it has no influence on the result.
 template <class Body>

@@ -8,19 +8,6 @@ using namespace svd;
 
 namespace {
 
-// Sum of f(start, left) over n numbers: sixteen float sums over 2048 numbers at most, and those in double.
-template <class F>
-double total(int64_t n, F f) {
-  constexpr int64_t kBlock = 2048;
-  double sums = 0;
-  for (int64_t block = 0; block < n; block += kBlock) {
-    Vec part{};
-    for_lanes(std::min(kBlock, n - block), [&](int64_t i, auto left) { part += f(block + i, left); });
-    sums += sum(part);
-  }
-  return sums;
-}
-
 // 1 in the lanes that hold a number, 0 in the rest.
 Vec present(Whole) { return fill(1.0f); }
 Vec present(int64_t left) {
