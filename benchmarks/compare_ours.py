@@ -54,7 +54,7 @@ def clip(weights, inputs, frames, kind):
 def pipeline(weights, inputs, frames, kind):
     """Picture to video, with the config's settings."""
     video = ImageToVideo(weights.config, weights)
-    options = video.options()
+    options = video.options(sampler="euler")  # what the PyTorch side has; svd_tiny's own draws noise in every step
 
     def run():
         for step in video.steps(inputs["picture"], options):

@@ -25,7 +25,7 @@ from gm.data.videos import to_uint8
 from gm.errors import run_cli
 from gm.pipeline import ImageToVideo
 
-REFERENCE = {"sampling_steps": 100}
+REFERENCE = {"sampling_steps": 100, "sampler": "euler"}
 CALLS = (4, 6, 8, 10, 12, 16, 25)
 
 
@@ -37,12 +37,12 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "euler, karras": Method({}),
-    "euler, ays": Method({"schedule": "ays"}),
+    "euler, karras": Method({"sampler": "euler"}),
+    "euler, ays": Method({"sampler": "euler", "schedule": "ays"}),
     "heun, karras": Method({"sampler": "heun"}, 2),
     "dpmpp_2m, karras": Method({"sampler": "dpmpp_2m"}),
     "dpmpp_2m, ays": Method({"sampler": "dpmpp_2m", "schedule": "ays"}),
-    "euler, karras, every 2nd call whole (DeepCache)": Method({"cache_interval": 2}),
+    "euler, karras, every 2nd call whole (DeepCache)": Method({"sampler": "euler", "cache_interval": 2}),
 }
 
 

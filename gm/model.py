@@ -63,7 +63,7 @@ SCHEMA = {
     "sampling": {
         "height": "int", "width": "int", "num_frames": "int", "sampling_steps": "int", "min_guidance": "float",
         "max_guidance": "float", "fps": "float", "motion_bucket_id": "float", "noise_aug_strength": "float",
-        "decode_chunk_size": "int",
+        "decode_chunk_size": "int", "sampler": "str",
     },
 }
 

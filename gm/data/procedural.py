@@ -158,9 +158,9 @@ def _view(canvas, size, share, start):
 
 
 def clip(random, frames, size, fps, most_bucket):
-    """`Clip` of a camera pushing in, its speed drawn so that motion buckets are uniform up to `most_bucket`."""
+    """`Clip` of a camera pushing in, its motion bucket up to `most_bucket`, high ones more often."""
     canvas = picture(random, 2 * size)
-    rate = score(random.uniform(0, most_bucket)) / 100 / _MEAN_RADIUS
+    rate = score(most_bucket * math.sqrt(random.random())) / 100 / _MEAN_RADIUS
     centre = np.clip(random.normal(0.5, _CENTRE_SPREAD, 2), 0.2, 0.8)
     shown = push_in(canvas, frames, size, math.exp(rate / fps), centre)
     return Clip(shown, fps, motion_score(shown, fps))
@@ -180,7 +180,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     random = np.random.default_rng(options.seed)
-    clips = [clip(random, 14, options.size, 14.0, 205.0) for _ in range(options.clips)]
+    clips = [clip(random, 14, options.size, 24.0, 205.0) for _ in range(options.clips)]
     write_png(contact_sheet(np.concatenate([c.frames[::2] for c in clips]), 7), options.output)
     print(f"{options.output}: motion buckets from top to bottom {[bucket(c.motion) for c in clips]}")
 
