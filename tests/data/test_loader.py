@@ -207,7 +207,10 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
-    process.stdout.readline()
+    # Two samples are under way while the first 1500 are still being queued, and an interrupt between the bytecodes that
+    # take a lock of the queue leaves it locked (CPython). The fifth sample begins when all are queued.
+    for _ in range(5):
+        process.stdout.readline()
     start = time.perf_counter()
     process.send_signal(signal.SIGINT)
     try:
