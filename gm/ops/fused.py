@@ -1,7 +1,7 @@
 """Forms for the CPU that call the C++ kernels of `gm.ops.native`, with their gradients; float32, else `gm.ops.cpu`.
 
 `use` opens the library and must come first. A kernel reads its input once or twice where plain operators read and write
-it five to ten times; none of them keeps anything for the backward pass but its inputs.
+it five to ten times; none of them keeps anything for the backward pass but its inputs, the softmax its result.
 """
 
 import functools
@@ -115,22 +115,24 @@ def layer_norm(x, weight, bias, eps):
     return _layer_norm(x, weight, bias, _constant(eps))  # noqa: F821
 
 
+def _by_group(kernel, x, weight, bias, groups, eps):
+    """The kernel takes the number of groups from the shape."""
+    b, c = x.shape[:2]
+    return kernel(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps)).reshape(x.shape)
+
+
 def group_norm(x, weight, bias, groups, eps):
     """`reference.group_norm`; each group is read from memory once if it fits the cache."""
     if x.dtype != _FLOAT:
         return cpu.group_norm(x, weight, bias, groups, eps)
-    b, c = x.shape[:2]
-    y = _group_norm(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps))  # noqa: F821
-    return y.reshape(x.shape)
+    return _by_group(_group_norm, x, weight, bias, groups, eps)  # noqa: F821
 
 
 def group_norm_silu(x, weight, bias, groups, eps):
     """`group_norm` and `silu` in the same pass."""
     if x.dtype != _FLOAT:
         return cpu.group_norm_silu(x, weight, bias, groups, eps)
-    b, c = x.shape[:2]
-    y = _group_norm_silu(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps))  # noqa: F821
-    return y.reshape(x.shape)
+    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)  # noqa: F821
 
 
 def softmax(scores):
