@@ -65,7 +65,8 @@ def make_parser():
     add("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode (compiles first, then fast), 1 PyNative")
     add("--amp_level", choices=("O0", "O2"), default="O0", help="O0 float32; O2 float16 for UNet and CLIP")
     add("--low_memory", type=bool, nargs="?", const=True, default=False,
-        help="hold one part of the model at a time, and half of a step; slower, the same result up to rounding")
+        help="hold one part of the model at a time, float16 weights as they are, and half of a step; slower, the same "
+        "result up to rounding")
     add("--memory_budget", type=str, help="8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at "
         "most; by default of what is left on a CPU's machine, 256 MB at most; the same result up to rounding")
     add("--compile_cache", type=str, help="folder where graph mode keeps compiled networks for the next run with the "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Callable, NamedTuple
 
+import mindspore as ms
+import numpy as np
 from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
@@ -16,7 +18,7 @@ from gm.errors import UserError
 from gm.networks.clip import ClipVision
 from gm.networks.unet import VideoUNet
 from gm.networks.vae import VaeDecoder, VaeEncoder
-from gm.precision import parameter_dtype
+from gm.precision import kept_narrow, parameter_dtype
 
 
 class Component(NamedTuple):
@@ -146,7 +148,7 @@ class Weights:
         """Number of values of a component."""
         return sum(math.prod(p.shape) for p in build_component(self.config, name).get_parameters())
 
-    def load(self, name, amp_level="O0", progress=None):
+    def load(self, name, amp_level="O0", progress=None, narrow=False):
         """A component with its values.
 
         Where the file has the dtype that the parameter needs, the parameter is the file's memory map itself and costs
@@ -156,11 +158,14 @@ class Weights:
             name: one of `COMPONENTS`.
             amp_level: "O0" or "O2", see `gm.precision`.
             progress: called with the number of values after each tensor.
+            narrow: leave weights that the file has in float16 so (`gm.precision.kept_narrow`).
         """
         cell = build_component(self.config, name)
         for p in cell.get_parameters():
             dtype = parameter_dtype(p.name, amp_level)
             array = self.checkpoint.read(self.sources[p.name])
+            if narrow and array.dtype == np.float16 and kept_narrow(p.name, p.shape):
+                dtype = ms.float16
             set_value(p, array, dtype)
             if array.dtype.name != str(dtype).lower():  # a copy was made: the file's own pages are not needed
                 self.checkpoint.forget(self.sources[p.name])

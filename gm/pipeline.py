@@ -147,8 +147,9 @@ class ImageToVideo:
             components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`.
         delta: path of the weights that train.py saved alone (`--train.save=delta`), put over the checkpoint's.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
-        low_memory: let every component go when it has done its part for a video, and compute the two halves of guidance
-            one after the other. The same result up to rounding, slower; the next video loads again.
+        low_memory: let every component go when it has done its part for a video, compute the two halves of guidance one
+            after the other, and leave float16 weights so until a layer needs them in float32. The same result up to
+            rounding, slower; the next video loads again.
         on_load: called as on_load(component name, number of values) before a component is loaded; returns a function to
             be called with the number of values after each tensor, or None.
 
@@ -177,7 +178,8 @@ class ImageToVideo:
 
     def _load(self, name):
         progress = self.on_load(name, self.weights.size(name)) if self.on_load else None
-        return self.weights.load(name, self.amp_level, progress)
+        narrow = {"narrow": True} if self.low_memory else {}  # which only a file's weights know of
+        return self.weights.load(name, self.amp_level, progress, **narrow)
 
     def release(self, *names):
         """Forget components ("clip", "condition_encoder", "denoiser", "decoder"): they are loaded anew when needed."""
@@ -197,7 +199,7 @@ class ImageToVideo:
     def denoiser(self):
         denoiser = self._load("unet")
         if self.delta is not None:
-            apply_delta(denoiser, self.delta)
+            apply_delta(denoiser, self.delta, amp_level=self.amp_level)
         return denoiser
 
     @cached_property

@@ -1,4 +1,6 @@
-"""Which parameters are float16 under `--amp_level=O2`; everything computes in the dtype of its parameters."""
+"""Which parameters are float16 under `--amp_level=O2`, and which may stay so in any case.
+
+A layer computes in the dtype of its input; the networks cast what they are given to that of their biases."""
 
 from __future__ import annotations
 
@@ -33,3 +35,9 @@ def parameter_dtype(name, amp_level):
     if amp_level == "O0" or any(re.search(pattern, name) for pattern, _ in FLOAT32):
         return ms.float32
     return ms.float16
+
+
+def kept_narrow(name, shape):
+    """Whether low_memory may keep the parameter in the float16 of its file: a weight that its layer widens when it is
+    called (`gm.ops.widened`), so that the result is the same to the last bit."""
+    return name.endswith("weight") and len(shape) > 1

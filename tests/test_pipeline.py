@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from safetensors.numpy import load_file, save_file
 
 from gm import ops
 from gm.diffusion.deepcache import DeepCache
 from gm.errors import UserError
 from gm.model import load_model_config
 from gm.pipeline import ImageToVideo, choose_size
+from gm.precision import kept_narrow
 from tests.untrained import CONFIG
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -170,3 +173,27 @@ def test_deep_cache_saves_evaluations_and_stays_near(pipeline, monkeypatch):
     cached = sample(pipeline, options)[-1]
     assert len(calls) == 4
     assert 0 < np.abs(cached - whole).mean() < 0.5 * np.abs(whole).mean()
+
+
+@pytest.mark.parametrize("mode", [ops.GRAPH_MODE, ops.PYNATIVE_MODE])
+def test_low_memory_leaves_float16_weights_so_and_computes_the_same_bits(untrained, tmp_path, mode):
+    ops.set_device("CPU", mode)
+    half, delta = tmp_path / "half.safetensors", tmp_path / "delta.safetensors"
+    save_file({name: array.astype(np.float16) for name, array in load_file(untrained).items()}, half)
+    changed = "model.diffusion_model.out.2.weight"
+    save_file({changed: np.full((4, 32, 3, 3), 1 / 3, np.float32)}, delta)
+    usual, low = (ImageToVideo(CONFIG, half, delta, low_memory=low_memory) for low_memory in (False, True))
+    random = np.random.default_rng(0)
+    shapes = (4, 4, 8, 8), (4,), (4, 4, 8, 8), (4, 1, 32), (4, 96)
+    arguments = [Tensor(random.uniform(0.5, 1.5, shape).astype(np.float32)) for shape in shapes]
+    picture, z = (Tensor(random.standard_normal(shape).astype(np.float32)) for shape in ((1, 3, 32, 32), (2, 4, 4, 4)))
+    side = low.config.model.clip.image_size
+    seen = Tensor(random.standard_normal((1, 3, side, side)).astype(np.float32))
+    parts = {"denoiser": (*arguments, 4), "clip": (seen,), "condition_encoder": (picture,), "decoder": (z, 2)}
+    for name, given in list(parts.items())[: 1 if mode == ops.GRAPH_MODE else None]:  # the others compile for long
+        assert np.array_equal(getattr(low, name)(*given).asnumpy(), getattr(usual, name)(*given).asnumpy())
+    for part in (low.denoiser, low.clip, low.condition_encoder, low.decoder):
+        narrow = {p.name for p in part.get_parameters() if p.dtype == ms.float16}
+        expected = {p.name for p in part.get_parameters() if kept_narrow(p.name, p.shape)}
+        assert narrow == {name for name in expected if not name.endswith(".out.2.weight")}
+    assert not any(p.dtype == ms.float16 for p in usual.denoiser.get_parameters())

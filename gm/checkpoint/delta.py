@@ -14,6 +14,7 @@ from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.lora import low_rank, merged
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
+from gm.precision import parameter_dtype
 
 KIND = "svd-mindspore delta"
 _UNET = "model.diffusion_model."
@@ -53,13 +54,14 @@ def sampled_hash(names, read):
     return digest.hexdigest()[:16]
 
 
-def apply_delta(target, path, weights=None):
+def apply_delta(target, path, weights=None, amp_level=None):
     """Put the tensors of a delta file on a loaded model.
 
     Args:
         target: the denoiser (or UNet) cell, or a dict from full checkpoint names to parameters.
         path: the file.
         weights: the `gm.model.Weights` that the target was loaded from, to compare with what the delta belongs to.
+        amp_level: its dtype is what changed parameters get, where `Weights.load` left some narrow; None keeps theirs.
 
     Returns a list of warnings, one sentence each: empty if all is well.
     Raises UserError if the file is damaged, or holds a name or shape that the model does not have; then nothing was
@@ -70,7 +72,10 @@ def apply_delta(target, path, weights=None):
         _check(delta, parameters, path)
         for name in changed_names(delta):
             p = parameters[name]
-            p.set_data(Tensor(changed(delta, name, p.asnumpy), p.dtype))
+            dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
+            value = Tensor(changed(delta, name, p.asnumpy), dtype)
+            p.set_dtype(dtype)
+            p.set_data(value)
     return base_warnings(path, weights)
 
 

@@ -40,7 +40,7 @@ class GEGLU(nn.Cell):
         self.proj = Linear(channels, 2 * inner)
 
     def construct(self, x):
-        return ops.geglu(x, self.proj.weight, self.proj.bias)
+        return ops.geglu(x, ops.widened(self.proj.weight, x), self.proj.bias)
 
 
 class FeedForward(nn.Cell):
@@ -116,7 +116,8 @@ class SpatialVideoTransformer(nn.Cell):
     def construct(self, x, context, t, image_only=None):
         """x (n, c, h, w), context (n, l, e), image_only None or (n,) -> (n, c, h, w)."""
         n, c, h, w = x.shape
-        y = ops.linear_to_tokens(self.norm(x).reshape(n, c, h * w), self.proj_in.weight, self.proj_in.bias)
+        y = self.norm(x).reshape(n, c, h * w)
+        y = ops.linear_to_tokens(y, ops.widened(self.proj_in.weight, x), self.proj_in.bias)
         # Frames are counted from 0 in every video, whatever its frame rate.
         frame = ops.tile(ops.arange(t), (n // t,)).astype(ms.float32)
         frame = sinusoidal_tensor(frame, self.frequencies, self.channels).astype(x.dtype)
@@ -124,4 +125,5 @@ class SpatialVideoTransformer(nn.Cell):
         for spatial, temporal in zip(self.transformer_blocks, self.time_stack):
             y = spatial(y, context)
             y = self.time_mixer(y, temporal(ops.add_to_tokens(y, frame), context, t), image_only)
-        return x + ops.linear_to_channels(y, self.proj_out.weight, self.proj_out.bias).reshape(n, c, h, w)
+        y = ops.linear_to_channels(y, ops.widened(self.proj_out.weight, x), self.proj_out.bias)
+        return x + y.reshape(n, c, h, w)

@@ -20,7 +20,7 @@ class SelfAttention(nn.Cell):
 
     def construct(self, x):
         """x (n, s, width) -> (n, s, width)."""
-        q, k, v = ops.chunk(ops.linear(x, self.in_proj_weight, self.in_proj_bias), 3, -1)
+        q, k, v = ops.chunk(ops.linear(x, ops.widened(self.in_proj_weight, x), self.in_proj_bias), 3, -1)
         return self.out_proj(ops.attention(q, k, v, self.heads))
 
 

@@ -36,7 +36,7 @@ class Linear(nn.Cell):
         self.bias = parameter(out_channels) if bias else None
 
     def construct(self, x):
-        return ops.linear(x, self.weight, self.bias)
+        return ops.linear(x, ops.widened(self.weight, x), self.bias)
 
 
 class Conv2d(nn.Cell):
@@ -50,7 +50,7 @@ class Conv2d(nn.Cell):
         self.padding = (kernel // 2,) * 4 if padding is None else padding
 
     def construct(self, x):
-        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return ops.conv2d(x, ops.widened(self.weight, x), self.bias, self.stride, self.padding)
 
 
 class TemporalConv(nn.Cell):
@@ -62,7 +62,7 @@ class TemporalConv(nn.Cell):
         self.bias = parameter(out_channels)
 
     def construct(self, x):
-        return ops.temporal_conv(x, self.weight, self.bias)
+        return ops.temporal_conv(x, ops.widened(self.weight, x), self.bias)
 
 
 class GroupNorm(nn.Cell):

@@ -128,7 +128,7 @@ class VideoUNet(nn.Cell):
             image_only: None, or (n,) with 1 for frames that are still images, which ignore the temporal branches.
 
         Returns:
-            (n, out_channels, h, w), in the dtype of the weights, to which the inputs are cast.
+            (n, out_channels, h, w), in the dtype of the biases, to which the inputs are cast.
         """
         return self.with_deep(x, c_noise, context, vector, t, image_only)[0]
 
@@ -157,8 +157,8 @@ class VideoUNet(nn.Cell):
         return self.out(x)
 
     def prepare(self, x, c_noise, context, vector):
-        """x and context in the dtype of the weights, and the embedding of c_noise and vector."""
-        dtype = self.out[2].weight.dtype
+        """x and context in the dtype of the biases, and the embedding of c_noise and vector."""
+        dtype = self.out[2].bias.dtype
         emb = sinusoidal_tensor(c_noise, self.frequencies, self.model_channels).astype(dtype)
         emb = self.time_embed(emb) + self.label_emb(vector.astype(dtype))
         return x.astype(dtype), emb, context.astype(dtype)

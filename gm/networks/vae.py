@@ -158,7 +158,7 @@ class TemporalOutput(Conv2d):
 
     def construct(self, x, t=None):
         """x (n, c, h, w) -> (n, out_channels, h, w); t None: still images, without the temporal convolution."""
-        x = ops.conv2d(x, self.weight, self.bias, 1, self.padding)
+        x = ops.conv2d(x, ops.widened(self.weight, x), self.bias, 1, self.padding)
         if t is None:
             return x
         return to_frames(self.time_mix_conv(to_time_major(x, t)), x.shape[2], x.shape[3])
@@ -168,7 +168,7 @@ class ImageOutput(Conv2d):
     """The last convolution of the frame-wise decoder."""
 
     def construct(self, x, t=None):
-        return ops.conv2d(x, self.weight, self.bias, 1, self.padding)
+        return ops.conv2d(x, ops.widened(self.weight, x), self.bias, 1, self.padding)
 
 
 class ImageDecoder(nn.Cell):

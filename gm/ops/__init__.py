@@ -43,6 +43,7 @@ from gm.ops.reference import (
     temporal_conv,
     transpose,
     upsample_nearest,
+    widened,
 )
 from gm.ops.table import choose, describe
 
@@ -51,7 +52,7 @@ __all__ = [
     "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos", "describe", "device",
     "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens",
     "log", "matmul", "maximum", "mean", "set_device", "set_memory_budget", "sigmoid", "silu", "sin", "sqrt",
-    "temporal_conv", "tile", "transpose", "upsample_nearest", "version", "zeros_like",
+    "temporal_conv", "tile", "transpose", "upsample_nearest", "version", "widened", "zeros_like",
 ]
 
 _USUAL_SCORES = reference.MAX_SCORES

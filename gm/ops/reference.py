@@ -37,6 +37,14 @@ def when_needed(weight, x):
     return ops.depend(weight, x)
 
 
+def widened(weight, x):
+    """The weight in the dtype of `x`, where it is kept in a narrower one (`gm.precision.kept_narrow`): exact.
+
+    Not before `x` is there, so that one wide weight at a time is held.
+    """
+    return weight if weight.dtype == x.dtype else when_needed(weight, x).astype(x.dtype)
+
+
 def linear(x, weight, bias=None):
     """x (..., c_in), weight (c_out, c_in), bias (c_out,) -> (..., c_out)."""
     y = _matmul_transposed(x.reshape(-1, x.shape[-1]), weight)

@@ -34,6 +34,7 @@ SCHEMA = {
     "train": {
         "checkpoint": {"every": "int", "keep": "int"},
         "validation": {"every": "int", "clips": "int"}, "log": {"every": "int"}, "schedule": Section(Schedule),
+        "loss": {"dropout": "float"},
     },
     "unet": {name: _UNET_STAGE for name in ("image", "video_small", "video")},
 }
