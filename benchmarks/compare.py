@@ -46,7 +46,7 @@ SMALL_UNET = ("model.unet.model_channels=64",)  # the other parts at SVD's size,
 
 class Case(NamedTuple):
     """kind: what is run; changes: to the config; frames, side: of the latents, where the inputs are random; checkpoint:
-    None for random weights."""
+    None for random weights; batch: videos at once, for the UNet alone."""
 
     kind: str
     changes: tuple = ()
@@ -54,6 +54,7 @@ class Case(NamedTuple):
     side: int = 32
     config: Path = CONFIGS / "svd.yaml"
     checkpoint: Path | None = None
+    batch: int = 1
 
 
 CASES = {
@@ -90,16 +91,16 @@ def write_weights(config, path, seed=0):
     write_safetensors(path, [(name, shape, np.float32) for name, shape in shapes.items()], read)
 
 
-def make_inputs(config, frames, side):
+def make_inputs(config, case):
     """Everything that a case of random inputs may need, by name."""
-    random, model = np.random.default_rng(0), config.model
+    random, model, frames, side, batch = np.random.default_rng(0), config.model, case.frames, case.side, case.batch
 
     def normal(*shape):
         return random.standard_normal(shape, np.float32)
 
     return {
-        "x": normal(frames, model.unet.in_channels, side, side), "c_noise": np.float32([0.4]),
-        "context": normal(1, 1, model.unet.context_dim), "ids": np.float32([[6, 127, 0.02]]),
+        "x": normal(batch * frames, model.unet.in_channels, side, side), "c_noise": np.float32([0.4] * batch),
+        "context": normal(batch, 1, model.unet.context_dim), "ids": np.float32([[6, 127, 0.02]] * batch),
         "z": normal(frames, 4, side, side), "noise": normal(frames, 4, side, side), "concat": normal(1, 4, side, side),
         "sigma": np.float32([1.5]),
         "pixels": random.uniform(-1, 1, (frames, 3, 8 * side, 8 * side)).astype(np.float32),
@@ -162,16 +163,19 @@ def prepare(case, folder):
     elif case.kind == "pipeline":
         arrays = pipeline_inputs(config, weights)
     else:
-        arrays = make_inputs(config, case.frames, case.side)
+        arrays = make_inputs(config, case)
     inputs = Path(folder) / "inputs.npz"
     np.savez(inputs, **arrays)
     return {"kind": case.kind, "config": str(case.config), "changes": case.changes, "frames": case.frames,
             "weights": str(weights), "inputs": str(inputs), **OmegaConf.to_container(config)}
 
 
-def compare(name, options, folder):
-    """The row of one case, a dict."""
-    case = prepare(CASES[name], folder)
+def compare(name, case, options, folder):
+    """The row of one `Case`, a dict.
+
+    options: torch_python, pairs, output_dir as of the command line. folder: for weights, which later cases use again.
+    """
+    case = prepare(case, folder)
     with ExitStack() as stack:
         log = stack.enter_context(open(Path(options.output_dir) / f"{name}.log", "w", encoding="utf-8"))
         sides = {}
@@ -234,7 +238,7 @@ def main(argv=None):
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for case in options.cases:
-            rows.append(compare(case, options, folder))
+            rows.append(compare(case, CASES[case], options, folder))
             print(json.dumps(rows[-1]), file=sys.stderr)
             write_json({"versions": versions(), "rows": rows}, Path(options.output_dir) / "report.json")
     print(table(rows))

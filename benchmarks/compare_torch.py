@@ -18,7 +18,8 @@ def unet(case, inputs):
     model = make_unet(case["model"], case["weights"])
 
     def run():
-        return model(inputs["x"][None], inputs["c_noise"], inputs["context"], inputs["ids"]).sample[0]
+        videos = inputs["x"].unflatten(0, (-1, case["frames"]))
+        return model(videos, inputs["c_noise"], inputs["context"], inputs["ids"]).sample.flatten(0, 1)
 
     return torch.no_grad()(run)
 
