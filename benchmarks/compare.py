@@ -173,7 +173,8 @@ def prepare(case, folder):
 def compare(name, case, options, folder):
     """The row of one `Case`, a dict.
 
-    options: torch_python, pairs, output_dir as of the command line. folder: for weights, which later cases use again.
+    options: torch_python, pairs, compile_cache, output_dir as of the command line. folder: for weights, which later
+    cases use again.
     """
     case = prepare(case, folder)
     with ExitStack() as stack:
@@ -182,7 +183,8 @@ def compare(name, case, options, folder):
         for label, python, script in (("ours", sys.executable, "compare_ours.py"),
                                       ("torch", options.torch_python, "compare_torch.py")):
             results = str(Path(folder) / f"{label}.npy")
-            sides[label] = stack.enter_context(Side(python, script, {**case, "results": results}, log))
+            about = {**case, "results": results, "compile_cache": options.compile_cache}
+            sides[label] = stack.enter_context(Side(python, script, about, log))
             sides[label].first = sides[label].answer()
         error = _error(*(np.load(Path(folder) / f"{label}.npy") for label in ("ours", "torch")))
         calls = [{label: side.call() for label, side in sides.items()} for _ in range(options.pairs)]
@@ -222,11 +224,17 @@ def table(rows):
     return "\n".join(lines)
 
 
+def add_compile_cache(parser):
+    parser.add_argument("--compile_cache", help="folder where this project's graphs are kept: given a second time, "
+                        "peak memory is that of a run that compiles nothing")
+
+
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--torch_python", required=True, help="the python of the PyTorch environment")
     parser.add_argument("--cases", type=list[str], default=["unet_medium"], help=f"of {', '.join(CASES)}")
     parser.add_argument("--pairs", type=int, default=5, help="calls of each side")
+    add_compile_cache(parser)
     parser.add_argument("--output_dir", default="outputs/compare", help="folder for the logs and report.json")
     options = parser.parse_args(argv)
     unknown = [case for case in options.cases if case not in CASES]

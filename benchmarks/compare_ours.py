@@ -12,6 +12,7 @@ from mindspore import Tensor
 from mindspore import ops as mindspore_ops
 
 from gm import ops
+from gm.compile_cache import compile_cache
 from gm.console import peak_memory
 from gm.diffusion.conditioning import vector_embedding
 from gm.diffusion.loss import DiffusionLoss
@@ -108,8 +109,12 @@ def main():
     case = json.loads(sys.argv[1])
     ops.set_device("CPU", ops.GRAPH_MODE)
     weights = Weights(load_model_config(case["config"], case["changes"]), case["weights"])
-    run = KINDS[case["kind"]](weights, dict(np.load(case["inputs"])), case["frames"], case["kind"])
-    result, seconds = _timed(run)
+    inputs = dict(np.load(case["inputs"]))
+    shapes = {name: array.shape for name, array in inputs.items()}
+    conditions = {name: case[name] for name in ("kind", "model", "sampling", "frames")}
+    with compile_cache(case["compile_cache"], lambda: {**conditions, "shapes": shapes}):
+        run = KINDS[case["kind"]](weights, inputs, case["frames"], case["kind"])
+        result, seconds = _timed(run)
     np.save(case["results"], result)
     print("@@" + json.dumps({"seconds": seconds, "matmul_gflops": matmul_gflops()}), flush=True)
     for _ in sys.stdin:

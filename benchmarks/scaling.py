@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compare import LIMIT, MEDIUM, Case, compare
+from compare import LIMIT, MEDIUM, Case, add_compile_cache, compare
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
@@ -40,6 +40,7 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--torch_python", required=True, help="the python of the PyTorch environment")
     parser.add_argument("--pairs", type=int, default=5, help="calls of each side")
+    add_compile_cache(parser)
     parser.add_argument("--output_dir", default="outputs/scaling", help="folder for the logs and report.json")
     options = parser.parse_args(argv)
     if options.pairs < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, NamedTuple
 
 import mindspore as ms
@@ -57,6 +58,7 @@ COMPONENTS = {
 }
 
 
+_READERS = 4  # threads that read and convert weights; more do not help, as memory is what they wait for
 VAE = {
     "ch": "int", "ch_mult": "list[int]", "num_res_blocks": "int", "z_channels": "int", "temporal_decoder": "bool",
 }
@@ -161,23 +163,31 @@ class Weights:
             narrow: leave weights that the file has in float16 so (`gm.precision.kept_narrow`).
         """
         cell = build_component(self.config, name)
-        for p in cell.get_parameters():
-            dtype = parameter_dtype(p.name, amp_level)
-            array = self.checkpoint.read(self.sources[p.name])
-            if narrow and array.dtype == np.float16 and kept_narrow(p.name, p.shape):
+
+        def read(p):
+            source = self.sources[p.name]
+            dtype, stored = parameter_dtype(p.name, amp_level), self.checkpoint.dtype(source)
+            if narrow and stored == np.float16 and kept_narrow(p.name, p.shape):
                 dtype = ms.float16
-            set_value(p, array, dtype)
-            if array.dtype.name != str(dtype).lower():  # a copy was made: the file's own pages are not needed
-                self.checkpoint.forget(self.sources[p.name])
-            if progress:
-                progress(array.size)
+            array = self.checkpoint.read(source, mapped=stored.name == _numpy_name(dtype))
+            return array.astype(_numpy_name(dtype), copy=False), dtype
+
+        parameters = list(cell.get_parameters())
+        with ThreadPoolExecutor(_READERS) as pool:  # NumPy converts, and the system reads, without Python's lock
+            for p, (value, dtype) in zip(parameters, pool.map(read, parameters)):
+                set_value(p, value, dtype)
+                if progress:
+                    progress(value.size)
         return Denoiser(cell) if name == "unet" else cell
+
+
+def _numpy_name(dtype):
+    return str(dtype).lower()
 
 
 def set_value(p, array, dtype):
     """Give a parameter an array's values; shares the array's memory where dtype is its own."""
-    name = str(dtype).lower()
-    array = array.astype(name, copy=False)
+    array = array.astype(_numpy_name(dtype), copy=False)
     if p.dtype != dtype:
         p.set_dtype(dtype)
     p.set_data(Tensor.from_numpy(array))

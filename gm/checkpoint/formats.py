@@ -151,11 +151,8 @@ class _MindSporeCheckpoint:
     def dtype(self, name):
         return self._arrays[name].dtype
 
-    def read(self, name):
+    def read(self, name, mapped=True):
         return self._arrays[name]
-
-    def forget(self, name):
-        """Nothing to give back: the arrays are not mapped."""
 
     def release(self):
         """Nothing to let go of: the arrays are not mapped."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class MappedCheckpoint:
         self.ignored = tuple(ignored)
         self._tensors = tensors
         self._map = None
+        self._lock = threading.Lock()  # threads read at once
 
     def __enter__(self):
         return self
@@ -61,16 +63,22 @@ class MappedCheckpoint:
         """The NumPy type that `read` returns; float32 where the file holds bfloat16, which NumPy does not have."""
         return self._tensors[name].dtype
 
-    def read(self, name):
-        """The tensor as a C-contiguous, aligned, writable array.
+    def read(self, name, mapped=True):
+        """The tensor as a C-contiguous, aligned, writable array. Threads may read at once.
 
         It is a private (copy-on-write) view of the file wherever the layout allows, and a copy otherwise. It stays
         valid after the checkpoint is closed.
+
+        mapped: False for a copy in any case. Where values are read once, to be converted, that takes half the time: a
+            map costs a page fault for every 64 KB.
         """
         tensor = self._tensors[name]
         if tensor.span == 0:
             return np.empty(tensor.shape, tensor.dtype)
-        array = np.frombuffer(self._mapping(), tensor.stored, tensor.span, tensor.offset)
+        if mapped and tensor.dtype == tensor.stored:
+            array = np.frombuffer(self._mapping(), tensor.stored, tensor.span, tensor.offset)
+        else:
+            array = np.fromfile(self.path, tensor.stored, tensor.span, offset=tensor.offset)
         if tensor.strides is None:
             array = array.reshape(tensor.shape)
         else:
@@ -87,24 +95,14 @@ class MappedCheckpoint:
         """
         self._map = None
 
-    def forget(self, name):
-        """Give the memory of a tensor that was read and copied back to the system; arrays of it stay valid.
-
-        Only whole pages inside the tensor: a neighbour's changed values may share the first and the last one.
-        """
-        tensor = self._tensors[name]
-        start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (tensor.offset + tensor.span * tensor.stored.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
-        if self._map is not None and end > start and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
-
     def _mapping(self):
         # One map for all arrays, because each map keeps a file descriptor open and a checkpoint has thousands of
         # tensors. ACCESS_COPY: MindSpore takes only writable arrays without a copy.
-        if self._map is None:
-            with open(self.path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return self._map
+        with self._lock:
+            if self._map is None:
+                with open(self.path, "rb") as file:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            return self._map
 
 
 def _bfloat16_to_float32(bits):
