@@ -53,6 +53,8 @@ def make_parser():
     add("--SVD.guidance_sigma_min", type=float, help="no guidance below this noise level: half the work there")
     add("--SVD.guidance_sigma_max", type=float, help="no guidance above this noise level")
     add("--SVD.decode_chunk_size", type=int, help="frames decoded at a time; fewer need less memory (14)")
+    add("--SVD.decode_tile", type=int, help="pixels of the square tiles that frames are decoded in, by default whole; "
+        "less memory, several times slower")
     add("--seed", type=int, default=23, help="seed of the noise; the k-th video of a picture uses seed + k")
     add("--num_videos", type=int, default=1, help="videos for each picture")
     add("--height", type=int, help="height in pixels; by default the picture's own, see the README on sizes")
@@ -199,7 +201,7 @@ class Job:
                    "output_fps", "watermark", "command"}
         settings = {name: value for name, value in self.settings().items() if name not in numbers}
         decoded = self.arguments.output_type != "latents"
-        return [settings, self.pipeline.config.model, native.library(), decoded, sizes]
+        return [settings, self.pipeline.config.model, native.library(), decoded, sizes, sorted(self.pipeline.narrow())]
 
     def plan(self, path):
         """The picture as the model gets it, uint8 (h, w, 3), and a line that says what was done to it."""

@@ -150,6 +150,12 @@ class Weights:
         """Number of values of a component."""
         return sum(math.prod(p.shape) for p in build_component(self.config, name).get_parameters())
 
+    def narrow(self):
+        """Names of the parameters that `load(..., narrow=True)` leaves in the file's float16."""
+        file = self.checkpoint
+        return {name for name, source in self.sources.items()
+                if file.dtype(source) == np.float16 and kept_narrow(name, file.shape(source))}
+
     def load(self, name, amp_level="O0", progress=None, narrow=False):
         """A component with its values.
 
@@ -160,16 +166,15 @@ class Weights:
             name: one of `COMPONENTS`.
             amp_level: "O0" or "O2", see `gm.precision`.
             progress: called with the number of values after each tensor.
-            narrow: leave weights that the file has in float16 so (`gm.precision.kept_narrow`).
+            narrow: leave weights that the file has in float16 so, see `narrow`.
         """
         cell = build_component(self.config, name)
+        left = self.narrow() if narrow else ()
 
         def read(p):
             source = self.sources[p.name]
-            dtype, stored = parameter_dtype(p.name, amp_level), self.checkpoint.dtype(source)
-            if narrow and stored == np.float16 and kept_narrow(p.name, p.shape):
-                dtype = ms.float16
-            array = self.checkpoint.read(source, mapped=stored.name == _numpy_name(dtype))
+            dtype = ms.float16 if p.name in left else parameter_dtype(p.name, amp_level)
+            array = self.checkpoint.read(source, mapped=self.checkpoint.dtype(source).name == _numpy_name(dtype))
             return array.astype(_numpy_name(dtype), copy=False), dtype
 
         parameters = list(cell.get_parameters())

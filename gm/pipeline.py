@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 from mindspore import Tensor
 
-from gm.checkpoint.delta import apply_delta, base_warnings, check_delta
+from gm.checkpoint.delta import apply_delta, base_warnings, changed_names, check_delta
+from gm.checkpoint.formats import open_checkpoint
 from gm.data.images import fit_size, to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.clip_preprocess import preprocess
@@ -19,6 +20,7 @@ from gm.diffusion.guidance import guided, linear_scales
 from gm.diffusion.latents import SCALE_FACTOR, decode_in_chunks, split_moments
 from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
+from gm.diffusion.tiles import TiledDecoder
 from gm.errors import UserError
 from gm.model import Weights, build_component, load_model_config, size_multiple
 from gm.precision import check_amp_level
@@ -36,7 +38,8 @@ class Options:
     the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
     schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
     guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit. cache_interval: every
-    so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all.
+    so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all. decode_tile: side in pixels
+    of the tiles that frames are decoded in (`gm.diffusion.tiles`), None for whole frames.
 
     Raises:
         UserError: naming every value that cannot be.
@@ -56,6 +59,7 @@ class Options:
     guidance_sigma_min: float | None = None
     guidance_sigma_max: float | None = None
     cache_interval: int = 1
+    decode_tile: int | None = None
 
     def __post_init__(self):
         faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
@@ -64,9 +68,9 @@ class Options:
             if getattr(self, name) not in known:
                 faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
         for name, least in (("num_frames", 1), ("sampling_steps", 1), ("decode_chunk_size", 1), ("seed", 0),
-                            ("cache_interval", 1)):
+                            ("cache_interval", 1), ("decode_tile", 64)):
             value = getattr(self, name)
-            if value < least or value != int(value):
+            if value is not None and (value < least or value != int(value)):
                 faults.append(f"{name} {value}: must be a whole number, {least} or more")
         for name in ("motion_bucket_id", "noise_aug_strength"):
             if getattr(self, name) < 0:
@@ -176,6 +180,16 @@ class ImageToVideo:
         defaults = {f.name: self.config.sampling[f.name] for f in fields(Options) if f.name in self.config.sampling}
         return replace(Options(**defaults), **{name: value for name, value in changes.items() if value is not None})
 
+    def narrow(self):
+        """Names of the parameters that stay in float16 whatever amp_level says; on them depends how it is compiled."""
+        if not self.low_memory:
+            return set()
+        changed = ()
+        if self.delta is not None:
+            with open_checkpoint(self.delta) as delta:
+                changed = changed_names(delta)
+        return self.weights.narrow().difference(changed)
+
     def _load(self, name):
         progress = self.on_load(name, self.weights.size(name)) if self.on_load else None
         narrow = {"narrow": True} if self.low_memory else {}  # which only a file's weights know of
@@ -280,10 +294,17 @@ class ImageToVideo:
         if self.low_memory:
             self.release("denoiser", "deep_cache")
         scaled = latents / np.float32(SCALE_FACTOR)
-        pixels = decode_in_chunks(self.decoder, scaled, options.decode_chunk_size, progress)
+        decoder = self.decoder if options.decode_tile is None else self._tiled(options.decode_tile)
+        pixels = decode_in_chunks(decoder, scaled, options.decode_chunk_size, progress)
         if self.low_memory:
-            self.release("decoder")
+            self.release("decoder", "tiled_decoder")
         return pixels
+
+    def _tiled(self, pixels):
+        tile = int(pixels) // 2 ** (len(self.config.model.vae.ch_mult) - 1)
+        if getattr(self, "tiled_decoder", None) is None or self.tiled_decoder.tile != tile:
+            self.tiled_decoder = TiledDecoder(self.decoder, tile)
+        return self.tiled_decoder
 
     def __call__(self, image, options=None, **changes):
         """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options or changes to them."""

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import image_to_video
 from gm import compile_cache
@@ -106,9 +108,13 @@ def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_pa
     assert conditions(tmp_path, untrained, *same) == usual
     changes = ("--SVD.num_frames=2", "--SVD.decode_chunk_size=1", "--height=128", "--amp_level=O2", "--low_memory",
                "--memory_budget=100MB", "--SVD.cache_interval=2", "--SVD.guidance_sigma_max=9", "--output_type=latents",
-               "--SVD.max_guidance=1", "--SVD.sampler=heun")
+               "--SVD.max_guidance=1", "--SVD.sampler=heun", "--SVD.decode_tile=64")
     found = [conditions(tmp_path, untrained, change) for change in changes]
     assert len({usual, *found}) == len(changes) + 1
+    half = tmp_path / "half.safetensors"
+    save_file({name: array.astype(np.float16) for name, array in load_file(untrained).items()}, half)
+    assert conditions(tmp_path, half) == usual
+    assert conditions(tmp_path, half, "--low_memory") != conditions(tmp_path, untrained, "--low_memory")
 
 
 def program(tmp_path, checkpoint, out, *extra):

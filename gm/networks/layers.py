@@ -66,15 +66,21 @@ class TemporalConv(nn.Cell):
 
 
 class GroupNorm(nn.Cell):
-    """x (b, channels, ...): 32 groups, statistics over a group's channels and all trailing axes."""
+    """x (b, channels, ...): 32 groups, statistics over a group's channels and all trailing axes.
+
+    shared: None, or where the statistics are taken from instead (`gm.networks.tiles.SharedStatistics`).
+    """
 
     def __init__(self, channels, eps):
         super().__init__()
         self.weight = parameter(channels)
         self.bias = parameter(channels)
         self.eps = eps
+        self.shared = None
 
     def construct(self, x):
+        if self.shared is not None:
+            return self.shared(x, self.weight, self.bias)
         return ops.group_norm(x, self.weight, self.bias, 32, self.eps)
 
 
@@ -82,6 +88,8 @@ class GroupNormSiLU(GroupNorm):
     """SiLU of `GroupNorm`."""
 
     def construct(self, x):
+        if self.shared is not None:
+            return ops.silu(self.shared(x, self.weight, self.bias))
         return ops.group_norm_silu(x, self.weight, self.bias, 32, self.eps)
 
 

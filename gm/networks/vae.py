@@ -195,7 +195,14 @@ class ImageDecoder(nn.Cell):
 
     def construct(self, z, t=None):
         """t: how many frames make a video. The frame-wise decoder does not look at it."""
-        x = self.mid(self.conv_in(z), t)
+        return self.upper(self.lower(z, t), t)
+
+    def lower(self, z, t):
+        """The part that attends to the whole picture, at the latents' resolution."""
+        return self.mid(self.conv_in(z), t)
+
+    def upper(self, x, t):
+        """The part that enlarges: convolutions and norms."""
         for i in range(len(self.up)):
             x = self.up[len(self.up) - 1 - i](x, t)
         return self.conv_out(self.norm_out(x), t)

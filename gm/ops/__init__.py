@@ -7,6 +7,7 @@ mode reads this module's names when it compiles, so the binding has to happen be
 
 from mindspore.ops import (
     arange,
+    assign,
     broadcast_to,
     cat,
     chunk,
@@ -27,6 +28,7 @@ from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.reference import (
     add_per_channel,
     add_to_tokens,
+    affine_per_channel,
     attention,
     attention_over_pixels,
     conv2d,
@@ -48,11 +50,12 @@ from gm.ops.reference import (
 from gm.ops.table import choose, describe
 
 __all__ = [
-    "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "arange", "attention",
-    "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos", "describe", "device",
-    "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear", "linear_to_channels", "linear_to_tokens",
-    "log", "matmul", "maximum", "mean", "set_device", "set_memory_budget", "sigmoid", "silu", "sin", "sqrt",
-    "temporal_conv", "tile", "transpose", "upsample_nearest", "version", "widened", "zeros_like",
+    "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "affine_per_channel", "arange",
+    "assign", "attention", "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d",
+    "cos", "describe", "device", "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear",
+    "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "set_device", "set_memory_budget",
+    "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose", "upsample_nearest", "version",
+    "widened", "zeros_like",
 ]
 
 _USUAL_SCORES = reference.MAX_SCORES

@@ -69,6 +69,15 @@ def add_to_tokens(x, values):
     return x + ops.broadcast_to(values, x.shape)
 
 
+def affine_per_channel(x, scale, shift):
+    """`reference.affine_per_channel` through the BatchNorm primitive, with n * c channels (no index kept)."""
+    n, c = scale.shape
+    zeros, ones = ops.zeros((n * c,), ms.float32), ops.ones((n * c,), ms.float32)
+    scale, shift = scale.astype(ms.float32).reshape(-1), shift.astype(ms.float32).reshape(-1)
+    y = _scale_shift(x.astype(ms.float32).reshape(1, n * c, -1, 1), scale, shift, zeros, ones)[0]
+    return y.reshape(x.shape).astype(x.dtype)
+
+
 def log(x):
     """`reference.log` with 512 copies of every value.
 

@@ -73,6 +73,12 @@ def add_to_tokens(x, values):
     return x + values
 
 
+def affine_per_channel(x, scale, shift):
+    """x (n, c, ...) * scale (n, c) + shift (n, c)."""
+    shape = scale.shape + (1,) * (x.ndim - 2)
+    return x * scale.reshape(shape) + shift.reshape(shape)
+
+
 def conv2d(x, weight, bias=None, stride=1, padding=(1, 1, 1, 1)):
     """x (n, c_in, h, w), weight (c_out, c_in, kh, kw), zero padding (top, bottom, left, right)."""
     y = ops.Conv2D(weight.shape[0], weight.shape[2:], 1, "pad", padding, stride)(x, weight)

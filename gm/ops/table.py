@@ -7,9 +7,9 @@ from typing import NamedTuple
 from gm.ops import ascend, cpu, fused, reference
 
 OPERATIONS = (
-    "transpose", "linear", "linear_to_tokens", "linear_to_channels", "add_per_channel", "add_to_tokens", "conv2d",
-    "temporal_conv", "group_norm", "group_norm_silu", "layer_norm", "log", "silu", "gelu", "geglu", "attention",
-    "attention_over_pixels", "upsample_nearest",
+    "transpose", "linear", "linear_to_tokens", "linear_to_channels", "add_per_channel", "add_to_tokens",
+    "affine_per_channel", "conv2d", "temporal_conv", "group_norm", "group_norm_silu", "layer_norm", "log", "silu",
+    "gelu", "geglu", "attention", "attention_over_pixels", "upsample_nearest",
 )
 
 
@@ -38,6 +38,7 @@ ROWS = (
     Row("CPU", (2, 7), (99,), cpu.add_per_channel,
         "14x32x192x320: 26 ms instead of 48, and without the 16 bytes for each element that a broadcasting Add keeps"),
     Row("CPU", (2, 7), (99,), cpu.add_to_tokens, "the same: 34 ms instead of 48"),
+    Row("CPU", (2, 7), (99,), cpu.affine_per_channel, "without the 16 bytes for each element, as above"),
     Row("CPU", (2, 7), (99,), cpu.log, "on a few values the Log kernel changes its last bit between launches (2.8.0)"),
     Row("CPU", (2, 7), (99,), cpu.layer_norm,
         "16x1024x320: 34 ms instead of 65 in graph mode, 32 instead of 180 in PyNative"),

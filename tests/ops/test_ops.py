@@ -62,6 +62,10 @@ CASES = {
         lambda dtype: (normal(2, 3, 5, 7, dtype=dtype), normal(2, 3, dtype=dtype)),
         lambda dtype: (normal(1, 4, 9, dtype=dtype), normal(1, 4, dtype=dtype)),
     ],
+    "affine_per_channel": [
+        lambda dtype: (normal(2, 3, 5, 7, dtype=dtype), normal(2, 3, dtype=dtype), normal(2, 3, dtype=dtype)),
+        lambda dtype: (normal(1, 4, 9, dtype=dtype), normal(1, 4, dtype=dtype), normal(1, 4, dtype=dtype)),
+    ],
     "add_to_tokens": [
         lambda dtype: (normal(2, 5, 3, dtype=dtype), normal(2, 1, 3, dtype=dtype)),
         lambda dtype: (normal(2, 5, 3, dtype=dtype), normal(2, 5, 3, dtype=dtype)),
