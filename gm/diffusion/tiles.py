@@ -96,13 +96,14 @@ def _places(size, side, tile):
 
     All tiles have the same shape, so that one graph serves them; every pixel belongs to one of them.
     """
-    for y in range(0, size[0], tile):
-        for x in range(0, size[1], tile):
+    steps = [n if n == s else tile for n, s in zip(size, side)]
+    for y in range(0, size[0], steps[0]):
+        for x in range(0, size[1], steps[1]):
             start, core = [], np.ones(side, np.float32)
-            for axis, (at, n, s) in enumerate(zip((y, x), size, side)):
-                begin = int(np.clip(at + tile // 2 - s // 2, 0, n - s))
+            for axis, (at, n, s, step) in enumerate(zip((y, x), size, side, steps)):
+                begin = int(np.clip(at + step // 2 - s // 2, 0, n - s))
                 own = np.arange(begin, begin + s)
-                inside = (own >= at) & (own < at + tile)
+                inside = (own >= at) & (own < at + step)
                 core *= inside.reshape((-1, 1) if axis == 0 else (1, -1))
                 start.append(begin)
             yield tuple(start), core

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from mindspore import Tensor
 
 from gm import ops
@@ -17,16 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG, WEIGHTS = ROOT / "configs" / "svd_tiny.yaml", ROOT / "assets" / "svd_tiny.safetensors"
 
 
-def test_every_pixel_is_one_tiles_own_and_comes_back_where_it_was():
-    size, side, tile = (20, 33), (14, 14), 8
+@pytest.mark.parametrize(("side", "count"), [((14, 14), 3 * 5), ((20, 14), 5)])
+def test_every_pixel_is_one_tiles_own_and_comes_back_where_it_was(side, count):
+    size, tile = (20, 33), 8
     whole = np.random.default_rng(0).standard_normal((2, 3, 40, 66)).astype(np.float32)
     places = list(_places(size, side, tile))
-    assert len(places) == 3 * 5
+    assert len(places) == count
     counted = np.zeros(size)
     for (y, x), core in places:
-        counted[y:y + 14, x:x + 14] += core
+        counted[y:y + side[0], x:x + 14] += core
     assert (counted == 1).all()
-    tiles = [whole[:, :, 2 * y:2 * y + 28, 2 * x:2 * x + 28] for (y, x), _ in places]
+    tiles = [whole[:, :, 2 * y:2 * (y + side[0]), 2 * x:2 * x + 28] for (y, x), _ in places]
     np.testing.assert_array_equal(_joined(places, tiles, size), whole)
 
 
