@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -75,14 +76,22 @@ class ClipLoader:
         (b, t, 3, h, w); numbers as float32 (b,), such as fps_id; all else as lists, such as path.
         UserError when too many clips fail; what a worker raises is raised here."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
+
+        def submit(position):
+            # Not waited for by Future.result(): Ctrl-C there may come while the future's lock is held and leave it so
+            # (CPython), and then the worker waits for ever. This queue is in C and has no such moment.
+            done = SimpleQueue()
+            pool.submit(self.dataset.at, position).add_done_callback(done.put)
+            return done
+
         try:
             ahead = deque()
             submitted = self.next_batch
             while True:
                 while submitted <= self.next_batch + self.prefetch:
-                    ahead.append([pool.submit(self.dataset.at, position) for position in self.positions(submitted)])
+                    ahead.append([submit(position) for position in self.positions(submitted)])
                     submitted += 1
-                samples = [future.result() for future in ahead.popleft()]
+                samples = [done.get().result() for done in ahead.popleft()]
                 for sample in samples:
                     self.failures.count(sample)
                 batch = {"batch": self.next_batch, **_stack(samples)}
