@@ -194,8 +194,9 @@ def test_arguments_are_checked():
 def test_ctrl_c_ends_the_process_at_once(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
-        "import time\n"
+        "import signal, time\n"
         "from gm.data.loader import ClipLoader\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "class Slow:\n"
         "    def __len__(self): return 1000\n"
         "    def at(self, position):\n"
