@@ -224,6 +224,14 @@ def table(rows):
     return "\n".join(lines)
 
 
+def agreement(rows):
+    """Exit status: 1, and a line that names the cases, where results differ by more than LIMIT."""
+    bad = [row["case"] for row in rows if not row["error"] <= LIMIT]
+    if bad:
+        print(f"results differ by more than {LIMIT:g}: {', '.join(bad)}")
+    return 1 if bad else 0
+
+
 def add_compile_cache(parser):
     parser.add_argument("--compile_cache", help="folder where this project's graphs are kept: given a second time, "
                         "peak memory is that of a run that compiles nothing")
@@ -250,10 +258,7 @@ def main(argv=None):
             print(json.dumps(rows[-1]), file=sys.stderr)
             write_json({"versions": versions(), "rows": rows}, Path(options.output_dir) / "report.json")
     print(table(rows))
-    bad = [row["case"] for row in rows if not row["error"] <= LIMIT]
-    if bad:
-        print(f"results differ by more than {LIMIT:g}: {', '.join(bad)}")
-    return 1 if bad else 0
+    return agreement(rows)
 
 
 if __name__ == "__main__":

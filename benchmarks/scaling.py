@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compare import LIMIT, MEDIUM, Case, add_compile_cache, compare
+from compare import MEDIUM, Case, add_compile_cache, agreement, compare
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
@@ -55,10 +55,7 @@ def main(argv=None):
             rows.append({**measured[case], "axis": axis, "value": value})
             write_json({"versions": versions(), "rows": rows}, Path(options.output_dir) / "report.json")
     print(table(rows))
-    bad = [row["case"] for row in rows if not row["error"] <= LIMIT]
-    if bad:
-        print(f"results differ by more than {LIMIT:g}: {', '.join(bad)}")
-    return 1 if bad else 0
+    return agreement(rows)
 
 
 if __name__ == "__main__":
