@@ -9,8 +9,9 @@ follows from it. The following are therefore ours and **not Stability's**:
 - Flow is computed on pictures scaled to a shortest side of 256 pixels, and it is the *vectors* that are averaged when
   the map is shrunk, so that noise cancels; their lengths are averaged after that.
 - Grey values are multiplied by 16 first: on 0..255 OpenCV's regularisation pulls the flow of faint texture to zero.
-- bucket = 40 · log2(1 + score), rounded and limited to 0..255: 0 for a still picture, 40 for 1 % per second, 127 for
-  8 %, 200 for 31 %, 255 from 82 % on. Logarithmic, because slow motion is where the eye sees differences.
+- bucket = 50 · log2(1 + score), rounded and limited to 0..255: 0 for a still picture, 50 for 1 % per second, 127 for
+  5 %, 200 for 15 %, 255 from 33 % on. Logarithmic, because slow motion is where the eye sees differences; and it ends
+  where the measured score can still be trusted:
 
 Measured: pans of photographs score within 10 % of the truth up to about 40 % per second; beyond, the flow loses track
 and the score stops rising. Sensor noise of 3/255 on a still picture scores 0.3.
@@ -27,7 +28,7 @@ from gm.data.flow import WORK_SIDE, dense_flow, working_copy
 
 _RATE = 2.0  # frames per second at which flow is measured
 _MAP_SIDE = 16  # shortest side of the flow map that is averaged
-_BUCKETS_PER_DOUBLING = 40.0
+_BUCKETS_PER_DOUBLING = 50.0
 
 
 def sample_indices(length, fps):

@@ -115,7 +115,7 @@ def test_buckets_rise_with_the_score_and_can_be_inverted():
 
 
 def test_the_published_points_of_the_mapping():
-    assert [motion.bucket(score) for score in (0, 1, 3, 8, 31, 82, 1000)] == [0, 40, 80, 127, 200, 255, 255]
+    assert [motion.bucket(score) for score in (0, 1, 3, 7, 15, 33, 1000)] == [0, 50, 100, 150, 200, 254, 255]
     for wrong in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="0 or more"):
             motion.bucket(wrong)
