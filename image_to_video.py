@@ -55,6 +55,7 @@ def make_parser():
     add("--SVD.decode_chunk_size", type=int, help="frames decoded at a time; fewer need less memory (14)")
     add("--SVD.decode_tile", type=int, help="pixels of the square tiles that frames are decoded in, by default whole; "
         "less memory, several times slower")
+    add("--SVD.encode_tile", type=int, help="the same of the picture's encoding")
     add("--seed", type=int, default=23, help="seed of the noise; the k-th video of a picture uses seed + k")
     add("--num_videos", type=int, default=1, help="videos for each picture")
     add("--height", type=int, help="height in pixels; by default the picture's own, see the README on sizes")
@@ -147,7 +148,8 @@ class Job:
     def __init__(self, arguments):
         from gm import ops
         from gm.data.outputs import make_folder
-        from gm.pipeline import ImageToVideo, Options
+        from gm.options import Options
+        from gm.pipeline import ImageToVideo
 
         self.arguments = arguments
         make_folder(arguments.output_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,74 +20,13 @@ from gm.diffusion.guidance import guided, linear_scales
 from gm.diffusion.latents import SCALE_FACTOR, decode_in_chunks, split_moments
 from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
-from gm.diffusion.tiles import TiledDecoder
+from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
 from gm.model import Weights, build_component, load_model_config, size_multiple
+from gm.options import Options
 from gm.precision import check_amp_level
 
 LARGEST_AREA = 2.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a video is sampled. Every field has the name of its command-line option.
-
-    num_frames: frames of the video. sampling_steps: evaluations of the network. min_guidance, max_guidance: guidance
-    scale of the first and the last frame. fps: frames per second that the model is told. motion_bucket_id: amount of
-    motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
-    the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
-    schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
-    guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit. cache_interval: every
-    so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all. decode_tile: side in pixels
-    of the tiles that frames are decoded in (`gm.diffusion.tiles`), None for whole frames.
-
-    Raises:
-        UserError: naming every value that cannot be.
-    """
-
-    num_frames: int
-    sampling_steps: int
-    min_guidance: float
-    max_guidance: float
-    fps: float
-    motion_bucket_id: float
-    noise_aug_strength: float
-    decode_chunk_size: int
-    seed: int = 23
-    schedule: str = "karras"
-    sampler: str = "euler"
-    guidance_sigma_min: float | None = None
-    guidance_sigma_max: float | None = None
-    cache_interval: int = 1
-    decode_tile: int | None = None
-
-    def __post_init__(self):
-        faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
-                  if not isinstance(value, (str, type(None))) and not np.isfinite(value)]
-        for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
-            if getattr(self, name) not in known:
-                faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
-        for name, least in (("num_frames", 1), ("sampling_steps", 1), ("decode_chunk_size", 1), ("seed", 0),
-                            ("cache_interval", 1), ("decode_tile", 64)):
-            value = getattr(self, name)
-            if value is not None and (value < least or value != int(value)):
-                faults.append(f"{name} {value}: must be a whole number, {least} or more")
-        for name in ("motion_bucket_id", "noise_aug_strength"):
-            if getattr(self, name) < 0:
-                faults.append(f"{name} {getattr(self, name)}: must not be negative")
-        if self.fps <= 0:
-            faults.append(f"fps {self.fps}: must be more than 0")
-        if faults:
-            raise UserError("\n  ".join(["these settings cannot be:", *faults]))
-
-    def warnings(self):
-        """What is allowed but outside the model's training, as the original warns; a list of sentences."""
-        found = []
-        if self.motion_bucket_id > 255:
-            found.append(f"motion_bucket_id {self.motion_bucket_id:g} is above 255, the most that the model has seen")
-        if not 5 <= self.fps <= 30:
-            found.append(f"fps {self.fps:g} is outside 5 to 30, which the model has seen")
-        return found
 
 
 def choose_size(config, size, height=None, width=None):
@@ -243,9 +182,10 @@ class ImageToVideo:
         seen = preprocess(pixels, self.config.model.clip.image_size)
         context = self.clip(Tensor(seen)).asnumpy().astype(np.float32)
         noised = pixels + np.float32(options.noise_aug_strength) * pixel_noise
-        concat = split_moments(self.condition_encoder(Tensor(noised)).asnumpy())[0]
+        encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
+        concat = split_moments(encoder(Tensor(noised)).asnumpy())[0]
         if self.low_memory:
-            self.release("clip", "condition_encoder")
+            self.release("clip", "condition_encoder", "tiled_condition_encoder")
         width = self.config.model.unet.adm_in_channels // 3
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
         return condition(context, concat, *numbers, width, options.num_frames)
@@ -294,17 +234,21 @@ class ImageToVideo:
         if self.low_memory:
             self.release("denoiser", "deep_cache")
         scaled = latents / np.float32(SCALE_FACTOR)
-        decoder = self.decoder if options.decode_tile is None else self._tiled(options.decode_tile)
+        decoder = self._tiled("decoder", TiledDecoder, options.decode_tile)
         pixels = decode_in_chunks(decoder, scaled, options.decode_chunk_size, progress)
         if self.low_memory:
             self.release("decoder", "tiled_decoder")
         return pixels
 
-    def _tiled(self, pixels):
+    def _tiled(self, name, kind, pixels):
+        """The component `name` as a `kind`, with tiles of so many pixels; or itself, where that is None."""
+        if pixels is None:
+            return getattr(self, name)
         tile = int(pixels) // 2 ** (len(self.config.model.vae.ch_mult) - 1)
-        if getattr(self, "tiled_decoder", None) is None or self.tiled_decoder.tile != tile:
-            self.tiled_decoder = TiledDecoder(self.decoder, tile)
-        return self.tiled_decoder
+        tiled = self.__dict__.get(f"tiled_{name}")
+        if tiled is None or tiled.tile != tile:
+            tiled = self.__dict__[f"tiled_{name}"] = kind(getattr(self, name), tile)
+        return tiled
 
     def __call__(self, image, options=None, **changes):
         """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options or changes to them."""

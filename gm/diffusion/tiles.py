@@ -1,4 +1,4 @@
-"""Decoding a picture tile by tile, so that memory does not grow with its size."""
+"""Encoding and decoding a picture tile by tile, so that memory does not grow with its size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mindspore import Tensor, nn
 
 from gm.networks.tiles import Upper
 
-# Rounds go on until the picture changes by less than this (PSNR, dB), which is by what it may still be off. svd_tiny at
-# 192x256 in tiles of 96, against the whole: 29, 37, 44, 50, 55, 65, 72 dB.
+# Rounds go on until the result changes by less than this (dB), which is by what it may still be off. svd_tiny's decoder
+# at 192x256 in tiles of 96, against the whole: 29, 37, 44, 50, 55, 65, 72 dB.
 _CLOSE = 46.0
 
 
-class _Lower(nn.Cell):
+class _DecoderLower(nn.Cell):
     def __init__(self, decoder):
         super().__init__()
         self.decoder = decoder
@@ -23,12 +23,63 @@ class _Lower(nn.Cell):
         return self.decoder.decoder.lower(self.decoder.post_quant_conv(z), t)
 
 
+class _EncoderLower(nn.Cell):
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def construct(self, x):
+        return self.encoder.quant_conv(self.encoder.encoder.lower(x))
+
+
+class _Tiles:
+    """The part of a coder above the latents' resolution (its `upper`), in square tiles with a margin that is as wide as
+    its convolutions see. See `gm.networks.tiles` for the norms. Several times slower: every tile is computed in each of
+    five rounds or so, margins included.
+
+    Args:
+        coder: `gm.networks.vae.Encoder` or `ImageDecoder`.
+        tile: side of a tile in pixels of the latents.
+        power: of the signal that what changes from one round to the next is compared with; None for the result's own.
+    """
+
+    def __init__(self, coder, tile, power=None):
+        self.coder, self.tile, self.power = coder, tile, power
+        self._uppers = {}  # a compiled one for each shape
+        levels = getattr(coder, coder.UPPER[0])
+        # Two 3x3 convolutions in a block and one more that changes the size, or is the first or last, at every level.
+        margin = sum((2 * len(level.block) + 1) / 2**i for i, level in enumerate(reversed(levels)))
+        self.full = tile + 2 * int(np.ceil(margin))
+
+    def __call__(self, x, size, t):
+        """x float32 (t, c, ...), of a picture whose latents have size (h, w) -> float32 (t, ...)."""
+        side, factor = tuple(min(n, self.full) for n in size), x.shape[2] // size[0]
+        if (side, t) not in self._uppers:
+            self._uppers[side, t] = Upper(self.coder, side, t)
+        upper = self._uppers[side, t]
+        places = list(_places(size, side, self.tile))
+        with _sharing(upper):
+            before = None
+            for _ in range(len(upper.norms) + 1):  # after so many all norms are exact
+                sums, tiles = 0, []
+                for start, core in places:
+                    rows, columns = (slice(s * factor, (s + n) * factor) for s, n in zip(start, side))
+                    upper.count(core)
+                    tiles.append(upper(Tensor(np.ascontiguousarray(x[:, :, rows, columns])), t).asnumpy())
+                    sums = sums + upper.sums()
+                upper.learn(sums)
+                whole = _joined(places, tiles, size)
+                if before is not None and _decibels(whole, before, self.power or whole.var()) > _CLOSE:
+                    break
+                before = whole
+        return whole
+
+
 class TiledDecoder:
     """A VAE decoder that is called as the one that it is made from, and gives nearly the same pixels.
 
     The part at the latents' resolution, which attends to the whole picture, is computed whole; the part that enlarges
-    in square tiles with a margin that is as wide as its convolutions see. See `gm.networks.tiles` for the norms. Some
-    ten times slower: every tile is computed in each of five rounds or so, margins included.
+    in tiles.
 
     Args:
         decoder: `gm.networks.vae.VaeDecoder`.
@@ -37,46 +88,45 @@ class TiledDecoder:
 
     def __init__(self, decoder, tile):
         self.decoder, self.tile = decoder, tile
-        self.lower = _Lower(decoder)
-        self._uppers = {}  # a compiled one for each shape
-        levels = decoder.decoder.up
-        # Two 3x3 convolutions in a block and one more that enlarges, or is the last one, at every level.
-        self.margin = int(np.ceil(sum((2 * len(level.block) + 1) / 2**i for i, level in enumerate(reversed(levels)))))
+        self.lower = _DecoderLower(decoder)
+        self.tiles = _Tiles(decoder.decoder, tile, power=4.0)  # pixels are in [-1, 1]
 
     def __call__(self, z, t):
         """z Tensor (t, z, h, w), unscaled -> pixels, Tensor (t, 3, ...)."""
-        full = self.tile + 2 * self.margin
         size = z.shape[2:]
-        if max(size) <= full:
+        if max(size) <= self.tiles.full:
             return self.decoder(z, t)
-        side = tuple(min(n, full) for n in size)
-        middle = self.lower(z, t).asnumpy()
-        if (side, t) not in self._uppers:
-            self._uppers[side, t] = Upper(self.decoder.decoder, side, t)
-        return Tensor(self._enlarge(self._uppers[side, t], middle, t))
-
-    def _enlarge(self, upper, middle, t):
-        places = list(_places(middle.shape[2:], upper.side, self.tile))
-        with _sharing(upper):
-            before = None
-            for _ in range(len(upper.norms) + 1):  # after so many all norms are exact
-                sums, tiles = 0, []
-                for start, core in places:
-                    y, x = (slice(s, s + n) for s, n in zip(start, upper.side))
-                    upper.count(core)
-                    tiles.append(upper(Tensor(np.ascontiguousarray(middle[:, :, y, x])), t).asnumpy())
-                    sums = sums + upper.sums()
-                upper.learn(sums)
-                whole = _joined(places, tiles, middle.shape[2:])
-                if before is not None and _psnr(whole, before) > _CLOSE:
-                    break
-                before = whole
-        return whole
+        return Tensor(self.tiles(self.lower(z, t).asnumpy(), size, t))
 
 
-def _psnr(found, expected):
-    """Of pixels in [-1, 1]."""
-    return 10 * np.log10(4 / max(float(np.mean((found - expected) ** 2)), 1e-12))
+class TiledEncoder:
+    """A VAE encoder that is called as the one that it is made from, and gives nearly the same moments.
+
+    The part that shrinks is computed in tiles, the part at the latents' resolution whole.
+
+    Args:
+        encoder: `gm.networks.vae.VaeEncoder`.
+        tile: side of a tile in pixels of the latents.
+    """
+
+    def __init__(self, encoder, tile):
+        self.encoder, self.tile = encoder, tile
+        self.lower = _EncoderLower(encoder)
+        self.tiles = _Tiles(encoder.encoder, tile)
+        self.factor = 2 ** (len(encoder.encoder.down) - 1)
+
+    def __call__(self, pixels):
+        """pixels Tensor (n, 3, ...) -> moments, Tensor (n, 2 z, h, w)."""
+        n, _, *sides = pixels.shape
+        size = tuple(side // self.factor for side in sides)
+        if max(size) <= self.tiles.full:
+            return self.encoder(pixels)
+        return self.lower(Tensor(self.tiles(pixels.asnumpy(), size, n)))
+
+
+def _decibels(found, expected, power):
+    """A signal's power over that of the difference."""
+    return 10 * np.log10(power / max(float(np.mean((found - expected) ** 2)), 1e-12))
 
 
 @contextlib.contextmanager
@@ -110,7 +160,7 @@ def _places(size, side, tile):
 
 
 def _joined(places, tiles, size):
-    """The tiles' own pixels side by side: float32 (t, 3, H, W)."""
+    """The tiles' own pixels side by side: float32 (t, c, H, W)."""
     factor = tiles[0].shape[2] // places[0][1].shape[0]
     whole = np.empty((*tiles[0].shape[:2], size[0] * factor, size[1] * factor), np.float32)
     for ((y, x), core), tile in zip(places, tiles):

@@ -66,29 +66,31 @@ class SharedStatistics(nn.Cell):
 
 
 class Upper(nn.Cell):
-    """The enlarging part of a decoder (`gm.networks.vae.ImageDecoder`), with statistics that its tiles share.
+    """The part of an encoder or decoder above the latents' resolution, with statistics that its tiles share.
 
     Args:
-        decoder: used as it is; its norms' `shared` are to be set to the statistics for as long as this runs.
-        side: (h, w) of a tile, of the input's pixels.
-        t: frames of the video.
+        coder: `gm.networks.vae.Encoder` or `ImageDecoder`, used as it is; its norms' `shared` are to be set to the
+            statistics for as long as this runs.
+        side: (h, w) of a tile in pixels of the latents.
+        t: pictures given at once, which are one video to temporal layers.
     """
 
-    def __init__(self, decoder, side, t):
+    def __init__(self, coder, side, t):
         super().__init__()
-        self.decoder, self.side = decoder, side
+        self.coder = coder
         self.masks, self.norms = {}, []
-        last = len(decoder.up) - 1
-        for path, norm in decoder.cells_and_names():
-            if isinstance(norm, GroupNorm) and path.startswith(("up.", "norm_out")):
-                scale = 2 ** (last - int(path.split(".")[1]) if path.startswith("up.") else last)
+        last = len(getattr(coder, coder.UPPER[0])) - 1
+        for path, norm in coder.cells_and_names():
+            part, *rest = path.split(".")
+            if isinstance(norm, GroupNorm) and part in coder.UPPER:
+                scale = 2 ** (last - int(rest[0]) if rest else last)
                 pixels = side[0] * side[1] * scale**2
                 mask = self.masks.setdefault(scale, _zeros(f"tiles.mask_{scale}", pixels, 1))
                 rows = 1 if "time_stack" in path else t
                 self.norms.append((norm, SharedStatistics(f"tiles.{path}", rows, norm.eps, mask)))
 
     def construct(self, x, t):
-        return self.decoder.upper(x, t)
+        return self.coder.upper(x, t)
 
     def count(self, core):
         """Which pixels of the next tile are counted: core float32 (h, w) of ones and zeros."""

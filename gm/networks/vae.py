@@ -127,6 +127,8 @@ class Level(nn.Cell):
 class Encoder(nn.Cell):
     """x (n, 3, 8h, 8w) in [-1, 1] -> (n, 2 * z_channels, h, w): mean and logarithm of the variance."""
 
+    UPPER = ("down",)  # the levels, and what else of `upper` has norms
+
     def __init__(self, ch, ch_mult, num_res_blocks, z_channels):
         super().__init__()
         self.conv_in = Conv2d(3, ch)
@@ -143,9 +145,17 @@ class Encoder(nn.Cell):
         self.conv_out = Conv2d(channels, 2 * z_channels)
 
     def construct(self, x):
+        return self.lower(self.upper(x))
+
+    def upper(self, x, t=None):
+        """The part that shrinks: convolutions and norms."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
+        return x
+
+    def lower(self, x, t=None):
+        """The part that attends to the whole picture, at the latents' resolution."""
         return self.conv_out(self.norm_out(self.mid(x)))
 
 
@@ -176,6 +186,7 @@ class ImageDecoder(nn.Cell):
 
     resblock = VaeResBlock
     output = ImageOutput
+    UPPER = ("up", "norm_out")  # the levels, and what else of `upper` has norms
 
     def __init__(self, ch, ch_mult, num_res_blocks, z_channels):
         super().__init__()

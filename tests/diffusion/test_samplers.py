@@ -8,7 +8,7 @@ from gm.diffusion.guidance import guided, linear_scales
 from gm.diffusion.sampling import SAMPLERS, dpmpp_2m, euler, heun, initial_latents, lcm
 from gm.diffusion.schedules import ays_sigmas, karras_sigmas
 from gm.errors import UserError
-from gm.pipeline import Options
+from gm.options import Options
 
 
 def normal_data(x, sigma):
