@@ -119,16 +119,11 @@ def group_norm_silu(x, weight, bias, groups, eps):
 
 def attention(q, k, v, heads):
     """`reference.attention` with this module's transposition."""
-    return reference.attention_by(transpose, reference.softmax, q, k, v, heads)
+    return reference.attention_by(transpose, q, k, v, heads)
 
 
 def attention_over_pixels(q, k, v):
     """`reference.attention_over_pixels` without a transposition, in pieces of `reference.MAX_SCORES` scores at most."""
-    return attention_over_pixels_by(reference.softmax, q, k, v)
-
-
-def attention_over_pixels_by(softmax, q, k, v):
-    """`attention_over_pixels` with the given form of `softmax`."""
     n, c, s = q.shape
     q = q * c**-0.5
     rows = max(1, reference.MAX_SCORES // s)
@@ -139,6 +134,6 @@ def attention_over_pixels_by(softmax, q, k, v):
         pieces = []
         for j in range(0, s, queries):
             scores = _bmm_transposed_a(q[i:i + frames, :, j:j + queries], k[i:i + frames])
-            pieces.append(_bmm_transposed_b(v[i:i + frames], softmax(scores)))
+            pieces.append(_bmm_transposed_b(v[i:i + frames], reference.softmax(scores)))
         videos.append(ops.cat(pieces, 2) if len(pieces) > 1 else pieces[0])
     return ops.cat(videos, 0) if len(videos) > 1 else videos[0]

@@ -1,7 +1,7 @@
 """Forms for the CPU that call the C++ kernels of `gm.ops.native`, with their gradients; float32, else `gm.ops.cpu`.
 
 `use` opens the library and must come first. A kernel reads its input once or twice where plain operators read and write
-it five to ten times; none of them keeps anything for the backward pass but its inputs, the softmax its result.
+it five to ten times; none of them keeps anything for the backward pass but its inputs, long attention its result.
 """
 
 import functools
@@ -39,9 +39,10 @@ def _kernels(library):
     geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
     silu_gradient = kernel("SiluGradient", _like(0), _like(0))
     layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
-    softmax_gradient = kernel("SoftmaxGradient", _like(0), _like(0))
     group_norm_gradient = kernel("GroupNormGradient", _like(0, 1, 2), _like(0, 1, 2))
-    attention_gradient = kernel("ShortAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
+    short_gradient = kernel("ShortAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
+    long_gradient = kernel("LongAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
+    pixel_gradient = kernel("PixelAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
     group_norm_silu_gradient = kernel("GroupNormSiluGradient", _like(0, 1, 2), _like(0, 1, 2))
 
     def geglu_bprop(projected, bias, out, dout):
@@ -62,16 +63,21 @@ def _kernels(library):
         dx, dweight, dbias = group_norm_silu_gradient(x, weight, bias, eps, dout)
         return dx, dweight, dbias, ops.zeros_like(eps)
 
-    def attention_bprop(q, k, v, heads, out, dout):
-        dq, dk, dv = attention_gradient(q, k, v, heads, dout)
+    def short_bprop(q, k, v, heads, out, dout):
+        dq, dk, dv = short_gradient(q, k, v, heads, dout)
         return dq, dk, dv, ops.zeros_like(heads)
 
-    def softmax_bprop(scores, out, dout):
-        return (softmax_gradient(out, dout),)
+    def long_bprop(q, k, v, heads, out, dout):
+        dq, dk, dv = long_gradient(q, k, v, heads, out, dout)
+        return dq, dk, dv, ops.zeros_like(heads)
+
+    def pixel_bprop(q, k, v, out, dout):
+        return pixel_gradient(q, k, v, out, dout)
 
     return {
-        "_softmax": kernel("Softmax", _like(0), _like(0), softmax_bprop),
-        "_attention": kernel("ShortAttention", _like(0), _like(0), attention_bprop),
+        "_short_attention": kernel("ShortAttention", _like(0), _like(0), short_bprop),
+        "_long_attention": kernel("LongAttention", _like(0), _like(0), long_bprop),
+        "_pixel_attention": kernel("PixelAttention", _like(0), _like(0), pixel_bprop),
         "_geglu": kernel("Geglu", _halved, _like(0), geglu_bprop),
         "_silu": kernel("Silu", _like(0), _like(0), silu_bprop),
         "_layer_norm": kernel("LayerNorm", _like(0), _like(0), layer_norm_bprop),
@@ -135,20 +141,17 @@ def group_norm_silu(x, weight, bias, groups, eps):
     return _by_group(_group_norm_silu, x, weight, bias, groups, eps)  # noqa: F821
 
 
-def softmax(scores):
-    """`reference.softmax` in one pass, and its gradient."""
-    return _softmax(scores) if scores.dtype == _FLOAT else reference.softmax(scores)  # noqa: F821
-
-
 def attention(q, k, v, heads):
-    """`reference.attention`; for short sequences, such as the frames of a pixel, in one pass without transpositions."""
+    """`reference.attention` without scores in memory and without transpositions, its gradient too.
+
+    For short sequences, such as the frames of a pixel, by loops over single tokens, else in blocks.
+    """
     if q.dtype != _FLOAT:
         return cpu.attention(q, k, v, heads)
-    if q.shape[1] > _SHORT or k.shape[1] > _SHORT:
-        return reference.attention_by(cpu.transpose, softmax, q, k, v, heads)
-    return _attention(q, k, v, _of_length(heads))  # noqa: F821
+    short = q.shape[1] <= _SHORT and k.shape[1] <= _SHORT
+    return (_short_attention if short else _long_attention)(q, k, v, _of_length(heads))  # noqa: F821
 
 
 def attention_over_pixels(q, k, v):
-    """`cpu.attention_over_pixels` with this module's softmax."""
-    return cpu.attention_over_pixels_by(softmax, q, k, v)
+    """`reference.attention_over_pixels` without scores in memory and without transpositions."""
+    return _pixel_attention(q, k, v) if q.dtype == _FLOAT else cpu.attention_over_pixels(q, k, v)  # noqa: F821

@@ -147,7 +147,7 @@ def softmax(scores):
     return ops.softmax(scores.astype(ms.float32), -1).astype(scores.dtype)
 
 
-def _softmax_attention(softmax, q, k, v):
+def _softmax_attention(q, k, v):
     """q (m, sq, d), k and v (m, sk, d) -> (m, sq, d), q already scaled."""
     return ops.bmm(softmax(_bmm_transposed(q, k)), v)
 
@@ -158,11 +158,11 @@ def attention(q, k, v, heads):
     Works in pieces of at most `MAX_SCORES` scores: several whole (frame, head) pairs at a time, or parts of the
     queries of one pair.
     """
-    return attention_by(transpose, softmax, q, k, v, heads)
+    return attention_by(transpose, q, k, v, heads)
 
 
-def attention_by(transpose, softmax, q, k, v, heads):
-    """`attention` with the given forms of `transpose`, by which its heads are parted and joined, and `softmax`."""
+def attention_by(transpose, q, k, v, heads):
+    """`attention` with the given form of `transpose`, by which its heads are parted and joined."""
     n, sq, c = q.shape
     sk, head = k.shape[1], c // heads
     q = transpose((q * head**-0.5).reshape(n, sq, heads, head), 0, 2, 1, 3).reshape(n * heads, sq, head)
@@ -170,7 +170,7 @@ def attention_by(transpose, softmax, q, k, v, heads):
     v = transpose(v.reshape(n, sk, heads, head), 0, 2, 1, 3).reshape(n * heads, sk, head)
     rows = max(1, MAX_SCORES // sk)
     if n * heads * sq <= rows:
-        out = _softmax_attention(softmax, q, k, v)
+        out = _softmax_attention(q, k, v)
     else:
         pairs = max(1, rows // sq)
         queries = -(-sq // -(-sq // rows))
@@ -178,7 +178,7 @@ def attention_by(transpose, softmax, q, k, v, heads):
         for i in range(0, n * heads, pairs):
             for j in range(0, sq, queries):
                 queries_of_part = q[i:i + pairs, j:j + queries]
-                pieces.append(_softmax_attention(softmax, queries_of_part, k[i:i + pairs], v[i:i + pairs]))
+                pieces.append(_softmax_attention(queries_of_part, k[i:i + pairs], v[i:i + pairs]))
         out = ops.cat([piece.reshape(-1, head) for piece in pieces], 0)
     return transpose(out.reshape(n, heads, sq, head), 0, 2, 1, 3).reshape(n, sq, c)
 

@@ -53,9 +53,10 @@ ROWS = (
         "1x320x4x1024, forward and backward: 3.4 ms instead of 17", True),
     Row("CPU", (2, 7), (99,), cpu.attention, "the same as transpose, which it uses to part and join the heads"),
     Row("CPU", (2, 7), (99,), fused.attention,
-        "1024 sequences of 14x320, forward and backward: 51 ms instead of 105; of 4x320: 9 instead of 35", True),
+        "4 frames of 1024 pixels, 320 channels, forward and backward: 118 ms instead of 325, no scores held", True),
     Row("CPU", (2, 7), (99,), cpu.attention_over_pixels, "no transpositions, and so none of their indices"),
-    Row("CPU", (2, 7), (99,), fused.attention_over_pixels, "the same with a faster softmax", True),
+    Row("CPU", (2, 7), (99,), fused.attention_over_pixels,
+        "4x512x1024: 63 ms instead of 225, and no scores in memory", True),
     Row("Ascend", (2, 7), (99,), ascend.attention,
         "flash_attention_score never holds the scores; float16 only, float32 keeps the reference form. Never run by us "
         "for want of an Ascend: prove it on yours with svd_tools/verify.py --dtype=float16"),

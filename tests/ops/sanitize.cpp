@@ -6,7 +6,8 @@
 #define DECLARE(name) extern "C" int name(int, void **, int *, int64_t **, const char **, void *, void *);
 DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
 DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
-DECLARE(Softmax) DECLARE(SoftmaxGradient) DECLARE(ShortAttention) DECLARE(ShortAttentionGradient)
+DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
+DECLARE(PixelAttention) DECLARE(PixelAttentionGradient)
 
 using Shape = std::vector<int64_t>;
 typedef int Kernel(int, void **, int *, int64_t **, const char **, void *, void *);
@@ -39,8 +40,6 @@ int main() {
       failed += call(GegluGradient, {{rows, 2 * c}, {2 * c}, {rows, c}, {rows, 2 * c}, {2 * c}});
       failed += call(Silu, {{rows, c}, {rows, c}});
       failed += call(SiluGradient, {{rows, c}, {rows, c}, {rows, c}});
-      failed += call(Softmax, {{rows, c}, {rows, c}});
-      failed += call(SoftmaxGradient, {{rows, c}, {rows, c}, {rows, c}});
       failed += call(LayerNorm, {{rows, c}, {c}, {c}, {1}, {rows, c}});
       failed += call(LayerNormGradient, {{rows, c}, {c}, {1}, {rows, c}, {rows, c}, {2, c}});
     }
@@ -60,6 +59,20 @@ int main() {
           failed += call(ShortAttention, {q, k, k, {heads}, q});
           failed += call(ShortAttentionGradient, {q, k, k, {heads}, q, q, k, k});
         }
+  for (int64_t heads : {1, 3})
+    for (int64_t sq : {1, 65, 128})
+      for (int64_t sk : {1, 130, 256})
+        for (int64_t head : {1, 40, 65}) {
+          const Shape q{2, sq, heads * head}, k{2, sk, heads * head};
+          failed += call(LongAttention, {q, k, k, {heads}, q});
+          failed += call(LongAttentionGradient, {q, k, k, {heads}, q, q, q, k, k});
+        }
+  for (int64_t c : {1, 40, 65})
+    for (int64_t s : {1, 64, 131}) {
+      const Shape x{3, c, s};
+      failed += call(PixelAttention, {x, x, x, x});
+      failed += call(PixelAttentionGradient, {x, x, x, x, x, x, x, x});
+    }
   std::puts(failed ? "a kernel failed" : "all kernels called");
   return failed;
 }

@@ -68,6 +68,17 @@ def test_not_a_number_stays_one(kernels):
 
 
 @needs_kernels
+@pytest.mark.parametrize("order", [1, -1])
+def test_scores_that_rise_or_fall_by_hundreds_from_key_to_key(kernels, order):
+    """Either what was summed up has to vanish or what is to come: the result is the value of the highest key."""
+    keys = np.arange(300, dtype=np.float32)[::order, None] * np.ones((1, 4), np.float32)
+    q, k = np.full((1, 100, 4), 50, np.float32), keys[None]
+    v = np.random.default_rng(0).standard_normal((1, 300, 4)).astype(np.float32)
+    found = kernels.attention(Tensor(q), Tensor(k), Tensor(v), 1).asnumpy()
+    np.testing.assert_allclose(found, np.repeat(v[:, 299 if order == 1 else 0][:, None], 100, 1), rtol=1e-6)
+
+
+@needs_kernels
 def test_same_bits_at_every_call(kernels):
     arguments = [Tensor(np.random.default_rng(i).standard_normal(s).astype(np.float32))
                  for i, s in enumerate([(900, 64), (64,), (64,)])]

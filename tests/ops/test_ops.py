@@ -79,10 +79,13 @@ CASES = {
         lambda dtype: tuple(normal(1, 1, 4, dtype=dtype) for _ in range(3)) + (1,),
         lambda dtype: tuple(normal(50, 14, 72, dtype=dtype) for _ in range(3)) + (3,),
         lambda dtype: (normal(2, 33, 8, dtype=dtype), normal(2, 5, 8, dtype=dtype), normal(2, 5, 8, dtype=dtype), 2),
+        lambda dtype: (normal(2, 131, 60, dtype=dtype), *(normal(2, 259, 60, dtype=dtype) for _ in range(2)), 3),
+        lambda dtype: tuple(normal(1, 64, 96, dtype=dtype) for _ in range(3)) + (1,),
     ],
     "attention_over_pixels": [
         lambda dtype: tuple(normal(2, 4, 15, dtype=dtype) for _ in range(3)),
         lambda dtype: tuple(normal(1, 3, 1, dtype=dtype) for _ in range(3)),
+        lambda dtype: tuple(normal(2, 72, 261, dtype=dtype) for _ in range(3)),
     ],
 }
 

@@ -1,5 +1,4 @@
-// Attention over short sequences (the frames of a pixel), no scores in memory, no transpositions; and the softmax of
-// long ones. float32.
+// Attention over short sequences (the frames of a pixel), no scores in memory, no transpositions. float32.
 //
 // q (n, sq, c), k and v (n, sk, c), heads (heads, one number each: only its length counts) -> (n, sq, c). Head h is the
 // columns h * c / heads and on. Softmax attention without mask, scale 1 / sqrt(c / heads).
@@ -103,61 +102,6 @@ KERNEL(ShortAttentionGradient) {
           add_scaled(dk + key, q + row, by_score, a.head);
         }
       }
-    }
-  });
-  return 0;
-}
-
-namespace {
-
-float maximum(const float *x, int64_t n) {
-  Vec part = fill(-INFINITY);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const Vec v = load(x + i);
-    part = v > part ? v : part;
-  }
-  float highest = -INFINITY;
-  for (int64_t lane = 0; lane < kLanes; ++lane) highest = std::max(highest, part[lane]);
-  for (; i < n; ++i) highest = std::max(highest, x[i]);
-  return highest;
-}
-
-}  // namespace
-
-// scores (..., s) -> softmax over the last axis.
-KERNEL(Softmax) {
-  if (!all_float32(count, dtypes)) return 1;
-  const float *x = in(params[0]);
-  float *y = out(params[1]);
-  const int64_t s = shapes[0][ndims[0] - 1], rows = size(shapes[0], ndims[0]) / s;
-  parallel(rows, s, [=](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const float *from = x + row * s;
-      float *to = y + row * s;
-      const float highest = maximum(from, s);
-      for_lanes(s, [&](int64_t i, auto left) { store(to + i, exponential(load(from + i, left) - highest), left); });
-      const float factor = static_cast<float>(1.0 / total(s, [&](int64_t i, auto left) { return load(to + i, left); }));
-      for_lanes(s, [&](int64_t i, auto left) { store(to + i, load(to + i, left) * factor, left); });
-    }
-  });
-  return 0;
-}
-
-// softmax, dy -> gradient of the scores.
-KERNEL(SoftmaxGradient) {
-  if (!all_float32(count, dtypes)) return 1;
-  const float *y = in(params[0]), *dy = in(params[1]);
-  float *dx = out(params[2]);
-  const int64_t s = shapes[0][ndims[0] - 1], rows = size(shapes[0], ndims[0]) / s;
-  parallel(rows, s, [=](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const float *p = y + row * s, *d = dy + row * s;
-      const float mean =
-          static_cast<float>(total(s, [&](int64_t i, auto left) { return load(p + i, left) * load(d + i, left); }));
-      for_lanes(s, [&](int64_t i, auto left) {
-        store(dx + row * s + i, load(p + i, left) * (load(d + i, left) - mean), left);
-      });
     }
   });
   return 0;

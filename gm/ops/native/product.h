@@ -1,0 +1,55 @@
+// Products of small matrices that lie anywhere in memory, as fast as the processor multiplies.
+#pragma once
+
+#include "vector.h"
+
+namespace svd {
+
+#ifdef __AVX512F__
+constexpr int kRows = 6, kVectors = 4;  // a tile of a product that fits the registers
+#else
+constexpr int kRows = 6, kVectors = 1;
+#endif
+constexpr int64_t kColumns = kVectors * kLanes;
+
+// Element (i, p) of a matrix is at data[i * row + p * column].
+struct Matrix {
+  const float *data;
+  int64_t row, column;
+  Matrix below(int64_t rows) const { return {data + rows * row, row, column}; }
+  Matrix turned() const { return {data, column, row}; }
+};
+
+// c (Rows, kColumns) = or += a (Rows, depth) x b (depth, kColumns); b and c with rows of `width` numbers.
+template <int Rows>
+void multiply_tile(Matrix a, const float *b, float *c, int64_t depth, int64_t width, bool add) {
+  Vec sums[Rows][kVectors] = {};
+  if (add)
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = load(c + r * width + v * kLanes);
+  for (int64_t p = 0; p < depth; ++p) {
+    Vec row[kVectors];
+    for (int v = 0; v < kVectors; ++v) row[v] = load(b + p * width + v * kLanes);
+    const float *left = a.data + p * a.column;
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < kVectors; ++v) sums[r][v] += left[r * a.row] * row[v];
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < kVectors; ++v) store(c + r * width + v * kLanes, sums[r][v]);
+}
+
+template <int Rows>
+void multiply_rest(int64_t rows, Matrix a, const float *b, float *c, int64_t depth, int64_t width, bool add) {
+  if (rows == Rows) return multiply_tile<Rows>(a, b, c, depth, width, add);
+  if constexpr (Rows > 1) multiply_rest<Rows - 1>(rows, a, b, c, depth, width, add);
+}
+
+// c (rows, width) = or += a (rows, depth) x b (depth, width); width a multiple of kColumns.
+inline void multiply(Matrix a, const float *b, float *c, int64_t rows, int64_t depth, int64_t width, bool add) {
+  for (int64_t column = 0; column < width; column += kColumns)
+    for (int64_t i = 0; i < rows; i += kRows)
+      multiply_rest<kRows>(std::min<int64_t>(kRows, rows - i), a.below(i), b + column, c + i * width + column, depth,
+                           width, add);
+}
+
+}  // namespace svd
