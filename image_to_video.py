@@ -71,7 +71,8 @@ def make_parser():
         help="hold one part of the model at a time, float16 weights as they are, and half of a step; slower, the same "
         "result up to rounding")
     add("--memory_budget", type=str, help="8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at "
-        "most; by default of what is left on a CPU's machine, 256 MB at most; the same result up to rounding")
+        "most; by default of what is left on a CPU's machine, 256 MB at most; the same result up to rounding; without "
+        "effect where compiled kernels hold no scores")
     add("--compile_cache", type=str, help="folder where graph mode keeps compiled networks for the next run with the "
         "same settings and sizes")
     add("--dry_run", type=bool, nargs="?", const=True, default=False, help="check everything, print the settings, stop")

@@ -58,30 +58,34 @@ def rank_correlation(values):
     return float(np.corrcoef(ranks, np.arange(len(values)))[0, 1])
 
 
+def coherence(found):
+    """Of one bucket's metrics {picture: metrics}: whether the frames hang together."""
+    def values(name):
+        return np.array([metrics[name] for metrics in found.values()])
+
+    drift = values("sharpness_drift")
+    return {
+        "first frame PSNR, median dB": float(np.median(values("first_frame_psnr"))),
+        "share where following the flow brings the last frame nearer to the first": float(
+            np.mean(values("followed_closure") > values("loop_closure"))),
+        "sharpness drift, median": float(np.median(drift)),
+        "sharpness drift, lowest": float(drift.min()),
+        "sharpness drift, highest": float(drift.max()),
+        **{f"{name.replace('_', ' ')}, median": float(np.median(values(name)))
+           for name in ("warping_error", "flicker", "colour_drift")},
+    }
+
+
 def summary(report):
     """The figures that the tiny model is judged by, from {picture: {"autoencoder_psnr", bucket: metrics}}."""
     scores = np.array([[found[str(b)]["motion_score"] for b in BUCKETS] for found in report.values()])
-    default = [found["127"] for found in report.values()]
-
-    def median(name):
-        return float(np.median([found[name] for found in default]))
-
     return {
         "pictures": len(report),
         "autoencoder PSNR, median dB": float(np.median([found["autoencoder_psnr"] for found in report.values()])),
-        "first frame PSNR, median dB": median("first_frame_psnr"),
         **{f"motion score at {b}, mean": float(m) for b, m in zip(BUCKETS, scores.mean(0))},
         "rank correlation of mean score and bucket": rank_correlation(scores.mean(0)),
         "share higher at 200 than at 16": float((scores[:, -1] > scores[:, 0]).mean()),
-        "share where following the flow brings the last frame nearer to the first": float(
-            np.mean([found["followed_closure"] > found["loop_closure"] for found in default])
-        ),
-        "sharpness drift, median": median("sharpness_drift"),
-        "sharpness drift, lowest": min(found["sharpness_drift"] for found in default),
-        "sharpness drift, highest": max(found["sharpness_drift"] for found in default),
-        "warping error, median": median("warping_error"),
-        "flicker, median": median("flicker"),
-        "colour drift, median": median("colour_drift"),
+        **{f"at {b}": coherence({name: found[str(b)] for name, found in report.items()}) for b in BUCKETS[2:]},
     }
 
 
