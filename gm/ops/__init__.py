@@ -78,8 +78,8 @@ def set_device(device_target=None, mode=GRAPH_MODE):
 def set_memory_budget(budget=None):
     """Choose how many scores attention holds at once; after `set_device` and before a network first runs.
 
-    The result depends on it up to rounding. Graph mode writes every piece out: many small ones take long to compile. The
-    compiled kernels hold none, whatever is chosen.
+    The result depends on it up to rounding. Graph mode writes every piece out: many small ones take long to compile.
+    The compiled kernels hold none, whatever is chosen.
 
     Args:
         budget: bytes that the program may take, see `gm.memory.attention_scores`. None: on the CPU what the machine has
