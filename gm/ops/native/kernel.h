@@ -25,7 +25,7 @@ inline int64_t size(const int64_t *shape, int ndim) {
 inline const float *in(void *param) { return static_cast<const float *>(param); }
 inline float *out(void *param) { return static_cast<float *>(param); }
 
-// Sum of f(start, left) over n numbers: sixteen float sums over 2048 numbers at most, and those in double.
+// Sum of f(start, left) over n numbers: a vector of float sums over 2048 numbers at most, and those in double.
 template <class F>
 double total(int64_t n, F f) {
   constexpr int64_t kBlock = 2048;

@@ -5,10 +5,11 @@
 
 namespace svd {
 
-#ifdef __AVX512F__
-constexpr int kRows = 6, kVectors = 4;  // a tile of a product that fits the registers
+// A tile of a product that fits the registers: of 32 on AVX-512 and aarch64, else of 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows = 6, kVectors = 4;
 #else
-constexpr int kRows = 6, kVectors = 1;
+constexpr int kRows = 6, kVectors = 2;
 #endif
 constexpr int64_t kColumns = kVectors * kLanes;
 
