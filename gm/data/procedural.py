@@ -23,7 +23,7 @@ _MAX_LEAVES = 160
 _PLAIN = 0.25  # share of the pictures that show a thing on a plain ground, such as white
 # A zoom by the factor 1 + r per second moves a square's points by r * 0.383 of its side on average.
 _MEAN_RADIUS = 0.383
-_MOST_CORRECTION = 1.5
+_MOST_CORRECTION = 1.5  # of a clip's speed, either way: a picture that is nearly empty would need any speed
 
 
 class Clip(NamedTuple):

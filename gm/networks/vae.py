@@ -148,13 +148,13 @@ class Encoder(nn.Cell):
         return self.lower(self.upper(x))
 
     def upper(self, x, t=None):
-        """The part that shrinks: convolutions and norms."""
+        """The part that shrinks: convolutions and norms. It does not look at t, which a decoder's needs."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
         return x
 
-    def lower(self, x, t=None):
+    def lower(self, x):
         """The part that attends to the whole picture, at the latents' resolution."""
         return self.conv_out(self.norm_out(self.mid(x)))
 
