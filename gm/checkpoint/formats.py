@@ -37,8 +37,8 @@ _SAFETENSORS_DTYPES = {
 def open_checkpoint(path):
     """Open a safetensors file, a PyTorch zip pickle or a MindSpore .ckpt for reading.
 
-    Returns a context manager with `names()`, `shape(name)`, `dtype(name)`, `read(name)`, `release()`, `path` and
-    `ignored` (see `mapped.MappedCheckpoint`). Nothing that a file contains is ever executed.
+    Returns a context manager with `names()`, `shape(name)`, `dtype(name)`, `read(name)`, `copy_to(name, out, convert)`,
+    `release()`, `path` and `ignored` (see `mapped.MappedCheckpoint`). Nothing that a file contains is ever executed.
     Raises UserError if the file is missing, damaged or of another format.
     """
     path = Path(path)
@@ -151,8 +151,11 @@ class _MindSporeCheckpoint:
     def dtype(self, name):
         return self._arrays[name].dtype
 
-    def read(self, name, mapped=True):
+    def read(self, name):
         return self._arrays[name]
+
+    def copy_to(self, name, out, convert):
+        convert(out.reshape(-1), self._arrays[name].reshape(-1))
 
     def release(self):
         """Nothing to let go of: the arrays are not mapped."""

@@ -10,6 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from gm.errors import UserError
+
+_PIECE = 2**20  # values that are read and converted at a time: they stay in the processor's cache
+
+
+def _copy(out, values):
+    np.copyto(out, values, casting="unsafe")
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -63,19 +71,16 @@ class MappedCheckpoint:
         """The NumPy type that `read` returns; float32 where the file holds bfloat16, which NumPy does not have."""
         return self._tensors[name].dtype
 
-    def read(self, name, mapped=True):
+    def read(self, name):
         """The tensor as a C-contiguous, aligned, writable array. Threads may read at once.
 
         It is a private (copy-on-write) view of the file wherever the layout allows, and a copy otherwise. It stays
         valid after the checkpoint is closed.
-
-        mapped: False for a copy in any case. Where values are read once, to be converted, that takes half the time: a
-            map costs a page fault for every 64 KB.
         """
         tensor = self._tensors[name]
         if tensor.span == 0:
             return np.empty(tensor.shape, tensor.dtype)
-        if mapped and tensor.dtype == tensor.stored:
+        if tensor.dtype == tensor.stored:
             array = np.frombuffer(self._mapping(), tensor.stored, tensor.span, tensor.offset)
         else:
             array = np.fromfile(self.path, tensor.stored, tensor.span, offset=tensor.offset)
@@ -87,6 +92,28 @@ class MappedCheckpoint:
         if tensor.dtype != tensor.stored:
             array = _bfloat16_to_float32(array)
         return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+    def copy_to(self, name, out, convert=_copy):
+        """Write the tensor's values to a C-contiguous array of its shape. Threads may do so at once.
+
+        Where values are read once, to be converted, this is the fast way: a map costs a page fault for every 64 KB.
+
+        convert: called as convert(flat part of `out`, values) for one piece of the tensor after the other.
+        Raises UserError if the file has become shorter since it was opened.
+        """
+        tensor, flat = self._tensors[name], out.reshape(-1)
+        if tensor.strides is not None:
+            convert(flat, self.read(name).reshape(-1))
+            return
+        buffer = np.empty(min(_PIECE, flat.size), tensor.stored)
+        with open(self.path, "rb") as file:
+            file.seek(tensor.offset)
+            for first in range(0, flat.size, _PIECE):
+                piece = buffer[: flat.size - first]
+                if file.readinto(piece) != piece.nbytes:
+                    raise UserError(f"{self.path} became shorter while {name} was read: copy or download it again")
+                values = piece if tensor.dtype == tensor.stored else _bfloat16_to_float32(piece)
+                convert(flat[first : first + _PIECE], values)
 
     def release(self):
         """Let go of the file's pages: the map is removed as soon as no array of it is in use.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from gm.checkpoint import mapped
 from gm.checkpoint.formats import open_checkpoint
 from gm.errors import UserError
 
@@ -77,6 +78,8 @@ def test_bfloat16_is_widened_exactly(tmp_path):
     with open_checkpoint(tmp_path / "x") as checkpoint:
         assert checkpoint.dtype("w") == np.float32
         np.testing.assert_array_equal(checkpoint.read("w"), wanted.reshape(2, 3))
+        checkpoint.copy_to("w", out := np.zeros((2, 3), np.float32))
+        np.testing.assert_array_equal(out, wanted.reshape(2, 3))
 
 
 def test_unaligned_tensors_are_copied(tmp_path):
@@ -173,11 +176,30 @@ def test_a_ckpt_of_unknown_content_is_refused(tmp_path):
     assert "neither a PyTorch file nor a MindSpore checkpoint" in refusal(path)
 
 
-def test_a_copy_is_no_view_of_the_file(tmp_path):
-    path, array = tmp_path / "x.safetensors", np.arange(9000, dtype=np.float32)
-    save_file({"t": array}, path)
+def test_a_copy_in_another_dtype(tmp_path, monkeypatch):
+    """In pieces, from a mapped file and from MindSpore's own format, which is not mapped."""
+    import mindspore
+
+    monkeypatch.setattr(mapped, "_PIECE", 1000)
+    array = np.random.default_rng(0).standard_normal((3, 700)).astype(np.float16)
+    save_file({"t": array, "one": np.float16([1.5]), "none": np.zeros((0, 4), np.float16)}, tmp_path / "x.safetensors")
+    mindspore.save_checkpoint([{"name": "t", "data": mindspore.Tensor(array)}], str(tmp_path / "x.ckpt"))
+    for name in ("x.safetensors", "x.ckpt"):
+        with open_checkpoint(tmp_path / name) as checkpoint:
+            out = np.zeros((3, 700), np.float32)
+            checkpoint.copy_to("t", out, np.copyto)
+            np.testing.assert_array_equal(out, array)
+    with open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        one, none = np.zeros((), np.float32), np.zeros((0, 4), np.float32)
+        checkpoint.copy_to("one", one)
+        checkpoint.copy_to("none", none)
+        assert one == 1.5
+
+
+def test_a_file_that_became_shorter_while_it_was_open(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"t": np.ones(9000, np.float16)}, path)
     with open_checkpoint(path) as checkpoint:
-        found = [checkpoint.read("t", mapped=False), checkpoint.read("t")]
-        found[0][:] = -1
-        np.testing.assert_array_equal(checkpoint.read("t", mapped=False), array)
-        np.testing.assert_array_equal(found[1], array)
+        path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(UserError, match="became shorter while t was read"):
+            checkpoint.copy_to("t", np.zeros(9000, np.float32))

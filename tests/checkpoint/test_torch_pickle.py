@@ -112,6 +112,10 @@ def test_tensors_of_every_layout_are_read(tmp_path, torch, wrapped):
     }
     with open_checkpoint(write(tmp_path / "model.ckpt", content, storages)) as checkpoint:
         found = {name: checkpoint.read(name) for name in checkpoint.names()}
+        copied = {name: np.zeros(array.shape) for name, array in found.items()}
+        for name, out in copied.items():
+            checkpoint.copy_to(name, out)
+            np.testing.assert_array_equal(out, found[name])
         assert all(checkpoint.shape(name) == array.shape for name, array in found.items())
         assert all(checkpoint.dtype(name) == array.dtype for name, array in found.items())
         assert checkpoint.ignored == (("epoch", "size") if wrapped else ())

@@ -8,6 +8,7 @@ DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLAR
 DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient)
+extern "C" void Widen(const uint16_t *, float *, int64_t);
 
 using Shape = std::vector<int64_t>;
 typedef int Kernel(int, void **, int *, int64_t **, const char **, void *, void *);
@@ -73,6 +74,12 @@ int main() {
       failed += call(PixelAttention, {x, x, x, x});
       failed += call(PixelAttentionGradient, {x, x, x, x, x, x, x, x});
     }
+  for (int64_t n : {0, 1, 15, 16, 33, 65536}) {
+    std::vector<uint16_t> from(n);
+    std::vector<float> to(n);
+    for (int64_t i = 0; i < n; ++i) from[i] = static_cast<uint16_t>(i);
+    Widen(from.data(), to.data(), n);
+  }
   std::puts(failed ? "a kernel failed" : "all kernels called");
   return failed;
 }

@@ -38,6 +38,17 @@ def test_geglu_has_the_exact_gelu(kernels):
 
 
 @needs_kernels
+@pytest.mark.parametrize("count", [65536, 65535, 17, 1, 0])
+def test_float16_is_widened_to_the_last_bit(count):
+    """Every float16 there is: subnormal, infinite and NaN too."""
+    values = np.arange(65536, dtype=np.uint16)[-count:].view(np.float16) if count else np.zeros(0, np.float16)
+    found = np.empty(count, np.float32)
+    assert native._widen() is not None
+    native.convert(found, values)
+    np.testing.assert_array_equal(found.view(np.uint32), values.astype(np.float32).view(np.uint32))
+
+
+@needs_kernels
 def test_silu_at_the_ends_of_the_range(kernels):
     x = np.array([-1e30, -200, -88, -20, -0.0, 0, 20, 88, 200, 1e30], np.float32)
     found = kernels.silu(Tensor(x)).asnumpy()
