@@ -6,7 +6,8 @@ Loaded is what image_to_video.py needs, in float32: with --narrow as --low_memor
 cache, so the figure is the program's own work; a slower disk only brings the two nearer to each other.
 
 Two more figures tell what the machine itself takes: the file read into memory and held there, and memory as large as
-the weights in float32, with huge pages and from as many threads, only asked for and touched. Loading can't be faster.
+the weights in float32, with huge pages and from as many threads, only asked for and touched. Loading float16
+into float32 can't be faster.
 """
 
 from __future__ import annotations

@@ -130,15 +130,12 @@ def expected_parameters(config):
     """{full name: shape} of every parameter of a model, from its config or the path of one."""
     if not hasattr(config, "model"):
         config = load_model_config(config)
-    expected = {}
-    for name in COMPONENTS:
-        expected.update(_shapes(config, name))
-    return expected
+    return _shapes(build_component(config, name) for name in COMPONENTS)
 
 
-def _shapes(config, name):
-    """{full name: shape} of every parameter of a component."""
-    return {p.name: tuple(p.shape) for p in build_component(config, name).get_parameters()}
+def _shapes(cells):
+    """{full name: shape} of every parameter of components."""
+    return {p.name: tuple(p.shape) for cell in cells for p in cell.get_parameters()}
 
 
 class Weights:
@@ -151,13 +148,14 @@ class Weights:
     def __init__(self, config, path):
         self.config = config
         self.checkpoint = open_checkpoint(path)
-        self._shapes = {name: _shapes(config, name) for name in COMPONENTS}
-        expected = {full: shape for shapes in self._shapes.values() for full, shape in shapes.items()}
-        self.sources = match(self.checkpoint, expected)
+        # Without values yet; `load` hands each of them out once, as building takes as long as reading half the file.
+        self._built = {name: build_component(config, name) for name in COMPONENTS}
+        self._sizes = {name: sum(map(math.prod, _shapes([cell]).values())) for name, cell in self._built.items()}
+        self.sources = match(self.checkpoint, _shapes(self._built.values()))
 
     def size(self, name):
         """Number of values of a component."""
-        return sum(map(math.prod, self._shapes[name].values()))
+        return self._sizes[name]
 
     def narrow(self):
         """Names of the parameters that `load(..., narrow=True)` leaves in the file's float16."""
@@ -177,27 +175,31 @@ class Weights:
             progress: called with the number of values after each tensor.
             narrow: leave weights that the file has in float16 so, see `narrow`.
         """
-        cell = build_component(self.config, name)
+        cell = self._built.pop(name, None)
+        cell = build_component(self.config, name) if cell is None else cell
         left = self.narrow() if narrow else ()
         parameters = list(cell.get_parameters())
         dtypes = [ms.float16 if p.name in left else parameter_dtype(p.name, amp_level) for p in parameters]
-        sources = [self.sources[p.name] for p in parameters]
-        converted = [self.checkpoint.dtype(source).name != _numpy_name(dtype) for source, dtype in zip(sources, dtypes)]
-        room = _allocate([(p.shape, _numpy_name(d)) for p, d, fresh in zip(parameters, dtypes, converted) if fresh])
-
-        def read(source, out):
-            if out is None:
-                return self.checkpoint.read(source)
-            self.checkpoint.copy_to(source, out, native.convert)
-            return out
-
-        outs = [next(room) if fresh else None for fresh in converted]
         with ThreadPoolExecutor(_READERS) as pool:  # all that takes long is done without Python's lock
-            for p, dtype, value in zip(parameters, dtypes, pool.map(read, sources, outs)):
+            values = pool.map(self._read, parameters, self._places(parameters, dtypes))
+            for p, dtype, value in zip(parameters, dtypes, values):
                 set_value(p, value, dtype)
                 if progress:
                     progress(value.size)
         return Denoiser(cell) if name == "unet" else cell
+
+    def _places(self, parameters, dtypes):
+        """For each parameter an array to read its values into, or None where it can be the file's memory itself."""
+        names = [_numpy_name(dtype) for dtype in dtypes]
+        converted = [self.checkpoint.dtype(self.sources[p.name]).name != name for p, name in zip(parameters, names)]
+        arrays = _allocate([(p.shape, name) for p, name, fresh in zip(parameters, names, converted) if fresh])
+        return [next(arrays) if fresh else None for fresh in converted]
+
+    def _read(self, p, place):
+        if place is None:
+            return self.checkpoint.read(self.sources[p.name])
+        self.checkpoint.copy_to(self.sources[p.name], place, native.convert)
+        return place
 
 
 def _allocate(wanted):

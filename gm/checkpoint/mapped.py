@@ -15,10 +15,6 @@ from gm.errors import UserError
 _PIECE = 2**20  # values that are read and converted at a time: they stay in the processor's cache
 
 
-def _copy(out, values):
-    np.copyto(out, values, casting="unsafe")
-
-
 @dataclass(frozen=True)
 class StoredTensor:
     """Where one tensor lies in the file and how its bytes are to be read."""
@@ -93,12 +89,13 @@ class MappedCheckpoint:
             array = _bfloat16_to_float32(array)
         return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
 
-    def copy_to(self, name, out, convert=_copy):
+    def copy_to(self, name, out, convert):
         """Write the tensor's values to a C-contiguous array of its shape. Threads may do so at once.
 
         Where values are read once, to be converted, this is the fast way: a map costs a page fault for every 64 KB.
 
-        convert: called as convert(flat part of `out`, values) for one piece of the tensor after the other.
+        convert: function like NumPy's copyto; called with a flat part of `out` and the values of a piece of the tensor,
+            one piece after the other.
         Raises UserError if the file has become shorter since it was opened.
         """
         tensor, flat = self._tensors[name], out.reshape(-1)

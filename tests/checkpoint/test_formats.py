@@ -78,7 +78,7 @@ def test_bfloat16_is_widened_exactly(tmp_path):
     with open_checkpoint(tmp_path / "x") as checkpoint:
         assert checkpoint.dtype("w") == np.float32
         np.testing.assert_array_equal(checkpoint.read("w"), wanted.reshape(2, 3))
-        checkpoint.copy_to("w", out := np.zeros((2, 3), np.float32))
+        checkpoint.copy_to("w", out := np.zeros((2, 3), np.float32), np.copyto)
         np.testing.assert_array_equal(out, wanted.reshape(2, 3))
 
 
@@ -191,8 +191,8 @@ def test_a_copy_in_another_dtype(tmp_path, monkeypatch):
             np.testing.assert_array_equal(out, array)
     with open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
         one, none = np.zeros((), np.float32), np.zeros((0, 4), np.float32)
-        checkpoint.copy_to("one", one)
-        checkpoint.copy_to("none", none)
+        checkpoint.copy_to("one", one, np.copyto)
+        checkpoint.copy_to("none", none, np.copyto)
         assert one == 1.5
 
 
@@ -202,4 +202,4 @@ def test_a_file_that_became_shorter_while_it_was_open(tmp_path):
     with open_checkpoint(path) as checkpoint:
         path.write_bytes(path.read_bytes()[:5000])
         with pytest.raises(UserError, match="became shorter while t was read"):
-            checkpoint.copy_to("t", np.zeros(9000, np.float32))
+            checkpoint.copy_to("t", np.zeros(9000, np.float32), np.copyto)
