@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from gm import __version__, compile_cache
+from gm import compile_cache
 from gm.console import loading_bar, peak_memory, progress_bar, timed, versions
 from gm.errors import UserError, run_cli
 from gm.memory import parse_size
@@ -186,7 +186,7 @@ class Job:
             "device_target": ops.device(),
             "output_fps": self.arguments.output_fps or self.options.fps,
             "watermark": self.arguments.watermark,
-            "versions": {"svd-mindspore": __version__, **versions()},
+            "versions": versions(),
             "command": shlex.join(sys.argv),
         }
 

@@ -35,7 +35,8 @@ def parse(argv):
         from gm.training.settings import describe_options
 
         parser.print_help()
-        print("\noptions of the config, --name=value [default]:\n" + "\n".join(describe_options(arguments.config)))
+        print("\noptions of the config, --name=value [value in configs/svd_train.yaml]:")
+        print("\n".join(describe_options(ROOT / "configs/svd_train.yaml")))
         sys.exit(0)
     return arguments, _overrides(rest)
 

@@ -6,7 +6,6 @@ are compared with the signatures they are meant for before anything is built, an
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -22,28 +21,19 @@ MAX_BASES = 4  # a longer chain of files is a mistake, or unreadable
 
 
 class Section(NamedTuple):
-    """In a schema: the arguments of one call. With no `target` here, the section names it itself by `target:`."""
+    """In a schema: the arguments of one call of `target`."""
 
-    target: Callable | None = None
-    given: Sequence[str] = ()  # arguments that the program supplies, so that the file must not
+    target: Callable
 
 
 def load_config(path, overrides: Sequence[str] = ()) -> DictConfig:
     """Read a YAML file, under it its `base`, over it `key.sub=value` overrides; interpolations are resolved.
 
-    A section that names another `target` than its base replaces the base's section: the arguments belong to the target.
     Raises UserError on a missing or broken file, a key that the base does not have, or a value left open (`???`).
     """
     settings = _read_chain(Path(path), ())
     for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"override {override!r}: expected key.sub=value")
-        try:
-            change = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"override {override!r}: {_first_line(error)}") from error
-        settings = _merged(settings, change, f"override {override!r}", path)
+        settings = _merged(settings, _change(settings, override), f"override {override!r}", path)
     try:
         config = OmegaConf.create(settings)
         OmegaConf.resolve(config)
@@ -54,6 +44,34 @@ def load_config(path, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"{path}: no value for {', '.join(open_values)}")
     OmegaConf.set_struct(config, True)
     return config
+
+
+def _change(settings: dict, override: str) -> dict:
+    """`key.sub=value` -> {key: {sub: value}}.
+
+    Where the old value is text the new one is taken as it stands, and where it is nothing unless YAML reads a number or
+    a list: a path may have in it what YAML gives a meaning to, such as " #" and ": ".
+    """
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"override {override!r}: expected key.sub=value")
+    old: Any = settings
+    for key in keys:
+        old = old.get(key) if isinstance(old, dict) else None
+    is_open = old is None or old == "???"
+    value: Any = text
+    if is_open or not isinstance(old, str) or text == "null":
+        try:
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            if not is_open:
+                raise UserError(f"override {override!r}: {_first_line(error)}") from error
+        if is_open and isinstance(value, (str, dict)):
+            value = text
+    for key in reversed(keys):
+        value = {key: value}
+    return value
 
 
 def _read_chain(path: Path, seen: tuple) -> dict:
@@ -106,8 +124,7 @@ def _merge(base: dict, change: dict, path: str, faults: list[str]) -> dict:
         if key not in base:
             faults.append(f"{where}: no such key{hint(key, base)}")
         elif isinstance(old, dict) and isinstance(value, dict):
-            same_target = value.get("target", old.get("target")) == old.get("target")
-            merged[key] = _merge(old, value, where, faults) if same_target else value
+            merged[key] = _merge(old, value, where, faults)
         elif isinstance(old, dict) != isinstance(value, dict) and old is not None and value is not None:
             kinds = ("a section", "a single value") if isinstance(old, dict) else ("a single value", "a section")
             faults.append(f"{where}: is {kinds[0]}, cannot become {kinds[1]}")
@@ -133,7 +150,7 @@ def _check_mapping(settings: Any, schema: Mapping, path: str) -> list[str]:
         if key not in settings:
             faults.append(f"{where}: missing")
         elif isinstance(expected, Section):
-            faults += _check_section(expected, settings[key], where)
+            faults += check_call(expected.target, settings[key], where)
         elif isinstance(expected, Mapping):
             faults += _check_mapping(settings[key], expected, where)
         elif not fits(settings[key], syntax(expected)[1]):
@@ -141,58 +158,11 @@ def _check_mapping(settings: Any, schema: Mapping, path: str) -> list[str]:
     return faults
 
 
-def _check_section(expected: Section, section: Any, path: str) -> list[str]:
-    target = expected.target
-    if target is None:
-        try:
-            target, section = _split_target(section, path)
-        except UserError as error:
-            return [str(error)]
-    return check_call(target, section, path, expected.given)
-
-
 def build(target: Callable, section, path: str, **extra) -> Any:
     """`target(**section, **extra)` with lists turned into tuples. Raises UserError with every fault of the section."""
     faults = check_call(target, section, path, tuple(extra))
     _raise_if(faults, f"cannot build {path}:")
     return target(**_with_tuples(plain(section)), **extra)
-
-
-def build_target(section, path: str, **extra) -> Any:
-    """`build` for a section that names its class: `target: gm.networks.vae.ImageDecoder`."""
-    target, arguments = _split_target(section, path)
-    return build(target, arguments, path, **extra)
-
-
-def _split_target(section, path: str) -> tuple[Callable, dict]:
-    section = plain(section)
-    if not isinstance(section, dict):
-        raise UserError(f"{path}: expected a section, found {section!r}")
-    if not isinstance(section.get("target"), str):
-        raise UserError(f"{path}: needs `target: gm.<module>.<class>`, the class to build")
-    try:
-        target = resolve_target(section.pop("target"))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return target, section
-
-
-def resolve_target(name: str) -> Callable:
-    """The class or function `gm.module.Name`. Raises UserError if there is none, or if it is not defined below gm."""
-    module_name, _, attribute = name.rpartition(".")
-    if not module_name.startswith("gm."):
-        raise UserError(f"target {name!r}: expected gm.<module>.<class>, nothing outside gm may be named")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not (error.name and f"{module_name}.".startswith(f"{error.name}.")):
-            raise  # the module exists and lacks something else
-        raise UserError(f"target {name!r}: there is no module {error.name!r}") from error
-    own = {n: v for n, v in vars(module).items() if str(getattr(v, "__module__", None)).startswith("gm.")}
-    here = {n: v for n, v in own.items() if callable(v)}
-    if attribute not in here:
-        raise UserError(f"target {name!r}: {module_name} has no {attribute!r}{hint(attribute, here)}")
-    return here[attribute]
 
 
 def _with_tuples(value: Any) -> Any:

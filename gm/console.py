@@ -11,7 +11,12 @@ import time
 
 from tqdm import tqdm
 
-LIBRARIES = ("mindspore", "numpy", "safetensors", "pillow", "imageio-ffmpeg")
+from gm import __version__
+
+LIBRARIES = (
+    "mindspore", "numpy", "safetensors", "pillow", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
+    "decord",
+)
 
 
 def progress_bar(total, description, unit, scale=False):
@@ -46,8 +51,8 @@ def peak_memory():
 
 
 def versions():
-    """{library: version} of what decides the result."""
-    found = {"python": platform.python_version()}
+    """{library: version} of what decides the result, this program and the machine's architecture included."""
+    found = {"svd-mindspore": __version__, "python": platform.python_version(), "machine": platform.machine()}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

@@ -5,7 +5,6 @@ python svd_tools/evaluate.py outputs/*.mp4 --image assets/demo.png
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -53,15 +52,23 @@ def main(argv=None):
     parser.add_argument("--json", help="write the numbers to this file too")
     options = parser.parse_args(argv)
     image = None if options.image is None else load_image(options.image)
-    results = {}
+    results, faults = {}, []
     for path in tqdm(options.videos, unit="video", file=sys.stderr, disable=len(options.videos) == 1):
-        results[path] = evaluate_file(path, image)
+        try:
+            results[path] = evaluate_file(path, image)
+        except UserError as error:
+            faults.append(f"left out: {error}")
+    if not results:
+        raise UserError("\n  ".join(["no video could be measured:", *faults]))
     print(table(results))
     if options.json:
         finite = {path: {k: v if math.isfinite(v) else None for k, v in found.items()}
                   for path, found in results.items()}
-        write_json(json.loads(json.dumps(finite)), options.json)
+        write_json(finite, options.json)
         print(f"{options.json}: the same as JSON, null where a number is infinite or undefined")
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ def find_videos(folder):
 
 def label(folder, path):
     """The row of one video, a tuple of strings in the order of COLUMNS. UserError if it cannot be read."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{os.fsencode(path)!r}: a name that is not UTF-8 cannot be in the list; rename it") from error
     with open_video(folder / path) as video:
         if video.length < 2:
             raise UserError(f"{folder / path}: has a single frame; motion needs at least 2")
@@ -101,8 +105,12 @@ def label_videos(folder, output, workers=2, resume=False):
                 tqdm.write(f"left out: {reason}", file=sys.stderr)
             else:
                 done[path] = row
-                writer.writerow(row)
-                file.flush()
+                try:
+                    writer.writerow(row)
+                    file.flush()
+                except OSError as error:
+                    remedy = f"{error.strerror}; free some space, then --resume"
+                    raise UserError(f"cannot write {partial}: {remedy}") from error
     write_rows(output, (done[path] for path in videos if path in done))
     partial.unlink()
     return failures

@@ -8,7 +8,7 @@ from typing import List, Literal, Optional, Tuple, Union  # noqa: UP035
 
 import pytest
 
-from gm.config import Section, build, build_target, check, check_call, load_config, resolve_target
+from gm.config import Section, build, check, check_call, load_config
 from gm.errors import UserError
 
 BASE = """
@@ -79,14 +79,6 @@ def test_derived_file_lies_over_its_chain_of_bases(write, tmp_path):
     assert config == {"model": {"num_frames": 25, "unet": {"channel_mult": [1, 2], "frames": 25, "rate": 2.0}}}
 
 
-def test_section_with_another_target_replaces_the_base_section(write):
-    write("decoder: {target: gm.A, depth: 3, width: 1}")
-    config = load_config(write("base: a.yaml\ndecoder: {target: gm.B, height: 2}", "b.yaml"))
-    assert config == {"decoder": {"target": "gm.B", "height": 2}}
-    config = load_config(write("base: a.yaml\ndecoder: {target: gm.A, depth: 4}", "b.yaml"))
-    assert config == {"decoder": {"target": "gm.A", "depth": 4, "width": 1}}
-
-
 def test_unknown_keys_are_all_named_with_path_and_near_miss(write):
     base = write(BASE)
     message = refusal(load_config, base, ["model.unet.chanel_mult=[1]"])
@@ -96,6 +88,20 @@ def test_unknown_keys_are_all_named_with_path_and_near_miss(write):
     message = refusal(load_config, derived)
     assert "modle: no such key (did you mean 'model'?)" in message and "model.unet.zzz: no such key" in message
     assert str(derived) in message
+
+
+@pytest.mark.parametrize("text", ["runs #2/x", "a: b", "[x].csv", "@x", "%d", "{x}", "5 %", "x", "ü ~"])
+@pytest.mark.parametrize("key", ["text", "nothing", "required"])
+def test_text_is_taken_as_it_stands(write, key, text):
+    path = write("text: old\nnothing: null" + ("\nrequired: ???" if key == "required" else ""))
+    assert load_config(path, [f"{key}={text}"])[key] == text
+
+
+def test_text_can_be_a_number_or_become_nothing(write):
+    path = write("text: old\nnothing: null\nnumber: 3")
+    config = load_config(path, ["text=5", "nothing=1e-4", "number=4 # four"])
+    assert config == {"text": "5", "nothing": 1e-4, "number": 4}
+    assert load_config(path, ["text=null"]).text is None
 
 
 @pytest.mark.parametrize("override", ["model", "=3", "model.unet=3", "model.num_frames.x=3", "model.num_frames=[1,"])
@@ -199,12 +205,8 @@ def test_free_keyword_arguments_and_unknown_types_take_anything():
 
 
 def test_check_tells_all_faults_of_all_sections_and_names_the_file(write):
-    path = write("model: {num_frames: 1.5, unet: {channels: x}, vea: {}}\ntarget_less: {a: 1}\nother: {target: gm.x.Y}")
-    schema = {
-        "model": {"num_frames": "int", "unet": Section(Unet), "vae": Section(Unet)},
-        "target_less": Section(),
-        "other": Section(),
-    }
+    path = write("model: {num_frames: 1.5, unet: {channels: x}, vea: {}}")
+    schema = {"model": {"num_frames": "int", "unet": Section(Unet), "vae": Section(Unet)}}
     message = refusal(check, load_config(path), schema, path)
     assert message.startswith(str(path))
     for fault in (
@@ -212,18 +214,13 @@ def test_check_tells_all_faults_of_all_sections_and_names_the_file(write):
         "model.num_frames: expected int, found 1.5",
         "model.unet.channels: expected int, found 'x'",
         "model.vae: missing",
-        "target_less: needs `target:",
-        "other: target 'gm.x.Y': there is no module 'gm.x'",
     ):
         assert fault in message, fault
 
 
 def test_check_passes_what_fits(write):
-    path = write("model: {num_frames: 1, vae: {rate: 2}}\ntext: {target: gm.signatures.hint, name: a}")
-    schema = {"model": {"num_frames": "int", "vae": Section(Unet, ["channels"])}, "text": Section(given=["known"])}
-    check(load_config(path), schema, path)
-    schema["text"] = Section()
-    assert "text: argument 'known' is missing" in refusal(check, load_config(path), schema, path)
+    path = write("model: {num_frames: 1, unet: {channels: 2, rate: 2}}")
+    check(load_config(path), {"model": {"num_frames": "int", "unet": Section(Unet)}}, path)
 
 
 def test_a_target_without_a_signature_is_a_fault():
@@ -237,30 +234,6 @@ def test_build_gives_tuples_and_extra_arguments(write):
     config.unet.channel_mult = [1, 2]
     unet = build(Unet, config.unet, "unet", channels=5)
     assert (unet.channels, unet.channel_mult, unet.rate) == (5, (1, 2), 2)
-
-
-def test_target_names_a_class_below_gm(write):
-    config = load_config(write("call: {target: gm.signatures.hint, name: modle}"))
-    assert build_target(config.call, "call", known=["model"]) == " (did you mean 'model'?)"
-    assert config.call.target == "gm.signatures.hint", "building must not change the config"
-    assert resolve_target("gm.errors.UserError") is UserError
-
-
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("os.system", "nothing outside gm"),
-        ("gmx.errors.UserError", "nothing outside gm"),
-        ("UserError", "nothing outside gm"),
-        ("gm.nowhere.Thing", "no module 'gm.nowhere'"),
-        ("gm.errors.UserEror", "did you mean 'UserError'?"),
-        ("gm.config.Path", "has no 'Path'"),
-        ("gm.config.importlib.import_module", "no module 'gm.config.importlib'"),
-        ("gm.config.MAX_BASES", "has no 'MAX_BASES'"),
-    ],
-)
-def test_other_targets_are_refused(name, expected):
-    assert expected in refusal(resolve_target, name)
 
 
 def test_reading_a_config_does_not_load_mindspore():

@@ -22,13 +22,13 @@ _SAMPLED_TENSORS, _SAMPLED_VALUES = 12, 4096
 _LISTED = 10
 
 
-def write_delta(path, arrays, base, progress=None):
+def write_delta(path, arrays, base):
     """Write the trained tensors {full name: float32 array}.
 
     base: {str: str}, what `fingerprint` says of the model under them and, for low-rank changes, their "lora_alpha".
     """
     entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
-    return write_safetensors(path, entries, arrays.__getitem__, {"format": KIND, **base}, progress)
+    return write_safetensors(path, entries, arrays.__getitem__, {"format": KIND, **base})
 
 
 def fingerprint(weights):

@@ -17,7 +17,6 @@ import math
 import cv2
 import numpy as np
 
-from gm.data.metadata import read_metadata
 from gm.data.video_reader import open_video
 from gm.diffusion.conditioning import fps_id
 from gm.errors import UserError
@@ -144,12 +143,6 @@ class ClipDataset:
             "path": str(clip.path),
             "start": start,
         }
-
-
-def clips_from_csv(data_dir, metadata, frames, step, height, width, flip=0.0, seed=0, verify_files="exists"):
-    """ClipDataset of the CSV file `metadata`, whose paths are relative to `data_dir`. UserError as `read_metadata`."""
-    checked = read_metadata(metadata, data_dir, frames, step, verify_files)
-    return ClipDataset(checked, frames, step, height, width, flip, seed)
 
 
 class FailureLimit:

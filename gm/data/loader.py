@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -56,15 +55,6 @@ class ClipLoader:
     def global_batch(self):
         """Samples in a batch over all ranks."""
         return self.batch_size * self.num_shards
-
-    def batches(self, epochs):
-        """How many batches it takes until `epochs` epochs have been shown completely (epochs may be a fraction)."""
-        return math.ceil(epochs * len(self.dataset) / self.global_batch)
-
-    def epoch(self, batch):
-        """(epoch, batch in the epoch), both from 0, of global batch `batch`: the epoch is that of its first clip."""
-        epoch = batch * self.global_batch // len(self.dataset)
-        return epoch, batch - self.batches(epoch)
 
     def positions(self, batch):
         """Positions in the stream of epochs that this rank takes of global batch `batch`."""

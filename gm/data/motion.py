@@ -10,8 +10,8 @@ follows from it. The following are therefore ours and **not Stability's**:
   the map is shrunk, so that noise cancels; their lengths are averaged after that.
 - Grey values are multiplied by 16 first: on 0..255 OpenCV's regularisation pulls the flow of faint texture to zero.
 - bucket = 50 · log2(1 + score), rounded and limited to 0..255: 0 for a still picture, 50 for 1 % per second, 127 for
-  5 %, 200 for 15 %, 255 from 33 % on. Logarithmic, because slow motion is where the eye sees differences; and it ends
-  where the measured score can still be trusted:
+  4.8 %, 200 for 15 %, 255 from 33.1 % on. Logarithmic, because slow motion is where the eye sees differences; and it
+  ends where the measured score can still be trusted:
 
 Measured: pans of photographs score within 10 % of the truth up to about 40 % per second; beyond, the flow loses track
 and the score stops rising. Sensor noise of 3/255 on a still picture scores 0.3.

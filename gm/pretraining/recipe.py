@@ -103,7 +103,9 @@ def _unet_stage(recipe, name, stage, folder, config, pretrained, configs):
 
     weights = folder / name / "weights" / "full_ema.safetensors"
     saved = checkpoints(folder / name / "checkpoints")
-    if not (saved and weights.exists() and step_of(saved[-1]) >= stage.train.max_steps):
+    # Weights that are older than the last checkpoint: the run was killed between the two, and exports them now.
+    whole = saved and weights.exists() and weights.stat().st_mtime_ns >= saved[-1].stat().st_mtime_ns
+    if not (whole and step_of(saved[-1]) >= stage.train.max_steps):
         print(f"stage {name}")
         loop.run(settings, config, ["pretrain_tiny.py"], data)
         if step_of(checkpoints(folder / name / "checkpoints")[-1]) < stage.train.max_steps:

@@ -24,7 +24,8 @@ def open_data(train):
 def _split(metadata, held):
     if not held:
         raise UserError("train.validation.share: there is only one clip, none can be held out of training")
-    rest = [clip for i, clip in enumerate(metadata.clips) if i not in set(held)]
+    apart = set(held)
+    rest = [clip for i, clip in enumerate(metadata.clips) if i not in apart]
     return Metadata(rest, metadata.dropped), Metadata([metadata.clips[i] for i in held], [])
 
 

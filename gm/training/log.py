@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import shlex
 import sys
 import time
@@ -17,14 +15,13 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from gm import __version__
+from gm.console import versions
 from gm.errors import UserError
 from gm.files import atomic_path
 
 # Losses differ by orders of magnitude between noise levels, so their mean says little: these are the buckets' edges.
 SIGMA_EDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
 BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*SIGMA_EDGES, math.inf)))
-_LIBRARIES = ("mindspore", "numpy", "opencv-python-headless", "opencv-python", "decord")
 
 
 class RunFolder:
@@ -63,15 +60,6 @@ class RunFolder:
         self._write(self.metrics.name, "".join(kept))
 
 
-def versions():
-    """Versions of everything that takes part in the numbers."""
-    found = {"svd-mindspore": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 class Log:
     """Lines of metrics.jsonl, TensorBoard scalars and a progress bar on stderr; on the first device only.
 
@@ -85,8 +73,11 @@ class Log:
 
     def write(self, kind, step, **numbers):
         line = json.dumps({"kind": kind, "step": step, **_finite(numbers)}, allow_nan=False)
-        self.file.write(line + "\n")
-        self.file.flush()
+        try:
+            self.file.write(line + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self.file.name}: {error.strerror}; free some space, then resume") from error
         if self.board is not None:
             for name, value in _scalars(numbers):
                 self.board.add_scalar(f"{kind}/{name}", value, step)
@@ -101,7 +92,8 @@ class Log:
 
     def close(self):
         self.bar.close()
-        self.file.close()
+        with contextlib.suppress(OSError):  # of a line that could not be written, which `write` has told
+            self.file.close()
         if self.board is not None:
             self.board.close()
 

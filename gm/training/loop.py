@@ -164,10 +164,14 @@ def run(settings, config, argv, data=open_data):
         plan.fill_cache()
     trainer = Trainer(plan)
     source = trainer.resume(folder)
-    state, total = trainer.state, plan.total
+    state = trainer.state
+    _require_equal_steps(state)
+    plan.go_on_from(state.step, state.samples)
+    total = plan.total
     if first:
         folder.create(settings, config, argv)
         remove_unfinished(folder.checkpoints)
+        remove_unfinished(folder.weights)
         folder.cut_metrics(state.step)
         _announce(trainer, source)
     log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
@@ -184,6 +188,16 @@ def run(settings, config, argv, data=open_data):
         if stopped:
             print(f"stopped after step {state.step} of {total}; go on with the same command and --train.resume=latest")
     return 0
+
+
+def _require_equal_steps(state):
+    """UserError on every device where one of them resumes from another step, or none: their weights would differ."""
+    first = parallel.mean([state.step if parallel.rank() == 0 else 0])[0] * parallel.size()
+    if parallel.mean([float(state.step != round(first))])[0]:
+        raise UserError(
+            f"this device is at step {state.step}, the first one at {first:.0f}: all servers must see the same "
+            "--train.output_dir, in a folder that they share"
+        )
 
 
 def _announce(trainer, source):
@@ -224,7 +238,8 @@ def _steps(trainer, folder, log, stop):
             if state.step % train.checkpoint.every == 0 or state.step == plan.total or stopped:
                 saved = _save(trainer, folder, log)
     except UserError:  # such as too many clips that cannot be decoded: the steps so far are whole
-        if state.step > saved:
+        # The other devices know nothing of it, and go on: moments that they share out cannot be gathered any more.
+        if state.step > saved and not state.spread:
             _save(trainer, folder, log)
         raise
     finally:

@@ -29,16 +29,21 @@ class Plan:
         self.base = open_base(config, self.train.pretrained, self.train.seed)
         self.dataset, self.held_out = data(self.train)
         self.global_batch = self.train.loader.batch_size * parallel.size()
-        self.total = total_steps(
-            self.train.epochs, self.train.max_steps, len(self.dataset), self.global_batch,
-            self.train.optimizer.accumulate,
-        )
+        self.go_on_from(0, 0)
         data, vae = self.train.dataset.init_args, config.model.vae
         factor = 2 ** (len(vae.ch_mult) - 1)
         self.latent_shape = (data.frames, vae.z_channels, data.height // factor, data.width // factor)
         self.pixel_shape = (1, 3, data.height, data.width)
         if self.train.cache is not None:
             self._use_cache()
+
+    def go_on_from(self, step, samples):
+        """Set `total`, the steps of the whole run. Its first `step` steps showed `samples` clips, perhaps in batches of
+        another size."""
+        self.total = total_steps(
+            self.train.epochs, self.train.max_steps, len(self.dataset),
+            self.global_batch * self.train.optimizer.accumulate, step, samples,
+        )
 
     def _use_cache(self):
         folder, loss = Path(self.train.cache), self.train.loss

@@ -19,7 +19,10 @@ def learning_rate(step, peak, schedule, total):
     return peak * (schedule.end_factor + (1 - schedule.end_factor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def total_steps(epochs, max_steps, clips, global_batch, accumulate):
-    """Steps until `epochs` passes over the clips are complete, at most `max_steps` where that is given."""
-    steps = math.ceil(epochs * clips / (global_batch * accumulate))
+def total_steps(epochs, max_steps, clips, clips_per_step, step=0, samples=0):
+    """Steps until `epochs` passes over the clips are complete, at most `max_steps` where that is given.
+
+    step, samples: steps done, and clips shown in them.
+    """
+    steps = step + math.ceil(max(0.0, epochs * clips - samples) / clips_per_step)
     return steps if max_steps is None else min(steps, max_steps)

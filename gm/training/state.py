@@ -39,6 +39,11 @@ class TrainingState:
         self.optimizer, self.ema, self.loss_scale, self.fixed = optimizer, ema, loss_scale, fixed
         self.step = self.samples = self.skipped = 0
 
+    @property
+    def spread(self):
+        """Whether each device has only a part of it, so that `save` needs all of them."""
+        return self.optimizer.settings.shard and parallel.size() > 1
+
     def _tensors(self):
         """{name in the file: parameter}, None for a moment that another device has."""
         names, moments = list(self.optimizer.parameters), self.optimizer.moments
@@ -59,7 +64,7 @@ class TrainingState:
         return {
             "format": KIND, "step": self.step, "samples": self.samples, "skipped": self.skipped,
             "updates": self.optimizer.updates, "loss_scale": self.loss_scale.scale, "good": self.loss_scale.good,
-            "fixed": self.fixed,
+            "dynamic": self.loss_scale.dynamic, "fixed": self.fixed,
         }
 
     def save(self, folder, keep):
@@ -77,7 +82,8 @@ class TrainingState:
         entries = [(name, self._shape(name), np.float32) for name in tensors]
         entries.append((_RECORD, record.shape, record.dtype))
         write_safetensors(path, entries, lambda name: record if name == _RECORD else self._array(name, tensors[name]))
-        for old in checkpoints(folder)[:-keep]:
+        # Later ones are damaged, or this would not be the next step: they must not push out what is whole.
+        for old in [found for found in checkpoints(folder) if step_of(found) <= self.step][:-keep]:
             with contextlib.suppress(OSError):
                 old.unlink()
         return path
@@ -100,7 +106,9 @@ class TrainingState:
         self.optimizer.copy_to_network()
         self.step, self.samples, self.skipped = record["step"], record["samples"], record["skipped"]
         self.optimizer.updates = record["updates"]
-        self.loss_scale.scale, self.loss_scale.good = record["loss_scale"], record["good"]
+        dynamic = self.loss_scale.dynamic
+        if record.get("dynamic", dynamic) == dynamic:  # else float32 goes on as float16, or the other way round
+            self.loss_scale.scale, self.loss_scale.good = record["loss_scale"], record["good"]
 
     def _check(self, path, record, names, checkpoint, tensors):
         faults = [

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from gm.data.clips import ClipDataset, FailureLimit, clips_from_csv, fit_frames
+from gm.data.clips import ClipDataset, FailureLimit, fit_frames
 from gm.data.metadata import Clip, Metadata
 from gm.data.videos import write_video
 from gm.errors import UserError
@@ -177,10 +177,3 @@ def test_arguments_are_checked(folder):
             dataset(folder, **options)
     with pytest.raises(UserError, match="max_failed_share"):
         FailureLimit(2)
-
-
-def test_from_csv(folder, tmp_path):
-    (tmp_path / "labels.csv").write_text("path,length,motion_bucket_id\n0.mp4,24,5\n1.mp4,11,5\n")
-    data = clips_from_csv(str(folder), str(tmp_path / "labels.csv"), FRAMES, STEP, 24, 32, flip=1.0, seed=9)
-    assert len(data) == 1 and data.at(0)["motion_bucket_id"] == 5.0
-    assert (data.flip, data.seed) == (1.0, 9)

@@ -75,6 +75,12 @@ def test_the_whole_recipe_makes_a_model_that_plays(recipe_path, tmp_path, capsys
     capsys.readouterr()
     assert pretrain_tiny.main(arguments) == 0  # nothing is left to do
     assert "stage" not in capsys.readouterr().out
+    weights = tmp_path / "run/video/weights/full_ema.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"of an earlier step")
+    os.utime(weights, (0, 0))  # as if killed between the last checkpoint and its export
+    assert pretrain_tiny.main(arguments) == 0
+    assert weights.read_bytes() == whole
     assert (tmp_path / "run/video/metrics.jsonl").read_text() == written[1]
 
 

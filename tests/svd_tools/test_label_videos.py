@@ -67,6 +67,13 @@ def test_bad_videos_are_left_out_and_told(videos, tmp_path, capsys):
     assert "a_text.mp4: a text file" in summary and "cut.mp4" in summary and "single.mp4: has a single frame" in summary
 
 
+def test_a_name_that_is_not_utf8_is_left_out_and_told(videos, tmp_path, capsys):
+    os.rename(videos / "still.mp4", os.fsencode(videos) + b"/caf\xe9.mp4")
+    assert tool.main([str(videos), "--output", str(tmp_path / "labels.csv")]) == 1
+    assert [row["path"] for row in rows_of(tmp_path / "labels.csv")] == ["slow.gif", "sub, one/fast.mp4"]
+    assert "b'caf\\xe9.mp4': a name that is not UTF-8" in capsys.readouterr().err
+
+
 def test_resuming_measures_only_what_is_missing(videos, tmp_path, monkeypatch):
     output, partial = tmp_path / "labels.csv", tmp_path / "labels.csv.partial"
     whole = tmp_path / "whole.csv"

@@ -83,6 +83,20 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, size, caplog):
         state.load(path)
 
 
+def test_damaged_checkpoints_of_later_steps_do_not_push_out_new_ones(tmp_path):
+    for seed in (6, 8):
+        make(seed).save(tmp_path, 2).write_bytes(b"cut")
+    path = make(1).save(tmp_path, 1)
+    assert path.exists() and make(5).load_latest(tmp_path) == path
+
+
+def test_the_loss_scale_of_float32_is_not_taken_over_by_float16(tmp_path):
+    saved, other = make(3), make(4)
+    saved.loss_scale = LossScale(saved.loss_scale, dynamic=False)
+    other.load(saved.save(tmp_path, 2))
+    assert (other.loss_scale.scale, other.step) == (2.0**4, 30)
+
+
 def test_what_a_killed_process_left_is_never_a_checkpoint(tmp_path):
     path = make(1).save(tmp_path, 3)
     (tmp_path / ".tmp-0123.safetensors").write_bytes(path.read_bytes())

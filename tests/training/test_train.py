@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -167,6 +170,34 @@ def test_too_many_unreadable_clips_end_the_run_with_its_steps_saved(arguments, c
     assert (tmp_path / "run/weights/delta.safetensors").exists()
 
 
+def test_a_full_disk_ends_the_run_with_its_steps_saved(arguments, tmp_path, monkeypatch):
+    class Full(io.TextIOWrapper):
+        def write(self, text):
+            if '"step": 3' in text:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(text)
+
+    monkeypatch.setattr("gm.training.log.open", lambda path, *_, **__: Full(io.FileIO(path, "a")), raising=False)
+    with pytest.raises(UserError, match="metrics.jsonl: No space left"):
+        train.main(arguments(tmp_path, "train.max_steps=9"))
+    assert [step_of(path) for path in checkpoints(tmp_path / "checkpoints")] == [3]
+
+
+def test_epochs_count_clips_also_when_the_batch_has_changed(arguments, tmp_path, capsys):
+    epochs = ["train.epochs=4", "train.max_steps=null"]
+    train.main(arguments(tmp_path, "train.epochs=2", "train.max_steps=null"))  # 6 of the 12 clips
+    train.main(arguments(tmp_path, *epochs, "train.resume=latest", "train.loader.batch_size=2"))
+    assert "3 clips, 9 steps of 2 clips" in capsys.readouterr().out
+    assert step_of(checkpoints(tmp_path / "checkpoints")[-1]) == 9
+
+
+def test_what_a_killed_export_left_is_removed(arguments, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/.tmp-0123.safetensors").write_bytes(b"half")
+    train.main(arguments(tmp_path))
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["delta.safetensors"]
+
+
 def test_resume_latest_of_a_new_folder_starts_at_the_beginning(arguments, tmp_path, capsys):
     assert train.main(arguments(tmp_path / "run", "train.max_steps=1", "train.resume=latest")) == 0
     assert "starting at step 0" in capsys.readouterr().out
@@ -199,7 +230,7 @@ def test_dry_run_prints_and_writes_nothing(arguments, tmp_path, capsys):
 
 def test_help(capsys):
     with pytest.raises(SystemExit) as left:
-        train.main(["--help"])
+        train.main(["--help", "--config=none.yaml"])
     printed = capsys.readouterr().out
     assert not left.value.code and "--train.optimizer.learning_rate  [3.0e-5]" in printed and "--dry_run" in printed
 
