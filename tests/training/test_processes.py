@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gm.checkpoint.formats import open_checkpoint
+from gm.data.outputs import write_png
 from gm.training.state import checkpoints
 
 GRAPH = "environment.mode=0"
@@ -78,15 +79,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_two_workers(start, argv, folder):
+def two_workers(start, argv, folder, script=None):
+    """(exit status, all that was printed) of two workers; `script` is run in place of train.py, with its path first."""
     logs = folder / f"logs-{free_port()}"
     launcher = [
         str(Path(sys.executable).parent / "msrun"), "--worker_num=2", "--local_worker_num=2", "--join=True",
-        f"--master_port={free_port()}", f"--log_dir={logs}",
+        f"--master_port={free_port()}", f"--log_dir={logs}", *([] if script is None else [str(script)]),
     ]
-    process = start(argv, launcher)
+    process = start([*argv, "--environment.distributed=True"], launcher)
     output = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, output + "".join(path.read_text() for path in sorted(logs.glob("worker_*.log")))
+    return process.returncode, output + "".join(path.read_text() for path in sorted(logs.glob("worker_*.log")))
 
 
 @pytest.mark.slow
@@ -98,7 +100,8 @@ def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, re
               "train.validation.sigmas=[1.0]", "train.optimizer.eps=1e-3"]
     finish(start(arguments(tmp_path / "one", *common, "train.loader.batch_size=2")))
     for name, more in (("two", ()), ("sharded", ("train.optimizer.shard=True",))):
-        run_two_workers(start, arguments(tmp_path / name, *common, *more, "environment.distributed=True"), tmp_path)
+        status, output = two_workers(start, arguments(tmp_path / name, *common, *more), tmp_path)
+        assert status == 0, output
     one, two, sharded = (
         read(tmp_path / name / "checkpoints/step-00000003.safetensors") for name in ("one", "two", "sharded")
     )
@@ -110,3 +113,40 @@ def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, re
         assert difference <= limit * math.sqrt(sum(np.sum(one[key] ** 2) for key in keys)), group
     for a, b in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_servers_that_do_not_share_the_output_folder_cannot_resume(arguments, start, tmp_path):
+    script = tmp_path / "own_folder.py"  # a worker's {rank} in its arguments becomes its number
+    script.write_text("import os, runpy, sys\n"
+                      "sys.argv = [a.replace('{rank}', os.environ['RANK_ID']) for a in sys.argv[1:]]\n"
+                      "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+                      "runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    for folder in ("0", "1"):
+        (tmp_path / folder).mkdir()
+    train = arguments(tmp_path / "{rank}")
+    status, output = two_workers(start, train, tmp_path, script)
+    assert status == 0, output
+    assert [bool(checkpoints(tmp_path / folder / "checkpoints")) for folder in ("0", "1")] == [True, False]
+    more = ["--train.resume=latest", "--train.max_steps=4"]
+    status, output = two_workers(start, [*train, *more], tmp_path, script)
+    assert status != 0 and "this device is at step 0, the first one at 2" in output
+    assert [path.name for path in checkpoints(tmp_path / "0/checkpoints")] == ["step-00000002.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_device_that_fails_alone_writes_no_moments_that_it_cannot_gather(arguments, start, tmp_path):
+    script = tmp_path / "failing.py"  # sample videos are made by the first worker alone
+    script.write_text("import os, runpy, sys\n"
+                      "sys.argv = sys.argv[1:]\n"
+                      "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+                      "from gm.errors import UserError\nfrom gm.training.sample import SampleVideo\n"
+                      "def fail(*_):\n    raise UserError('this one fails')\n"
+                      "SampleVideo.write = fail\n"
+                      "runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    write_png(np.zeros((16, 16, 3), np.uint8), tmp_path / "picture.png")
+    train = arguments(tmp_path / "run", "train.optimizer.shard=True", f"train.sample.image={tmp_path / 'picture.png'}",
+                      "train.sample.every=1", "train.max_steps=50")
+    status, output = two_workers(start, train, tmp_path, script)
+    assert status != 0 and "error: this one fails" in output
+    assert checkpoints(tmp_path / "run/checkpoints") == []
