@@ -38,7 +38,8 @@ def make_parser():
         "svd_tiny has its own")
     add("--SVD.delta", help="weights that train.py saved alone, LoRA too, put over the checkpoint's")
     add("--SVD.num_frames", type=int, help="frames of the video (svd 14, svd_xt 25)")
-    add("--SVD.sampling_steps", type=int, help="evaluations of the network (svd 25, svd_xt 30)")
+    add("--SVD.sampling_steps", type=int, help="evaluations of the network (svd 25, svd_xt 30); heun takes two a "
+        "step, one in the last")
     add("--SVD.min_guidance", type=float, help="guidance scale of the first frame (svd 1.0, svd_xt 1.5)")
     add("--SVD.max_guidance", type=float, help="guidance scale of the last frame (svd 2.5, svd_xt 3.0)")
     add("--SVD.fps", type=float, help="frames per second that the model is told; good values are 5 to 30 (7)")
@@ -48,8 +49,8 @@ def make_parser():
         "made for 10 steps (ays)")
     add("--SVD.sampler", choices=("euler", "heun", "dpmpp_2m", "lcm"),
         help="euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's")
-    add("--SVD.cache_interval", type=int, help="DeepCache: only every so many steps compute the whole network; faster, "
-        "not the same (1: all do)")
+    add("--SVD.cache_interval", type=int, help="DeepCache: only every so many evaluations compute the whole network; "
+        "faster, not the same (1: all do)")
     add("--SVD.guidance_sigma_min", type=float, help="no guidance below this noise level: half the work there")
     add("--SVD.guidance_sigma_max", type=float, help="no guidance above this noise level")
     add("--SVD.decode_chunk_size", type=int, help="frames decoded at a time; fewer need less memory (14)")

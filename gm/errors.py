@@ -14,6 +14,8 @@ def run_cli(main, argv=None):
 
     Ctrl-C ends with 130, the shell's own convention, and one line instead of a traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     try:
         status = main(argv)
     except UserError as error:

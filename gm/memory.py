@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 from gm.errors import UserError
@@ -24,7 +25,7 @@ def parse_size(text):
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)?\s*", str(text), re.IGNORECASE)
     unit = (found[2] or "").upper() if found else None
-    size = int(float(found[1]) * _UNITS[unit]) if unit in _UNITS else 0
+    size = int(Decimal(found[1]) * _UNITS[unit]) if unit in _UNITS else 0
     if size < 1:
         raise UserError(f"memory size {text!r}: write for instance 8GB, 8GiB, 500MB or a number of bytes above 0")
     return size

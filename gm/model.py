@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
+from omegaconf import OmegaConf
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.match import match
@@ -88,7 +89,9 @@ def load_model_config(path, overrides=()):
 
 def _check_widths(model, path):
     """Faults that would surface deep inside a network."""
-    faults = []
+    faults = _too_small(model)
+    if faults:
+        raise UserError("\n  ".join([f"{path} is not right:", *faults]))
     unet, vae, clip = model.unet, model.vae, model.clip
     widths = {f"model.unet level {i}": unet.model_channels * m for i, m in enumerate(unet.channel_mult)}
     widths.update({f"model.vae level {i}": vae.ch * m for i, m in enumerate(vae.ch_mult)})
@@ -106,6 +109,20 @@ def _check_widths(model, path):
         faults.append("model.clip: head_width must divide width and patch_size must divide image_size")
     if faults:
         raise UserError("\n  ".join([f"{path} is not right:", *faults]))
+
+
+def _too_small(model):
+    """Faults of numbers that count something, and of lists that have a level in each place."""
+    faults = []
+    for part, section in model.items():
+        for name, value in section.items():
+            where = f"model.{part}.{name}"
+            numbers = value if OmegaConf.is_list(value) else [value]
+            faults += [f"{where}: {number} must be 1 or more" for number in numbers if not isinstance(number, bool)
+                       and number < 1]
+            if not numbers and name != "attention_resolutions":
+                faults.append(f"{where}: must not be empty")
+    return faults
 
 
 def size_multiple(model):

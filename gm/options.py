@@ -15,7 +15,8 @@ from gm.errors import UserError
 class Options:
     """How a video is sampled. Every field has the name of its command-line option.
 
-    num_frames: frames of the video. sampling_steps: evaluations of the network. min_guidance, max_guidance: guidance
+    num_frames: frames of the video. sampling_steps: evaluations of the network (heun: two a step, one in
+    the last). min_guidance, max_guidance: guidance
     scale of the first and the last frame. fps: frames per second that the model is told. motion_bucket_id: amount of
     motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
     the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
@@ -48,7 +49,7 @@ class Options:
 
     def __post_init__(self):
         faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
-                  if not isinstance(value, (str, type(None))) and not np.isfinite(value)]
+                  if isinstance(value, (float, np.floating)) and not np.isfinite(value)]
         for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
@@ -60,6 +61,10 @@ class Options:
         for name in ("motion_bucket_id", "noise_aug_strength"):
             if getattr(self, name) < 0:
                 faults.append(f"{name} {getattr(self, name)}: must not be negative")
+        if None not in (self.guidance_sigma_min, self.guidance_sigma_max) \
+                and self.guidance_sigma_min > self.guidance_sigma_max:
+            faults.append(f"guidance_sigma_min {self.guidance_sigma_min:g} is above guidance_sigma_max "
+                          f"{self.guidance_sigma_max:g}: there would be no guidance; two scales of 1 say that")
         if self.fps <= 0:
             faults.append(f"fps {self.fps}: must be more than 0")
         if faults:

@@ -27,6 +27,10 @@ from gm.options import Options
 from gm.precision import check_amp_level
 
 LARGEST_AREA = 2.0
+# What holds a component and goes with it.
+_MADE_OF = {
+    "condition_encoder": ("tiled_condition_encoder",), "denoiser": ("deep_cache",), "decoder": ("tiled_decoder",),
+}
 
 
 def choose_size(config, size, height=None, width=None):
@@ -51,10 +55,15 @@ def choose_size(config, size, height=None, width=None):
     if width:
         return _nearest(width * size[0] / size[1], multiple), width
     trained = config.sampling.height * config.sampling.width
-    scale = 1.0
-    if size[0] * size[1] > LARGEST_AREA * trained:
-        scale = (trained / (size[0] * size[1])) ** 0.5
-    return fit_size(int(size[0] * scale), int(size[1] * scale), multiple)
+    if size[0] * size[1] <= LARGEST_AREA * trained:
+        return fit_size(*size, multiple)
+    reduced = [round((trained * a / b) ** 0.5) for a, b in (size, size[::-1])]
+    if min(reduced) < multiple:
+        raise UserError(
+            f"image of {size[1]}x{size[0]} pixels (width x height) is {reduced[1]}x{reduced[0]} at the model's area, "
+            f"smaller than {multiple} in a direction: crop it, or pass --height and --width"
+        )
+    return fit_size(*reduced, multiple)
 
 
 def _nearest(value, multiple):
@@ -115,9 +124,16 @@ class ImageToVideo:
         self.low_memory = low_memory
 
     def options(self, **changes):
-        """The config's `Options` with changes; None leaves a value as it is."""
+        """The config's `Options` with changes; None leaves a value as it is. UserError for what cannot be."""
         defaults = {f.name: self.config.sampling[f.name] for f in fields(Options) if f.name in self.config.sampling}
-        return replace(Options(**defaults), **{name: value for name, value in changes.items() if value is not None})
+        options = replace(Options(**defaults), **{name: value for name, value in changes.items() if value is not None})
+        self._check(options)
+        return options
+
+    def _check(self, options):
+        if self.low_memory and options.cache_interval > 1 and (options.min_guidance, options.max_guidance) != (1, 1):
+            raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
+                            "other: give one of low_memory and cache_interval, or no guidance (both scales 1)")
 
     def narrow(self):
         """Names of the parameters that stay in float16 whatever amp_level says; on them depends how it is compiled."""
@@ -137,7 +153,8 @@ class ImageToVideo:
     def release(self, *names):
         """Forget components ("clip", "condition_encoder", "denoiser", "decoder"): they are loaded anew when needed."""
         for name in names:
-            self.__dict__.pop(name, None)
+            for kept in (name, *_MADE_OF.get(name, ())):
+                self.__dict__.pop(kept, None)
         gc.collect()  # cells hold one another
 
     @cached_property
@@ -185,7 +202,7 @@ class ImageToVideo:
         encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
         concat = split_moments(encoder(Tensor(noised)).asnumpy())[0]
         if self.low_memory:
-            self.release("clip", "condition_encoder", "tiled_condition_encoder")
+            self.release("clip", "condition_encoder")
         width = self.config.model.unet.adm_in_channels // 3
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
         return condition(context, concat, *numbers, width, options.num_frames)
@@ -206,9 +223,7 @@ class ImageToVideo:
             noise: unit noise float32 (t, z, h/8, w/8) to start from; None draws the seed's.
         """
         self._check_size(image)
-        if self.low_memory and options.cache_interval > 1:
-            raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
-                            "other: give one of low_memory and cache_interval")
+        self._check(options)
         pixel_noise, latent_noise = self.noise(image, options)
         if conditioning is None:
             conditioning = self.condition(image, options, pixel_noise)
@@ -232,12 +247,12 @@ class ImageToVideo:
         progress: called with the number of frames after each chunk of options.decode_chunk_size.
         """
         if self.low_memory:
-            self.release("denoiser", "deep_cache")
+            self.release("denoiser")
         scaled = latents / np.float32(SCALE_FACTOR)
         decoder = self._tiled("decoder", TiledDecoder, options.decode_tile)
         pixels = decode_in_chunks(decoder, scaled, options.decode_chunk_size, progress)
         if self.low_memory:
-            self.release("decoder", "tiled_decoder")
+            self.release("decoder")
         return pixels
 
     def _tiled(self, name, kind, pixels):

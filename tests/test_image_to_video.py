@@ -184,6 +184,24 @@ def test_as_a_program_it_exits_non_zero_without_a_traceback(tmp_path, options):
     assert "error" in done.stderr and "Traceback" not in done.stderr + done.stdout
 
 
+def test_a_name_that_is_not_utf8(tmp_path, untrained):
+    (tmp_path / "in").mkdir()
+    photo(tmp_path / "in/x.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png"))
+    photo(tmp_path / "in/z.png")
+    command = [
+        sys.executable, str(ROOT / "image_to_video.py"), f"--SVD.config={CONFIG}", f"--SVD.checkpoint={untrained}",
+        *SMALL, f"--image={tmp_path / 'in'}", f"--output_dir={tmp_path / 'out'}",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 pictures done" in done.stdout and r"caf\udce9.png: 64x128" in done.stdout
+    names = sorted(os.listdir(tmp_path / "out"))
+    assert len(names) == 8 and names[-1] == "z_000_sheet.png"
+    (found,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("caf*.json"))
+    assert found["image"] == str(tmp_path / "in/caf\udce9.png") and found["video"] == "caf\udce9_000.mp4"
+
+
 def test_help_explains_every_option_without_loading_mindspore():
     code = (
         "import sys, image_to_video\n"

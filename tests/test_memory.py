@@ -12,7 +12,7 @@ from gm.ops import reference, table
 
 @pytest.mark.parametrize(("text", "size"), [
     ("8GB", 8 * 10**9), ("8GiB", 2**33), ("500MB", 5 * 10**8), ("1.5kib", 1536), (" 2 tb ", 2 * 10**12), ("7", 7),
-    ("12B", 12),
+    ("12B", 12), ("1" + 400 * "0", 10**400),
 ])
 def test_sizes(text, size):
     assert memory.parse_size(text) == size

@@ -86,6 +86,11 @@ def write(tmp_path, text):
         ("model:\n  clip:\n    embed_dim: 64\n", ["embed_dim 64", "context_dim 32"]),
         ("model:\n  clip:\n    head_width: 24\n", ["head_width"]),
         ("sampling:\n  frames: 3\n", ["sampling.frames"]),
+        ("model:\n  unet:\n    num_head_channels: 0\n    channel_mult: []\n",
+         ["model.unet.num_head_channels: 0", "model.unet.channel_mult: must not be empty"]),
+        ("model:\n  vae:\n    ch_mult: [1, 0]\n    num_res_blocks: -1\n",
+         ["model.vae.ch_mult: 0", "model.vae.num_res_blocks: -1"]),
+        ("model:\n  clip:\n    head_width: 0\n    layers: -3\n", ["model.clip.head_width: 0", "model.clip.layers: -3"]),
     ],
 )
 def test_faults_of_a_config_are_named(tmp_path, text, words):

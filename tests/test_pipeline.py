@@ -107,11 +107,31 @@ def test_picture_that_is_no_multiple(pipeline):
     ("change", "word"),
     [({"num_frames": 0}, "num_frames 0"), ({"sampling_steps": 2.5}, "sampling_steps 2.5"), ({"seed": -1}, "seed -1"),
      ({"fps": float("inf")}, "fps inf"), ({"min_guidance": float("nan")}, "min_guidance nan"),
+     ({"guidance_sigma_min": 10.0, "guidance_sigma_max": 1.0}, "guidance_sigma_min 10 is above"),
      ({"motion_bucket_id": -1}, "motion_bucket_id -1"), ({"decode_chunk_size": 0}, "decode_chunk_size 0")],
 )
 def test_options_that_cannot_be(pipeline, change, word):
     with pytest.raises(UserError, match=word):
         pipeline.options(**change)
+
+
+def test_any_seed_will_do(pipeline):
+    assert pipeline.noise(np.zeros((64, 64, 3), np.uint8), pipeline.options(seed=10**30))[0].std() > 0.9
+
+
+def test_a_released_component_takes_with_it_what_holds_it(untrained):
+    pipeline = ImageToVideo(CONFIG, untrained)
+    image, options = np.zeros((64, 64, 3), np.uint8), pipeline.options(num_frames=1, sampling_steps=1, cache_interval=2)
+    pipeline(image, options, decode_tile=64)
+    pipeline.release("denoiser", "decoder")
+    assert not {"denoiser", "deep_cache", "decoder", "tiled_decoder"} & set(vars(pipeline))
+
+
+def test_deep_cache_with_low_memory_needs_no_guidance(untrained):
+    pipeline = ImageToVideo(CONFIG, untrained, low_memory=True)
+    with pytest.raises(UserError, match="one of low_memory and cache_interval"):
+        pipeline.options(cache_interval=2, max_guidance=2.0)
+    assert pipeline.options(cache_interval=2, min_guidance=1.0, max_guidance=1.0).cache_interval == 2
 
 
 def test_amp_level_that_does_not_exist(untrained):
@@ -122,16 +142,22 @@ def test_amp_level_that_does_not_exist(untrained):
 @pytest.mark.parametrize(
     ("size", "height", "width", "expected"),
     [((576, 1024), None, None, (576, 1024)), ((600, 1100), None, None, (576, 1088)), ((100, 64), 128, 192, (128, 192)),
-     ((300, 400), 192, None, (192, 256)), ((300, 400), None, 256, (192, 256)), ((3000, 4000), None, None, (640, 832))],
+     ((300, 400), 192, None, (192, 256)), ((300, 400), None, 256, (192, 256)), ((3000, 4000), None, None, (640, 832)),
+     ((2988, 5312), None, None, (576, 1024)), ((2340, 4160), None, None, (576, 1024)),
+     ((1250, 1250), None, None, (768, 768))],
 )
 def test_size_of_the_video(size, height, width, expected):
     config = load_model_config(CONFIG.parent / "svd.yaml")
     assert choose_size(config, size, height, width) == expected
 
 
-@pytest.mark.parametrize(("size", "height"), [((63, 640), None), ((640, 640), 100), ((640, 640), -64)])
-def test_size_that_cannot_be(size, height):
-    with pytest.raises(UserError, match="63|100|-64"):
+@pytest.mark.parametrize(
+    ("size", "height", "word"),
+    [((63, 640), None, "640x63"), ((640, 640), 100, "100"), ((640, 640), -64, "-64"),
+     ((100, 20000), None, "20000x100")],
+)
+def test_size_that_cannot_be(size, height, word):
+    with pytest.raises(UserError, match=word):
         choose_size(load_model_config(CONFIG.parent / "svd.yaml"), size, height)
 
 

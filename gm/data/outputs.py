@@ -92,7 +92,8 @@ def write_json(data, path):
     """`data` → JSON file, indented; Path and NumPy values in it become strings and numbers. ValueError on NaN."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # A file name that is not UTF-8 has lone surrogates, which JSON can write as \\udc80.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _plain(value):

@@ -133,6 +133,21 @@ def test_compiled_once_and_found_again(tmp_path):
     assert Path(first.strip()).stat().st_mtime_ns == written
 
 
+@needs_kernels
+def test_a_library_that_was_cut_off_is_compiled_again(tmp_path):
+    first = in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout
+    path = Path(first.strip())
+    path.write_bytes(b"")
+    assert in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout == first
+    assert path.stat().st_size > 10_000
+
+
+@needs_kernels
+def test_a_folder_that_mindspore_cannot_load_from(tmp_path):
+    done = in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path / "a:b"))
+    assert done.stdout.strip() == "None" and "XDG_CACHE_HOME" in done.stderr
+
+
 def test_kernels_can_be_left_out():
     assert in_new_process(SHOW, SVD_KERNELS="0").stdout.strip() == "None"
 

@@ -73,16 +73,27 @@ def library():
         parts = [version, _processor(), " ".join(_FLAGS), *(p.read_text(encoding="utf-8") for p in units + headers)]
         name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         path = _cache_folder() / f"kernels-{name}.so"
-        if not path.exists():
+        if ":" in os.fspath(path):
+            raise OSError(f"MindSpore takes no folder with ':' in its name, {path.parent}; set XDG_CACHE_HOME")
+        if not _loads(path):  # not there yet, or cut off by a power failure
             compile_library(compiler, path)
+            ctypes.CDLL(os.fspath(path))
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or str(error)).strip().split("\n")[0]
         _say(f"{compiler} could not compile the fused kernels, networks run without them: {reason}")
         return None
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _say(f"fused kernels could not be compiled, networks run without them: {error}")
+        _say(f"fused kernels cannot be used, networks run without them: {error}")
         return None
     return os.fspath(path)
+
+
+def _loads(path):
+    try:
+        ctypes.CDLL(os.fspath(path))
+    except OSError:
+        return False
+    return True
 
 
 @functools.cache
