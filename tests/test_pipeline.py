@@ -144,7 +144,7 @@ def test_amp_level_that_does_not_exist(untrained):
     [((576, 1024), None, None, (576, 1024)), ((600, 1100), None, None, (576, 1088)), ((100, 64), 128, 192, (128, 192)),
      ((300, 400), 192, None, (192, 256)), ((300, 400), None, 256, (192, 256)), ((3000, 4000), None, None, (640, 832)),
      ((2988, 5312), None, None, (576, 1024)), ((2340, 4160), None, None, (576, 1024)),
-     ((1250, 1250), None, None, (768, 768))],
+     ((1250, 1250), None, None, (768, 768)), ((2990, 5312), None, None, (576, 1024))],
 )
 def test_size_of_the_video(size, height, width, expected):
     config = load_model_config(CONFIG.parent / "svd.yaml")
