@@ -1,4 +1,4 @@
-"""Train the tiny model from nothing, on clips that the program draws itself: about six hours on two CPU cores.
+"""Train the tiny model from nothing, on clips that the program draws itself: about five hours on two CPU cores.
 
 python svd_tools/pretrain_tiny.py --output_dir=outputs/tiny
 
