@@ -83,15 +83,15 @@ def load_model_config(path, overrides=()):
     """
     config = load_config(path, overrides)
     check(config, SCHEMA, path)
-    _check_widths(config.model, path)
+    faults = _too_small(config.model) or _width_faults(config.model)
+    if faults:
+        raise UserError("\n  ".join([f"{path} is not right:", *faults]))
     return config
 
 
-def _check_widths(model, path):
+def _width_faults(model):
     """Faults that would surface deep inside a network."""
-    faults = _too_small(model)
-    if faults:
-        raise UserError("\n  ".join([f"{path} is not right:", *faults]))
+    faults = []
     unet, vae, clip = model.unet, model.vae, model.clip
     widths = {f"model.unet level {i}": unet.model_channels * m for i, m in enumerate(unet.channel_mult)}
     widths.update({f"model.vae level {i}": vae.ch * m for i, m in enumerate(vae.ch_mult)})
@@ -107,8 +107,7 @@ def _check_widths(model, path):
         faults.append(f"model.clip.embed_dim {clip.embed_dim} must be model.unet.context_dim {unet.context_dim}")
     if clip.width % clip.head_width or clip.image_size % clip.patch_size:
         faults.append("model.clip: head_width must divide width and patch_size must divide image_size")
-    if faults:
-        raise UserError("\n  ".join([f"{path} is not right:", *faults]))
+    return faults
 
 
 def _too_small(model):
