@@ -7,24 +7,23 @@ With no more than --image it uses svd_tiny, a small model that comes with the pr
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from gm import compile_cache
-from gm.console import loading_bar, peak_memory, progress_bar, timed, versions
+from gm.console import peak_memory, show
 from gm.errors import UserError, run_cli
 from gm.memory import parse_size
+from gm.options import OUTPUT_TYPES, ModelSettings, Options, VideoSettings
 
 ROOT = Path(__file__).resolve().parent
 TINY = "svd_tiny"
 VERSIONS = (TINY, "svd", "svd_xt", "svd_xt_1_1", "svd_image_decoder", "svd_xt_image_decoder")
-OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
 
 
 def make_parser():
@@ -89,14 +88,30 @@ def main(argv=None):
     images = list_images(arguments.image)
     check_arguments(arguments)
     choose_tiny(arguments)
-    job = Job(arguments)
+    job = make_job(arguments)
+    for warning in job.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     if arguments.dry_run:
-        print(json.dumps(job.settings(), indent=2, default=str))
-        print("\n".join(f"{path}: {job.plan(path)[1]}" for path in images))
+        print(json.dumps(job.record(), indent=2, default=str))
+        print("\n".join(f"{path}: {job.plan(path).change}" for path in images))
         return 0
-    with compile_cache.compile_cache(arguments.compile_cache, lambda: job.graph_conditions(images)) as job.cached:
+    with compile_cache.compile_cache(arguments.compile_cache, lambda: job.graph_conditions(images)) as found:
+        job.model.cached = found
         run_all(job, images)
     return 0
+
+
+def make_job(arguments):
+    """The `gm.job.Job` that the options ask for."""
+    from gm.job import Job, Model
+
+    settings = VideoSettings(
+        {**{f.name: arguments.SVD.get(f.name) for f in fields(Options)}, "seed": arguments.seed},
+        **{f.name: arguments[f.name] for f in fields(VideoSettings) if f.name != "sampling"},
+    )
+    chosen = {f.name: arguments.get(f.name) for f in fields(ModelSettings)}
+    chosen.update({name: arguments.SVD[name] for name in ("config", "checkpoint", "delta")})
+    return Job(Model(ModelSettings(**chosen)), settings, shlex.join(sys.argv))
 
 
 def run_all(job, images):
@@ -104,7 +119,9 @@ def run_all(job, images):
     failures = []
     for path in images:
         try:
-            job.run(path)
+            picture = job.plan(path)
+            print(f"{path}: {picture.change}")
+            show(job.run(picture))
         except UserError as error:
             if len(images) == 1:
                 raise
@@ -125,10 +142,6 @@ def check_arguments(arguments):
         raise UserError(f"which model? Give --version ({', '.join(VERSIONS)}) or --SVD.config")
     if named and named != TINY and not arguments.SVD.checkpoint:
         raise UserError("--SVD.checkpoint: name the weights. The README says where they are published")
-    if arguments.num_videos < 1:
-        raise UserError(f"--num_videos {arguments.num_videos}: must be 1 or more")
-    if arguments.output_fps is not None and not 0 < arguments.output_fps < float("inf"):
-        raise UserError(f"--output_fps {arguments.output_fps}: must be more than 0")
     if arguments.memory_budget is not None:
         arguments.memory_budget = parse_size(arguments.memory_budget)
     if arguments.compile_cache is not None and arguments.mode == 1:
@@ -136,169 +149,14 @@ def check_arguments(arguments):
 
 
 def choose_tiny(arguments):
-    """Fill in the small model where no model is named, and its weights where no others are."""
+    """Fill in the small model where no model is named, and its files where no others are."""
     if not arguments.version and not arguments.SVD.config:
         arguments.version = TINY
         print(f"no --version: using {TINY}, the small model that comes with the program; --help names the others")
     if arguments.version == TINY and not arguments.SVD.checkpoint:
         arguments.SVD.checkpoint = str(ROOT / "assets" / f"{TINY}.safetensors")
-
-
-class Job:
-    """The program with its model: everything that one command does for each picture."""
-
-    def __init__(self, arguments):
-        from gm import ops
-        from gm.data.outputs import make_folder
-        from gm.options import Options
-        from gm.pipeline import ImageToVideo
-
-        self.arguments = arguments
-        make_folder(arguments.output_dir)
-        ops.set_device(arguments.device_target, arguments.mode)
-        self.attention_scores = ops.set_memory_budget(arguments.memory_budget)
-        self.config_path = arguments.SVD.config or ROOT / "configs" / f"{arguments.version}.yaml"
-        self.pipeline = ImageToVideo(
-            self.config_path, arguments.SVD.checkpoint, arguments.SVD.delta, arguments.amp_level, loading_bar,
-            arguments.low_memory,
-        )
-        changes = {f.name: arguments.SVD.get(f.name) for f in fields(Options) if f.name != "seed"}
-        self.options = self.pipeline.options(seed=arguments.seed, **changes)
-        if arguments.amp_level == "O2" and ops.device() == "CPU":
-            print("warning: CPUs compute float16 slowly and with more memory: O2 is for NPUs and GPUs", file=sys.stderr)
-        self.compiled = set()  # shapes of videos that the graph was compiled for
-        self.cached = False  # whether the graphs are there from an earlier run
-        for warning in self.options.warnings() + self.pipeline.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-
-    def settings(self):
-        """Everything that decides the result, for the JSON file."""
-        from gm import ops
-
-        return {
-            "config": str(self.config_path),
-            "checkpoint": str(Path(self.arguments.SVD.checkpoint).resolve()),
-            "delta": self.arguments.SVD.delta and str(Path(self.arguments.SVD.delta).resolve()),
-            **asdict(self.options),
-            "amp_level": self.arguments.amp_level,
-            "mode": self.arguments.mode,
-            "low_memory": self.arguments.low_memory,
-            "attention_scores": self.attention_scores,
-            "device_target": ops.device(),
-            "output_fps": self.arguments.output_fps or self.options.fps,
-            "watermark": self.arguments.watermark,
-            "versions": versions(),
-            "command": shlex.join(sys.argv),
-        }
-
-    def graph_conditions(self, images):
-        """For `gm.compile_cache`: every setting but the numbers that only go through the networks."""
-        from gm.ops import native
-
-        sizes = []
-        for path in images:
-            with contextlib.suppress(UserError):  # it is told when its turn comes
-                sizes += [self.plan(path)[0].shape] * self.arguments.num_videos
-        if not self.arguments.low_memory:  # which makes the networks anew for every video
-            sizes = list(dict.fromkeys(sizes))
-        numbers = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "delta",
-                   "output_fps", "watermark", "command"}
-        settings = {name: value for name, value in self.settings().items() if name not in numbers}
-        decoded = self.arguments.output_type != "latents"
-        return [settings, self.pipeline.config.model, native.library(), decoded, sizes, sorted(self.pipeline.narrow())]
-
-    def plan(self, path):
-        """The picture as the model gets it, uint8 (h, w, 3), and a line that says what was done to it."""
-        from gm.data.images import fit_image, load_image
-        from gm.data.watermark import check_size
-        from gm.pipeline import choose_size
-
-        image = load_image(path)
-        try:
-            size = choose_size(self.pipeline.config, image.shape[:2], self.arguments.height, self.arguments.width)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-        if self.arguments.watermark:
-            check_size(*size)
-        line = f"{size[0]}x{size[1]}"
-        if size != image.shape[:2]:
-            line = f"{image.shape[0]}x{image.shape[1]} scaled and cropped around the centre to {line} (height x width)"
-        return fit_image(image, *size), line
-
-    def run(self, path):
-        """All videos of one picture."""
-        image, line = self.plan(path)
-        print(f"{path}: {line}")
-        trained = self.pipeline.config.sampling
-        if image.shape[:2] != (trained.height, trained.width):
-            print(
-                f"warning: the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
-                "look worse", file=sys.stderr,
-            )
-        for k in range(self.arguments.num_videos):
-            self.make_video(path, image, replace(self.options, seed=self.options.seed + k))
-
-    def make_video(self, path, image, options):
-        """One video: sample, decode, write."""
-        from gm.data.outputs import next_base
-        from gm.data.videos import to_uint8
-        from gm.data.watermark import embed_watermark
-
-        base = next_base(self.arguments.output_dir, path.stem)
-        seconds, frames = {}, None
-        with timed(seconds, "conditioning"):
-            conditioning = self.pipeline.condition(image, options)
-        with timed(seconds, "sampling"):
-            latents = self.sample(image, options, conditioning)
-        if self.arguments.output_type != "latents":
-            with timed(seconds, "decoding"), progress_bar(options.num_frames, "decoding", "frame") as bar:
-                pixels = self.pipeline.decode(latents, options, bar.update)
-                frames = to_uint8(pixels, embed_watermark if self.arguments.watermark else None)
-        with timed(seconds, "writing"):
-            video = self.write(base, image, latents, frames)
-        self.describe(base, path, image, options, seconds, video)
-        times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-        print(f"{video}: {times}, {sum(seconds.values()):.1f} s in all")
-
-    def sample(self, image, options, conditioning):
-        """The latents of one video, with a bar over the steps."""
-        self.pipeline.denoiser  # noqa: B018  (loaded here, so that its bar comes before the sampler's)
-        shape = (image.shape, options.num_frames)
-        if self.arguments.mode == 0 and not self.cached and shape not in self.compiled:
-            print("graph mode: compiling the network for this size; the first step takes long", file=sys.stderr)
-            self.compiled.add(shape)
-        with progress_bar(options.sampling_steps, "sampling", "step") as bar:
-            for step in self.pipeline.steps(image, options, conditioning):
-                latents = step.latents
-                bar.update()
-        return latents
-
-    def write(self, base, image, latents, frames):
-        """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png; returns the video's path."""
-        from gm.data import outputs, videos
-
-        kind = self.arguments.output_type
-        outputs.write_png(image, f"{base}_image.png")
-        if kind == "latents":
-            outputs.write_npy(latents, f"{base}.npy")
-            return Path(f"{base}.npy")
-        outputs.write_png(videos.contact_sheet(frames), f"{base}_sheet.png")
-        fps = self.arguments.output_fps or self.options.fps
-        if kind == "frames":
-            videos.write_frames(frames, Path(f"{base}_frames"))
-            return Path(f"{base}_frames")
-        path = Path(f"{base}.{kind}")
-        {"mp4": videos.write_video, "gif": videos.write_gif}[kind](frames, path, fps)
-        return path
-
-    def describe(self, base, path, image, options, seconds, video):
-        """base.json: enough to repeat the video, and what it cost."""
-        from gm.data import outputs
-
-        settings = {**self.settings(), **asdict(options)}
-        about = {"image": str(Path(path).resolve()), "height": image.shape[0], "width": image.shape[1]}
-        cost = {"seconds": seconds, "peak_memory_bytes": peak_memory()}
-        outputs.write_json({"video": video.name, **about, **settings, **cost}, f"{base}.json")
+    if not arguments.SVD.config:
+        arguments.SVD.config = str(ROOT / "configs" / f"{arguments.version}.yaml")
 
 
 if __name__ == "__main__":

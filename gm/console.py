@@ -12,6 +12,7 @@ import time
 from tqdm import tqdm
 
 from gm import __version__
+from gm.events import Compiling, Decoding, Loading, Sampling, Warned, Written
 
 LIBRARIES = (
     "mindspore", "numpy", "safetensors", "pillow", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
@@ -24,16 +25,34 @@ def progress_bar(total, description, unit, scale=False):
     return tqdm(total=total, desc=description, unit=unit, unit_scale=scale, file=sys.stderr)
 
 
-def loading_bar(component, size):
-    """For `gm.pipeline.ImageToVideo(on_load=…)`: a bar for `size` values, as a function of the values just loaded."""
-    bar = progress_bar(size, f"loading {component}", " values", scale=True)
-
-    def update(count):
-        bar.update(count)
-        if bar.n >= size:
+def show(events):
+    """Lines and bars on the terminal for the events of `gm.job.Job.run`, until there are no more."""
+    bar = None
+    try:
+        for event in events:
+            if isinstance(event, Warned):
+                print(f"warning: {event.text}", file=sys.stderr)
+            elif isinstance(event, Compiling):
+                print("graph mode: compiling the network for this size; the first step takes long", file=sys.stderr)
+            elif isinstance(event, Written):
+                times = ", ".join(f"{name} {value:.1f} s" for name, value in event.seconds.items())
+                print(f"{event.video}: {times}, {sum(event.seconds.values()):.1f} s in all")
+            elif isinstance(event, (Loading, Sampling, Decoding)):
+                if event.done == 0:
+                    bar = _bar(event)
+                bar.update(event.done - bar.n)
+                if event.done == event.total:
+                    bar.close()
+    finally:
+        if bar is not None:
             bar.close()
 
-    return update
+
+def _bar(event):
+    if isinstance(event, Loading):
+        return progress_bar(event.total, f"loading {event.part}", " values", scale=True)
+    name, unit = ("sampling", "step") if isinstance(event, Sampling) else ("decoding", "frame")
+    return progress_bar(event.total, name, unit)
 
 
 @contextlib.contextmanager

@@ -179,8 +179,17 @@ class Weights:
         return {name for name, source in self.sources.items()
                 if file.dtype(source) == np.float16 and kept_narrow(name, file.shape(source))}
 
-    def load(self, name, amp_level="O0", progress=None, narrow=False):
-        """A component with its values.
+    def load(self, name, amp_level="O0", narrow=False):
+        """A component with its values; arguments as of `loading`."""
+        loading = self.loading(name, amp_level, narrow)
+        while True:
+            try:
+                next(loading)
+            except StopIteration as end:
+                return end.value
+
+    def loading(self, name, amp_level="O0", narrow=False):
+        """Load a component: a generator of (values so far, values in all) after each tensor; returns the component.
 
         Where the file has the dtype that the parameter needs, the parameter is the file's memory map itself and costs
         no memory of its own.
@@ -188,7 +197,6 @@ class Weights:
         Args:
             name: one of `COMPONENTS`.
             amp_level: "O0" or "O2", see `gm.precision`.
-            progress: called with the number of values after each tensor.
             narrow: leave weights that the file has in float16 so, see `narrow`.
         """
         cell = self._built.pop(name, None)
@@ -198,10 +206,15 @@ class Weights:
         dtypes = [ms.float16 if p.name in left else parameter_dtype(p.name, amp_level) for p in parameters]
         with ThreadPoolExecutor(_READERS) as pool:  # all that takes long is done without Python's lock
             values = pool.map(self._read, parameters, self._places(parameters, dtypes))
-            for p, dtype, value in zip(parameters, dtypes, values):
-                set_value(p, value, dtype)
-                if progress:
-                    progress(value.size)
+            done = 0
+            try:
+                yield done, self._sizes[name]
+                for p, dtype, value in zip(parameters, dtypes, values):
+                    set_value(p, value, dtype)
+                    done += value.size
+                    yield done, self._sizes[name]
+            finally:
+                values.close()  # closed half-way, it reads no more
         return Denoiser(cell) if name == "unet" else cell
 
     def _places(self, parameters, dtypes):

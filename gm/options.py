@@ -1,14 +1,17 @@
-"""How a video is sampled: the values that a user may choose, checked."""
+"""The values that a user may choose, checked: of the model, of sampling, of the files. No mindspore here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from gm.diffusion.sampling import SAMPLERS
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
+
+OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,54 @@ class Options:
         if not 5 <= self.fps <= 30:
             found.append(f"fps {self.fps:g} is outside 5 to 30, which the model has seen")
         return found
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model, and how it is held and computed.
+
+    config: path of the model's YAML file. checkpoint: path of its weights. delta: weights put over them
+    (`train.py --train.save=delta`). device_target: "CPU", "GPU", "Ascend" or None for the best there is. mode: 0 graph,
+    1 PyNative. amp_level: "O0" float32, "O2" float16 for UNet and CLIP. low_memory: one part of the model at a time.
+    memory_budget: bytes by which attention's scores are sized, None for what is free.
+    """
+
+    config: str | Path
+    checkpoint: str | Path
+    delta: str | Path | None = None
+    device_target: str | None = None
+    mode: int = 0
+    amp_level: str = "O0"
+    low_memory: bool = False
+    memory_budget: int | None = None
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """What is made of a picture, and where it goes.
+
+    sampling: changes of the config's `Options` by name; None leaves a value as it is. num_videos: of each picture, with
+    the seeds seed, seed + 1, … height, width: in pixels, see `gm.pipeline.choose_size`. output_dir: folder, made if it
+    is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
+    the original's invisible mark on the frames.
+
+    Raises:
+        UserError: naming a value that cannot be.
+    """
+
+    sampling: dict[str, object] = field(default_factory=dict)
+    num_videos: int = 1
+    height: int | None = None
+    width: int | None = None
+    output_dir: str | Path = "outputs"
+    output_fps: float | None = None
+    output_type: str = "mp4"
+    watermark: bool = False
+
+    def __post_init__(self):
+        if self.num_videos < 1:
+            raise UserError(f"num_videos {self.num_videos}: must be 1 or more")
+        if self.output_fps is not None and not 0 < self.output_fps < float("inf"):
+            raise UserError(f"output_fps {self.output_fps}: must be more than 0")
+        if self.output_type not in OUTPUT_TYPES:
+            raise UserError(f"output_type {self.output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")

@@ -17,7 +17,7 @@ from gm.diffusion.clip_preprocess import preprocess
 from gm.diffusion.conditioning import condition
 from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided, linear_scales
-from gm.diffusion.latents import SCALE_FACTOR, decode_in_chunks, split_moments
+from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks, split_moments
 from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.tiles import TiledDecoder, TiledEncoder
@@ -27,6 +27,7 @@ from gm.options import Options
 from gm.precision import check_amp_level
 
 LARGEST_AREA = 2.0
+PARTS = {"clip": "clip", "condition_encoder": "condition_encoder", "denoiser": "unet", "decoder": "decoder"}
 # What holds a component and goes with it.
 _MADE_OF = {
     "condition_encoder": ("tiled_condition_encoder",), "denoiser": ("deep_cache",), "decoder": ("tiled_decoder",),
@@ -102,15 +103,13 @@ class ImageToVideo:
         low_memory: let every component go when it has done its part for a video, compute the two halves of guidance one
             after the other, and leave float16 weights so until a layer needs them in float32. The same result up to
             rounding, slower; the next video loads again.
-        on_load: called as on_load(component name, number of values) before a component is loaded; returns a function to
-            be called with the number of values after each tensor, or None.
 
     `warnings` holds sentences that the user should see (a delta of another checkpoint).
 
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint, delta=None, amp_level="O0", on_load=None, low_memory=False):
+    def __init__(self, config, checkpoint, delta=None, amp_level="O0", low_memory=False):
         self.config = config if hasattr(config, "model") else load_model_config(config)
         self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint)
         self.delta = delta
@@ -120,7 +119,6 @@ class ImageToVideo:
             self.warnings = base_warnings(delta, self.weights)
         check_amp_level(amp_level)
         self.amp_level = amp_level
-        self.on_load = on_load
         self.low_memory = low_memory
 
     def options(self, **changes):
@@ -145,10 +143,24 @@ class ImageToVideo:
                 changed = changed_names(delta)
         return self.weights.narrow().difference(changed)
 
-    def _load(self, name):
-        progress = self.on_load(name, self.weights.size(name)) if self.on_load else None
-        narrow = {"narrow": True} if self.low_memory else {}  # which only a file's weights know of
-        return self.weights.load(name, self.amp_level, progress, **narrow)
+    def load(self, name):
+        """Load a component of `PARTS` that is not there yet: a generator of (values so far, values in all)."""
+        if name in vars(self):
+            return
+        if self.low_memory and name == "decoder":
+            self.release("denoiser")
+        if isinstance(self.weights, Weights):
+            component = yield from self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
+        else:
+            component = self.weights.load(PARTS[name], self.amp_level)
+        if name == "denoiser" and self.delta is not None:
+            apply_delta(component, self.delta, amp_level=self.amp_level)
+        self.__dict__[name] = component
+
+    def _loaded(self, name):
+        for _ in self.load(name):
+            pass
+        return vars(self)[name]
 
     def release(self, *names):
         """Forget components ("clip", "condition_encoder", "denoiser", "decoder"): they are loaded anew when needed."""
@@ -159,18 +171,15 @@ class ImageToVideo:
 
     @cached_property
     def clip(self):
-        return self._load("clip")
+        return self._loaded("clip")
 
     @cached_property
     def condition_encoder(self):
-        return self._load("condition_encoder")
+        return self._loaded("condition_encoder")
 
     @cached_property
     def denoiser(self):
-        denoiser = self._load("unet")
-        if self.delta is not None:
-            apply_delta(denoiser, self.delta, amp_level=self.amp_level)
-        return denoiser
+        return self._loaded("denoiser")
 
     @cached_property
     def deep_cache(self):
@@ -178,7 +187,7 @@ class ImageToVideo:
 
     @cached_property
     def decoder(self):
-        return self._load("decoder")
+        return self._loaded("decoder")
 
     def noise(self, image, options):
         """The seed's noise for a picture uint8 (h, w, 3): see `draw_noise`."""
@@ -241,19 +250,18 @@ class ImageToVideo:
             arguments.append(np.random.default_rng((options.seed, 1)))
         yield from SAMPLERS[options.sampler](*arguments)
 
-    def decode(self, latents, options, progress=None):
-        """Latents of the last step, float32 (t, z, h/8, w/8) -> pixels float32 (t, 3, h, w), about [-1, 1].
+    def decode(self, latents, options):
+        """Latents of the last step, float32 (t, z, h/8, w/8) -> pixels float32 (t, 3, h, w), about [-1, 1]."""
+        return np.concatenate(list(self.decode_chunks(latents, options)))
 
-        progress: called with the number of frames after each chunk of options.decode_chunk_size.
-        """
-        if self.low_memory:
-            self.release("denoiser")
+    def decode_chunks(self, latents, options):
+        """`decode` as a generator of the pixels of options.decode_chunk_size frames."""
         scaled = latents / np.float32(SCALE_FACTOR)
         decoder = self._tiled("decoder", TiledDecoder, options.decode_tile)
-        pixels = decode_in_chunks(decoder, scaled, options.decode_chunk_size, progress)
+        yield from decoded_chunks(decoder, scaled, options.decode_chunk_size)
         if self.low_memory:
+            del decoder
             self.release("decoder")
-        return pixels
 
     def _tiled(self, name, kind, pixels):
         """The component `name` as a `kind`, with tiles of so many pixels; or itself, where that is None."""

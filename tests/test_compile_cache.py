@@ -98,7 +98,7 @@ def conditions(tmp_path, checkpoint, *extra):
         f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}", f"--image={picture}", f"--output_dir={tmp_path}",
         "--device_target=CPU", *extra])
     image_to_video.check_arguments(arguments)
-    return json.dumps(image_to_video.Job(arguments).graph_conditions([picture]), default=str, sort_keys=True)
+    return json.dumps(image_to_video.make_job(arguments).graph_conditions([picture]), default=str, sort_keys=True)
 
 
 def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_path, untrained, monkeypatch):

@@ -84,18 +84,13 @@ def test_float16_is_near_float32(untrained, pipeline):
 
 
 def test_progress_of_loading_counts_every_value(untrained):
-    loaded = {}
-
-    def on_load(name, size):
-        loaded[name] = [size, 0]
-
-        def update(count):
-            loaded[name][1] += count
-        return update
-
-    pipeline = ImageToVideo(CONFIG, untrained, on_load=on_load)
-    pipeline.decoder, pipeline.clip  # noqa: B018
-    assert set(loaded) == {"decoder", "clip"} and all(size == seen > 0 for size, seen in loaded.values())
+    pipeline = ImageToVideo(CONFIG, untrained)
+    for name in ("decoder", "clip"):
+        told = list(pipeline.load(name))
+        assert told[0][0] == 0 and told == sorted(told) and name in vars(pipeline)
+        assert {total for _, total in told} == {sum(p.size for p in getattr(pipeline, name).get_parameters())}
+        assert told[-1][0] == told[-1][1] > 0
+        assert list(pipeline.load(name)) == []
 
 
 def test_picture_that_is_no_multiple(pipeline):

@@ -27,18 +27,17 @@ def kl_divergence(moments):
     return 0.5 * np.sum(mean**2 + std**2 - 1.0 - 2.0 * np.log(std)) / len(moments)
 
 
-def decode_in_chunks(decoder, z, chunk, progress=None):
-    """Latents float32 (t, z, h, w), not scaled -> pixels float32 (t, 3, 8h, 8w), about [-1, 1], not clamped.
+def decoded_chunks(decoder, z, chunk):
+    """Latents float32 (t, z, h, w), not scaled -> pixels float32 (n, 3, 8h, 8w), about [-1, 1], not clamped, in turn.
 
     Consecutive chunks of `chunk` frames (the last may be shorter) are decoded one by one; the temporal decoder sees
     only the frames of a chunk, so the result depends on `chunk`, here as in the original.
-
-    progress: called with the number of frames after each chunk.
     """
-    frames = []
     for start in range(0, len(z), chunk):
         part = np.ascontiguousarray(z[start:start + chunk])
-        frames.append(decoder(Tensor(part), len(part)).asnumpy())
-        if progress:
-            progress(len(part))
-    return np.concatenate(frames)
+        yield decoder(Tensor(part), len(part)).asnumpy()
+
+
+def decode_in_chunks(decoder, z, chunk):
+    """All of `decoded_chunks` in one array float32 (t, 3, 8h, 8w)."""
+    return np.concatenate(list(decoded_chunks(decoder, z, chunk)))

@@ -21,9 +21,9 @@ class PretrainedBase:
         self.weights = Weights(config, path)
         self.shapes = {name: self.weights.checkpoint.shape(source) for name, source in self.weights.sources.items()}
 
-    def load(self, component, amp_level, progress=None):
+    def load(self, component, amp_level):
         """A component of `gm.model.COMPONENTS` with its values."""
-        return self.weights.load(component, amp_level, progress)
+        return self.weights.load(component, amp_level)
 
     def read(self, name):
         """The stored values of a parameter, in the dtype of the file."""
@@ -48,8 +48,8 @@ class RandomBase:
         self.config, self.seed = config, seed
         self.shapes = expected_parameters(config)
 
-    def load(self, component, amp_level, progress=None):
-        """A component of `gm.model.COMPONENTS` with its values; it is not loaded, so there is no progress."""
+    def load(self, component, amp_level):
+        """A component of `gm.model.COMPONENTS` with its values."""
         cell = build_component(self.config, component)
         for p in cell.get_parameters():
             set_value(p, self.read(p.name), parameter_dtype(p.name, amp_level))

@@ -88,7 +88,7 @@ def test_one_sigma_is_exp_of_the_normal():
 
 @pytest.mark.parametrize(("chunk", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (99, [5])])
 def test_decoding_in_chunks_that_need_not_divide_the_frames(chunk, sizes):
-    seen, told = [], []
+    seen = []
 
     class Result:
         def __init__(self, array):
@@ -102,8 +102,8 @@ def test_decoding_in_chunks_that_need_not_divide_the_frames(chunk, sizes):
         return Result(z.asnumpy() * 2)
 
     z = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1)
-    np.testing.assert_array_equal(decode_in_chunks(decoder, z, chunk, told.append), z * 2)
-    assert seen == told == sizes
+    np.testing.assert_array_equal(decode_in_chunks(decoder, z, chunk), z * 2)
+    assert seen == sizes
 
 
 def test_moments():

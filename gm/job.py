@@ -1,0 +1,245 @@
+"""From a picture's file to the files of its videos: what the command line and the page both do, without showing it.
+
+    model = Model(ModelSettings(config, checkpoint))  # once: nothing is loaded yet, but the checkpoint is checked
+    job = Job(model, VideoSettings(sampling={"seed": 7}, output_dir="outputs"))
+    for event in job.run(job.plan("photo.jpg")):
+        ...
+
+`Job.run` is a generator of what `gm.events` describes; for each video, in this order:
+
+    Started                     the names of its files are reserved
+    Loading "clip", then "condition_encoder"    first with done 0, then after each tensor; only what is not there yet
+    Encoding
+    Loading "unet"
+    Compiling                   in graph mode, before the first step of a size that is new
+    Sampling                    done 0, then after each step
+    Loading "decoder"; Decoding done 0, then after each chunk of frames        (not for latents)
+    Written
+
+`Warned` may come before any of them. Work happens between the events, in the caller's thread, so that whoever has
+enough of it calls close() on the generator, or lets it go: the video's memory is free then, the model stays loaded
+(with low_memory it goes too), and no file is left. UserError where a picture, a setting or a file cannot be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gm import ops
+from gm.console import peak_memory, timed, versions
+from gm.data import outputs, videos
+from gm.data.images import fit_image, load_image
+from gm.data.watermark import check_size, embed_watermark
+from gm.diffusion.preview import Preview
+from gm.errors import UserError
+from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
+from gm.ops import native
+from gm.options import Options
+from gm.pipeline import PARTS, ImageToVideo, choose_size
+
+# Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
+_NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "delta", "output_fps",
+            "watermark", "command"}
+
+
+class Picture(NamedTuple):
+    """path: of the file, by whose name the results are called. image: as the model gets it, uint8 (h, w, 3), h and w
+    multiples of `gm.model.size_multiple`. change: what was done to it, in words."""
+
+    path: Path
+    image: np.ndarray
+    change: str
+
+
+class Model:
+    """A pipeline on its device, to be kept for many jobs.
+
+    Args:
+        settings: `gm.options.ModelSettings`.
+
+    Raises:
+        UserError: a config, checkpoint or device that cannot be.
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        ops.set_device(settings.device_target, settings.mode)
+        self.attention_scores = ops.set_memory_budget(settings.memory_budget)
+        self.pipeline = ImageToVideo(
+            settings.config, settings.checkpoint, settings.delta, settings.amp_level, settings.low_memory
+        )
+        self.compiled = set()  # shapes of videos that the graph was compiled for
+        self.cached = False  # whether the graphs are there from an earlier run
+
+    def warnings(self):
+        """Sentences that the user should see."""
+        found = []
+        if self.settings.amp_level == "O2" and ops.device() == "CPU":
+            found.append("CPUs compute float16 slowly and with more memory: O2 is for NPUs and GPUs")
+        return found + self.pipeline.warnings
+
+    def record(self):
+        """What of the model decides the result, for the JSON file."""
+        settings = self.settings
+        return {
+            "config": str(settings.config),
+            "checkpoint": str(Path(settings.checkpoint).resolve()),
+            "delta": settings.delta and str(Path(settings.delta).resolve()),
+            "amp_level": settings.amp_level,
+            "mode": settings.mode,
+            "low_memory": settings.low_memory,
+            "attention_scores": self.attention_scores,
+            "device_target": ops.device(),
+            "versions": versions(),
+        }
+
+
+class Job:
+    """What is to be made of pictures with one model.
+
+    Args:
+        model: `Model`. settings: `gm.options.VideoSettings`. command: what the user called, for the JSON file.
+
+    Raises:
+        UserError: sampling settings that cannot be, or an output folder that cannot be written to.
+    """
+
+    def __init__(self, model, settings, command=None):
+        self.model, self.settings, self.command = model, settings, command
+        self.pipeline = model.pipeline
+        known = [f.name for f in fields(Options)]
+        unknown = [name for name in settings.sampling if name not in known]
+        if unknown:
+            raise UserError(f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}")
+        self.options = self.pipeline.options(**settings.sampling)
+        outputs.make_folder(settings.output_dir)
+
+    def warnings(self):
+        """Sentences that the user should see, the model's included."""
+        return self.options.warnings() + self.model.warnings()
+
+    def record(self):
+        """Everything that decides the result, for the JSON file."""
+        return {
+            **self.model.record(), **asdict(self.options), "output_fps": self.settings.output_fps or self.options.fps,
+            "watermark": self.settings.watermark, "command": self.command,
+        }
+
+    def graph_conditions(self, paths):
+        """For `gm.compile_cache`: every setting but the numbers that only go through the networks."""
+        sizes = []
+        for path in paths:
+            with contextlib.suppress(UserError):  # it is told when its turn comes
+                sizes += [self.plan(path).image.shape] * self.settings.num_videos
+        if not self.model.settings.low_memory:  # which makes the networks anew for every video
+            sizes = list(dict.fromkeys(sizes))
+        settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
+        decoded = self.settings.output_type != "latents"
+        return [settings, self.pipeline.config.model, native.library(), decoded, sizes, sorted(self.pipeline.narrow())]
+
+    def plan(self, path):
+        """The `Picture` of a file, at the size that the settings ask for."""
+        path = Path(path)
+        image = load_image(path)
+        try:
+            size = choose_size(self.pipeline.config, image.shape[:2], self.settings.height, self.settings.width)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        if self.settings.watermark:
+            check_size(*size)
+        before, change = (f"{height}x{width}" for height, width in (image.shape[:2], size))
+        if size != image.shape[:2]:
+            change = f"{before} scaled and cropped around the centre to {change} (height x width)"
+        return Picture(path, fit_image(image, *size), change)
+
+    def run(self, picture):
+        """Make all videos of a `Picture`: a generator of `gm.events`."""
+        trained = self.pipeline.config.sampling
+        if picture.image.shape[:2] != (trained.height, trained.width):
+            yield Warned(f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
+                         "look worse")
+        try:
+            for k in range(self.settings.num_videos):
+                yield from self._video(picture, replace(self.options, seed=self.options.seed + k), k)
+        finally:
+            if self.model.settings.low_memory:
+                self.pipeline.release(*PARTS)
+
+    def _video(self, picture, options, k):
+        base = outputs.next_base(self.settings.output_dir, picture.path.stem)
+        yield Started(base, options.seed, k + 1, self.settings.num_videos)
+        seconds, frames = {}, None
+        with timed(seconds, "conditioning"):
+            yield from self._load("clip", "condition_encoder")
+            yield Encoding()
+            conditioning = self.pipeline.condition(picture.image, options)
+        with timed(seconds, "sampling"):
+            latents = yield from self._sample(picture.image, options, conditioning)
+        if self.settings.output_type != "latents":
+            with timed(seconds, "decoding"):
+                frames = yield from self._decode(latents, options)
+        with timed(seconds, "writing"):
+            files = self._write(base, picture.image, latents, frames, self.settings.output_fps or options.fps)
+        record = {
+            "video": files["video"].name, "image": str(picture.path.resolve()), "height": picture.image.shape[0],
+            "width": picture.image.shape[1], **self.record(), **asdict(options), "seconds": seconds,
+            "peak_memory_bytes": peak_memory(),
+        }
+        files["json"] = Path(f"{base}.json")
+        outputs.write_json(record, files["json"])
+        yield Written(files["video"], files, record, seconds, frames)
+
+    def _load(self, *parts):
+        for part in parts:
+            for done, total in self.pipeline.load(part):
+                yield Loading(PARTS[part], done, total)
+
+    def _sample(self, image, options, conditioning):
+        """Returns the latents of one video."""
+        yield from self._load("denoiser")
+        shape = (image.shape, options.num_frames)
+        if self.model.settings.mode == ops.GRAPH_MODE and not self.model.cached and shape not in self.model.compiled:
+            yield Compiling()
+        preview = Preview(image, conditioning.concat[0])
+        yield Sampling(0, options.sampling_steps)
+        for step in self.pipeline.steps(image, options, conditioning):
+            self.model.compiled.add(shape)
+            latents = step.latents
+            yield Sampling(step.index, step.total, step.sigma, lambda step=step: preview(step.denoised))
+        return latents
+
+    def _decode(self, latents, options):
+        """Returns the frames uint8 (t, h, w, 3) of one video."""
+        yield from self._load("decoder")
+        chunks, done = [], 0
+        yield Decoding(done, options.num_frames)
+        for pixels in self.pipeline.decode_chunks(latents, options):
+            chunks.append(pixels)
+            done += len(pixels)
+            yield Decoding(done, options.num_frames)
+        pixels = np.concatenate(chunks)
+        return videos.to_uint8(pixels, embed_watermark if self.settings.watermark else None)
+
+    def _write(self, base, image, latents, frames, fps):
+        """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png; returns their paths."""
+        kind = self.settings.output_type
+        files = {"image": Path(f"{base}_image.png")}
+        outputs.write_png(image, files["image"])
+        if kind == "latents":
+            files["video"] = Path(f"{base}.npy")
+            outputs.write_npy(latents, files["video"])
+            return files
+        files["sheet"] = Path(f"{base}_sheet.png")
+        outputs.write_png(videos.contact_sheet(frames), files["sheet"])
+        files["video"] = Path(f"{base}_frames" if kind == "frames" else f"{base}.{kind}")
+        if kind == "frames":
+            videos.write_frames(frames, files["video"])
+        else:
+            write = {"mp4": videos.write_video, "gif": videos.write_gif}[kind]
+            write(frames, files["video"], fps)
+        return files

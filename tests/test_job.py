@@ -1,0 +1,157 @@
+"""A job's events, as the command line and the page receive them, and what is left when somebody has enough of it."""
+
+import json
+import pickle
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+
+from gm.diffusion.preview import Preview
+from gm.errors import UserError
+from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
+from gm.job import Job, Model, Picture
+from gm.options import ModelSettings, VideoSettings
+from tests.untrained import CONFIG
+
+SHORT = {"num_frames": 3, "sampling_steps": 2, "decode_chunk_size": 2}
+IMAGE = np.full((64, 64, 3), 90, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(untrained):
+    return Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1))
+
+
+def job(model, folder, sampling=SHORT, **settings):
+    return Job(model, VideoSettings(sampling, output_dir=folder, **settings))
+
+
+def picture(folder):
+    return Picture(folder / "sea.png", IMAGE, "64x64")
+
+
+def test_events_in_their_order_and_what_they_say(tmp_path, untrained):
+    fresh = Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1))
+    for number in range(2):
+        events = list(job(fresh, tmp_path, {**SHORT, "seed": 4}).run(picture(tmp_path)))
+        kinds = [event.part if isinstance(event, Loading) else type(event) for event in events]
+        order = ["clip", "condition_encoder", Encoding, "unet", Sampling, "decoder", Decoding, Written]
+        order = order if number == 0 else [kind for kind in order if not isinstance(kind, str)]  # loaded once
+        assert list(dict.fromkeys(kinds)) == [Warned, Started, *order]
+        assert [(e.done, e.total) for e in events if isinstance(e, Sampling)] == [(0, 2), (1, 2), (2, 2)]
+        assert [(e.done, e.total) for e in events if isinstance(e, Decoding)] == [(0, 3), (2, 3), (3, 3)]
+    steps = [event for event in events if isinstance(event, Sampling)]
+    assert steps[0].sigma is None and steps[1].sigma > steps[2].sigma
+    small = steps[2].preview()
+    assert (small.shape, small.dtype) == ((3, 8, 8, 3), np.uint8)
+    done, started = events[-1], events[1]
+    assert (started.base, started.seed, started.number, started.total) == (tmp_path / "sea_001", 4, 1, 1)
+    assert done.frames.shape == (3, 64, 64, 3) and set(done.files) == {"video", "image", "sheet", "json"}
+    assert all(path.is_file() for path in done.files.values())
+    assert json.loads(done.files["json"].read_text())["seed"] == done.record["seed"] == 4
+    assert pickle.loads(pickle.dumps(done)).record == done.record  # it can go to another process
+
+
+def test_a_job_that_is_closed_leaves_no_file_and_no_memory_but_the_model(tmp_path, model, monkeypatch):
+    held, condition, decode_chunks = [], model.pipeline.condition, model.pipeline.decode_chunks
+
+    def watched(*arguments):
+        found = condition(*arguments)
+        held.append(weakref.ref(found.concat))
+        return found
+
+    def watched_chunks(*arguments):
+        for pixels in decode_chunks(*arguments):
+            held.extend([weakref.ref(pixels), weakref.ref(arguments[0])])
+            yield pixels
+
+    monkeypatch.setattr(model.pipeline, "condition", watched)
+    monkeypatch.setattr(model.pipeline, "decode_chunks", watched_chunks)
+    for kind, done in ((Started, None), (Sampling, 1), (Decoding, 2)):
+        running = job(model, tmp_path).run(picture(tmp_path))
+        event = next(e for e in running if isinstance(e, kind) and getattr(e, "done", None) == done)
+        alive = sum(ref() is not None for ref in held)
+        assert alive == {Started: 0, Sampling: 1, Decoding: 3}[kind]
+        running.close()
+        del event
+        assert not any(ref() is not None for ref in held)
+        assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".claim")], kind
+        held.clear()
+
+
+def test_low_memory_lets_the_model_go_when_it_is_closed(tmp_path, untrained):
+    low = Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1, low_memory=True))
+    running = job(low, tmp_path).run(picture(tmp_path))
+    next(event for event in running if isinstance(event, Sampling) and event.done == 1)
+    assert "denoiser" in vars(low.pipeline) and "clip" not in vars(low.pipeline)
+    running.close()
+    assert "denoiser" not in vars(low.pipeline)
+
+
+def test_loading_that_is_closed_half_way_begins_anew(untrained):
+    pipeline = Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1)).pipeline
+    loading = pipeline.load("denoiser")
+    next(loading), next(loading)
+    loading.close()
+    assert "denoiser" not in vars(pipeline)
+    done, total = list(pipeline.load("denoiser"))[-1]
+    assert done == total
+
+
+def test_latents_are_not_decoded(tmp_path, model):
+    events = list(job(model, tmp_path, output_type="latents").run(picture(tmp_path)))
+    assert not any(isinstance(event, Decoding) for event in events)
+    assert events[-1].frames is None and events[-1].video.suffix == ".npy" and "sheet" not in events[-1].files
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"num_videos": 0}, "num_videos 0"), ({"output_fps": 0}, "output_fps 0"), ({"output_type": "avi"}, "'avi'.*mp4"),
+     ({"sampling": {"fsp": 7}}, "fsp.*fps"), ({"sampling": {"fps": 0}}, "fps 0")],
+)
+def test_settings_that_cannot_be(tmp_path, model, settings, words):
+    with pytest.raises(UserError, match=words):
+        job(model, tmp_path, **settings)
+
+
+def test_settings_and_events_need_no_mindspore():
+    code = "import sys, gm.options, gm.events, gm.console; assert 'mindspore' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_preview_shows_the_colours_of_what_the_latents_mean():
+    """Latents that are a linear function of colour and noise of their own are undone, other pictures included."""
+    random = np.random.default_rng(0)
+    image, other = random.integers(0, 256, (2, 64, 96, 3)).astype(np.uint8)
+    into = random.normal(size=(3, 4))
+
+    def small(picture):
+        return picture.reshape(8, 8, 12, 8, 3).mean((1, 3))
+
+    def encode(picture):
+        return np.moveaxis(small(picture) / 255 @ into + 0.3, -1, 0).astype(np.float32)
+
+    found = Preview(image, encode(image))(encode(other)[None] * np.float32(0.18215))
+    assert found.shape == (1, 8, 12, 3)
+    assert np.abs(found[0] - small(other)).max() < 2
+    grey = np.full((64, 64, 3), 77, np.uint8)
+    flat = Preview(grey, np.ones((4, 8, 8), np.float32))(np.zeros((2, 4, 8, 8), np.float32))
+    assert (np.abs(flat.astype(int) - 77) <= 1).all()
+
+
+def test_graph_mode_says_when_it_compiles(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(model, "settings", ModelSettings(CONFIG, "", mode=0))
+    model.compiled.clear()
+    monkeypatch.setattr(type(model.pipeline), "steps", lambda *_: iter([]))
+    one = job(model, tmp_path)
+    for cached, shapes, expected in ((False, set(), 1), (True, set(), 0), (False, {(IMAGE.shape, 3)}, 0)):
+        model.cached, model.compiled = cached, shapes
+        running, seen = one.run(picture(tmp_path)), []
+        for event in running:
+            seen.append(event)
+            if isinstance(event, Sampling):
+                break
+        assert sum(isinstance(event, Compiling) for event in seen) == expected
