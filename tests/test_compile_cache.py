@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import image_to_video
 from gm import compile_cache
 from gm.errors import UserError
+from gm.inference_options import make_parser
 from gm.ops import reference
 from tests.untrained import CONFIG
 
@@ -94,7 +95,7 @@ def conditions(tmp_path, checkpoint, *extra):
     """What a command's graphs depend on, as the key sees it."""
     picture = tmp_path / "picture.png"
     Image.new("RGB", (128, 64)).save(picture)
-    arguments = image_to_video.make_parser().parse_args([
+    arguments = make_parser("").parse_args([
         f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}", f"--image={picture}", f"--output_dir={tmp_path}",
         "--device_target=CPU", *extra])
     image_to_video.check_arguments(arguments)

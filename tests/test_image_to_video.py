@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import image_to_video
 from gm.errors import UserError
+from gm.inference_options import make_parser
 from tests.untrained import CONFIG
 
 ROOT = CONFIG.parent.parent
@@ -210,5 +211,5 @@ def test_help_explains_every_option_without_loading_mindspore():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for action in image_to_video.make_parser()._actions:
+    for action in make_parser("")._actions:
         assert action.help, f"{action.dest} is not explained"

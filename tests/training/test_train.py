@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from gm.errors import UserError
 from gm.model import Weights, load_model_config
 from gm.training.state import checkpoints, step_of
 from gm.training.step import is_temporal
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def read(path):
@@ -63,6 +66,20 @@ def test_temporal_only_changes_nothing_else(arguments, tmp_path, checkpoint, mod
     settings = OmegaConf.load(tmp_path / "run/settings.yaml")
     assert settings.train.validation.sigmas == [1.0, 10.0]
     assert "mindspore" in json.loads((tmp_path / "run/versions.json").read_text())
+
+
+def test_the_older_ports_command(tmp_path, checkpoint, model_path, clips):
+    """Its options as its users type them; a config of small numbers stands in for configs/svd_train.yaml."""
+    config = tmp_path / "svd_train.yaml"
+    config.write_text(f"base: {ROOT / 'configs/svd_train.yaml'}\ntrain:\n  dataset:\n    init_args:\n      height: 16\n"
+                      "      width: 16\n  loader: {workers: 1}\n")
+    assert train.main([
+        f"--config={config}", f"--svd_config={model_path}", f"--train.pretrained={checkpoint}",
+        f"--train.output_dir={tmp_path / 'run'}", "--environment.mode=1", "--train.temporal_only=True",
+        "--train.epochs=1", "--train.dataset.init_args.frames=2", "--train.dataset.init_args.step=4",
+        f"--train.dataset.init_args.data_dir={clips}", f"--train.dataset.init_args.metadata={clips / 'labels.csv'}",
+    ]) == 0
+    assert (tmp_path / "run/weights/delta.safetensors").is_file()
 
 
 def test_a_delta_on_its_base_is_the_trained_model(arguments, tmp_path, checkpoint, model_path):
