@@ -68,6 +68,8 @@ def make_parser():
     add("--device_target", choices=("CPU", "GPU", "Ascend"), help="by default the best that MindSpore finds")
     add("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode (compiles first, then fast), 1 PyNative")
     add("--amp_level", choices=("O0", "O2"), default="O0", help="O0 float32; O2 float16 for UNet and CLIP")
+    add("--fast_float32", type=bool, nargs="?", const=True, default=False, help="let GPUs (TF32) and Ascend (HF32; on "
+        "910A float16) narrow float32 convolutions and products: faster, wrong by about 5e-4 of the largest value")
     add("--low_memory", type=bool, nargs="?", const=True, default=False,
         help="hold one part of the model at a time, float16 weights as they are, and half of a step; slower, the same "
         "result up to rounding")
@@ -155,7 +157,7 @@ class Job:
 
         self.arguments = arguments
         make_folder(arguments.output_dir)
-        ops.set_device(arguments.device_target, arguments.mode)
+        ops.set_device(arguments.device_target, arguments.mode, arguments.fast_float32)
         self.attention_scores = ops.set_memory_budget(arguments.memory_budget)
         self.config_path = arguments.SVD.config or ROOT / "configs" / f"{arguments.version}.yaml"
         self.pipeline = ImageToVideo(
@@ -181,6 +183,7 @@ class Job:
             "delta": self.arguments.SVD.delta and str(Path(self.arguments.SVD.delta).resolve()),
             **asdict(self.options),
             "amp_level": self.arguments.amp_level,
+            "fast_float32": self.arguments.fast_float32,
             "mode": self.arguments.mode,
             "low_memory": self.arguments.low_memory,
             "attention_scores": self.attention_scores,
