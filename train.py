@@ -68,8 +68,9 @@ def main(argv=None):
     logging.basicConfig(format="%(levelname)s: %(message)s")
     settings = load_settings(arguments.config, overrides)
     config = load_model_config(arguments.svd_config)
-    ops.set_device(settings.environment.device_target, settings.environment.mode)
-    if settings.environment.distributed:
+    environment = settings.environment
+    ops.set_device(environment.device_target, environment.mode, environment.fast_float32)
+    if environment.distributed:
         parallel.init()
     if arguments.dry_run:
         print(dry_run.describe(Plan(settings, config)))

@@ -68,7 +68,7 @@ class Model:
 
     def __init__(self, settings):
         self.settings = settings
-        ops.set_device(settings.device_target, settings.mode)
+        ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
         self.attention_scores = ops.set_memory_budget(settings.memory_budget)
         self.pipeline = ImageToVideo(
             settings.config, settings.checkpoint, settings.delta, settings.amp_level, settings.low_memory
@@ -91,6 +91,7 @@ class Model:
             "checkpoint": str(Path(settings.checkpoint).resolve()),
             "delta": settings.delta and str(Path(settings.delta).resolve()),
             "amp_level": settings.amp_level,
+            "fast_float32": settings.fast_float32,
             "mode": settings.mode,
             "low_memory": settings.low_memory,
             "attention_scores": self.attention_scores,

@@ -90,6 +90,7 @@ class ModelSettings:
     config: path of the model's YAML file. checkpoint: path of its weights. delta: weights put over them
     (`train.py --train.save=delta`). device_target: "CPU", "GPU", "Ascend" or None for the best there is. mode: 0 graph,
     1 PyNative. amp_level: "O0" float32, "O2" float16 for UNet and CLIP. low_memory: one part of the model at a time.
+    fast_float32: narrower float32 on GPUs and Ascend, see `gm.ops.float32`.
     memory_budget: bytes by which attention's scores are sized, None for what is free.
     """
 
@@ -100,6 +101,7 @@ class ModelSettings:
     mode: int = 0
     amp_level: str = "O0"
     low_memory: bool = False
+    fast_float32: bool = False
     memory_budget: int | None = None
 
 

@@ -63,6 +63,9 @@ def main(argv=None):
         "--dtype", choices=tuple(AMP_LEVELS), default="float32",
         help="float16: UNet and CLIP as with --amp_level=O2, with wider limits and without gradients",
     )
+    parser.add_argument(
+        "--fast_float32", action="store_true", help="as in image_to_video.py; the limits of float32 will not be met"
+    )
     options = parser.parse_args(argv)
 
     files = [Path(name) for name in options.files] or sorted(SHIPPED.glob("*.safetensors"))
@@ -70,7 +73,8 @@ def main(argv=None):
         raise UserError(f"no golden files in {SHIPPED}: name some")
     from gm import ops
 
-    ops.set_device(options.device_target, options.mode)
+    ops.set_device(options.device_target, options.mode, options.fast_float32)
+    print(f"{ops.device()}: {ops.describe_float32(ops.device(), options.fast_float32)}")
     failed = stages = 0
     for path in files:
         start = time.monotonic()

@@ -25,6 +25,7 @@ from mindspore.ops import (
 from gm.memory import attention_scores, available_memory
 from gm.ops import context, fused, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
+from gm.ops.float32 import describe_float32
 from gm.ops.reference import (
     add_per_channel,
     add_to_tokens,
@@ -52,10 +53,10 @@ from gm.ops.table import choose, describe
 __all__ = [
     "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "affine_per_channel", "arange",
     "assign", "attention", "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d",
-    "cos", "describe", "device", "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear",
-    "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "set_device", "set_memory_budget",
-    "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose", "upsample_nearest", "version",
-    "widened", "zeros_like",
+    "cos", "describe", "describe_float32", "device", "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm",
+    "linear", "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "set_device",
+    "set_memory_budget", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose", "upsample_nearest",
+    "version", "widened", "zeros_like",
 ]
 
 _USUAL_SCORES = reference.MAX_SCORES
@@ -66,9 +67,9 @@ def bind(chosen):
     globals().update(chosen)
 
 
-def set_device(device_target=None, mode=GRAPH_MODE):
+def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     """Choose device and execution mode (see `gm.ops.context.set_device`) and bind the fastest operations for them."""
-    context.set_device(device_target, mode)
+    context.set_device(device_target, mode, fast_float32)
     library = native.library() if device() == "CPU" else None
     if library is not None:
         fused.use(library)

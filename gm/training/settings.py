@@ -19,6 +19,7 @@ class Environment:
     device_target: Literal["CPU", "GPU", "Ascend"] | None
     mode: Literal[0, 1]
     distributed: bool
+    fast_float32: bool
 
 
 @dataclass
