@@ -50,4 +50,5 @@ def replay(golden, report, amp_level):
 
     frames = decode_in_chunks(decoder, step.latents / np.float32(meta["scale_factor"]), meta["decoding_t"])
     report.compare("out/frames", frames, "sampler")
-    report.compare("out/frames_uint8", to_uint8(frames), absolute=1 if amp_level == "O0" else 8)
+    if np.isfinite(frames).all():  # otherwise there are no bytes, which counts as not replayed
+        report.compare("out/frames_uint8", to_uint8(frames), "bytes")
