@@ -13,11 +13,10 @@ from gm.checkpoint.delta import apply_delta, base_warnings, changed_names, check
 from gm.checkpoint.formats import open_checkpoint
 from gm.data.images import fit_size, to_signed
 from gm.data.videos import to_uint8
-from gm.diffusion.clip_preprocess import preprocess
-from gm.diffusion.conditioning import condition
+from gm.diffusion.conditioning import condition, encode_picture
 from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided, linear_scales
-from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks, split_moments
+from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
 from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.tiles import TiledDecoder, TiledEncoder
@@ -204,12 +203,9 @@ class ImageToVideo:
         self._check_size(image)
         if pixel_noise is None:
             pixel_noise = self.noise(image, options)[0]
-        pixels = to_signed(image)
-        seen = preprocess(pixels, self.config.model.clip.image_size)
-        context = self.clip(Tensor(seen)).asnumpy().astype(np.float32)
-        noised = pixels + np.float32(options.noise_aug_strength) * pixel_noise
         encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
-        concat = split_moments(encoder(Tensor(noised)).asnumpy())[0]
+        context, concat = encode_picture(self.clip, encoder, to_signed(image), pixel_noise, options.noise_aug_strength,
+                                         self.config.model.clip.image_size)
         if self.low_memory:
             self.release("clip", "condition_encoder")
         width = self.config.model.unet.adm_in_channels // 3

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from mindspore import Tensor
 
+from gm.diffusion.clip_preprocess import preprocess
+from gm.diffusion.latents import split_moments
 from gm.networks.embeddings import sinusoidal
 
 
@@ -28,6 +31,28 @@ class Conditioning(NamedTuple):
     def join(self, other):
         """Both in one batch, `self` first."""
         return Conditioning(*(np.concatenate(pair) for pair in zip(self, other)))
+
+
+def encode_picture(clip, encoder, picture, noise, cond_aug, clip_size):
+    """What the network sees of a picture: CLIP's embedding of the clean one, and the VAE latent of the noised one: its
+    mean, not multiplied by the scale factor.
+
+    Args:
+        clip, encoder: cells, the image tower and the conditioner's VAE encoder.
+        picture: float32 (1, 3, h, w) in [-1, 1]; noise: unit noise of the same shape; cond_aug: its sigma.
+        clip_size: side in pixels of what the tower takes.
+
+    Returns:
+        float32 (1, e) and (1, z, h/8, w/8).
+    """
+    noised = picture + np.float32(cond_aug) * noise
+    mean, _ = split_moments(run(encoder, noised))
+    return run(clip, preprocess(picture, clip_size)), mean
+
+
+def run(cell, array):
+    """A cell as a function of a float32 array."""
+    return cell(Tensor(np.ascontiguousarray(array, np.float32))).asnumpy().astype(np.float32)
 
 
 def fps_id(fps):

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor
 
-from gm.diffusion.clip_preprocess import preprocess
-from gm.diffusion.conditioning import vector_embedding
+from gm.diffusion.conditioning import encode_picture, run, vector_embedding
 from gm.diffusion.latents import SCALE_FACTOR, sample, split_moments
 
 
@@ -53,28 +52,20 @@ class Encoders:
 
     def moments(self, pixels):
         """(t, 3, H, W) -> moments of the first stage (t, 2z, h, w), frame by frame: it has no sense of time."""
-        return np.concatenate([_run(self.first_stage, frame[None]) for frame in pixels])
+        return np.concatenate([run(self.first_stage, frame[None]) for frame in pixels])
 
-    def embedding(self, picture):
-        """CLIP embedding (1, e) of a picture (1, 3, H, W) without noise."""
-        return _run(self.clip, preprocess(picture, self.image_size))
-
-    def conditioning_latent(self, picture):
-        """(1, 3, H, W), noised -> (1, z, h, w): the mean, not multiplied by the scale factor."""
-        return split_moments(_run(self.condition, picture))[0]
-
-
-def _run(cell, array):
-    return cell(Tensor(np.ascontiguousarray(array, np.float32))).asnumpy().astype(np.float32)
+    def picture(self, picture, noise, cond_aug):
+        """Picture and unit noise (1, 3, H, W) -> (1, e), (1, z, h, w): `gm.diffusion.conditioning.encode_picture`."""
+        return encode_picture(self.clip, self.condition, picture, noise, cond_aug, self.image_size)
 
 
 def encode(encoders, sample, draws):
     """`Encoded` of one clip: a sample of `gm.data.clips.ClipDataset` and its `Draws`."""
     picture = sample["picture"] if "picture" in sample else sample["pixels"][:1]
-    noised = picture + draws.cond_aug * draws.pixel_noise
+    context, concat = encoders.picture(picture, draws.pixel_noise, draws.cond_aug)
     return Encoded(
-        encoders.moments(sample["pixels"]), encoders.conditioning_latent(noised), encoders.embedding(picture),
-        draws.cond_aug, np.float32(sample["fps_id"]), np.float32(sample["motion_bucket_id"]),
+        encoders.moments(sample["pixels"]), concat, context, draws.cond_aug, np.float32(sample["fps_id"]),
+        np.float32(sample["motion_bucket_id"]),
     )
 
 

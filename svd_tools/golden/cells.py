@@ -115,9 +115,3 @@ def gradients(cell, loss, inputs):
     found = {f"@{i}": g.asnumpy() for i, g in enumerate(by_input)}
     found.update({name: g.asnumpy() for name, g in zip(parameters, by_parameter)})
     return value.asnumpy(), found
-
-
-def norms(found):
-    """(largest norm of all gradients, largest of mix factors) of {name: array}."""
-    sizes = {name: float(np.linalg.norm(g)) for name, g in found.items() if not name.startswith("@")}
-    return max(sizes.values()), max((s for n, s in sizes.items() if n.endswith("mix_factor")), default=0.0)

@@ -6,7 +6,6 @@ from gm.data.images import to_signed
 from gm.diffusion.clip_preprocess import preprocess
 from gm.networks.clip import ClipVision
 from svd_tools.golden.cells import Taps, fill, tensors
-from svd_tools.golden.report import PREPROCESSING_ABSOLUTE
 
 PREFIX = "conditioner.embedders.0.open_clip.model.visual."
 SMALL = 2.0**-9  # the eps_ probe makes the inputs of the first norm so small that its epsilon shows
@@ -43,7 +42,7 @@ def replay(golden, report, amp_level):
         pixels = preprocess(to_signed(synthetic_image(height, width)), size)
         for stage, ours in ((f"out/pre_{label}", pixels), (f"out/pre_crop_{label}", pixels[:, :, ::4, ::4])):
             if stage in report.open:
-                report.compare(stage, ours, absolute=PREPROCESSING_ABSOLUTE)
+                report.compare(stage, ours, "preprocessing")
         tower, taps = plain, None
         if i == 0:
             tower = build(golden.meta["config"], golden.weights, amp_level)

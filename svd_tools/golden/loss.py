@@ -4,9 +4,8 @@ import numpy as np
 
 from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.loss import DiffusionLoss, lognormal_sigmas
-from svd_tools.golden.cells import gradients, norms, tensors
-from svd_tools.golden.reader import below
-from svd_tools.golden.unet import build, compare_norms
+from svd_tools.golden.cells import gradients, tensors
+from svd_tools.golden.unet import build
 
 
 def replay(golden, report, amp_level):
@@ -28,8 +27,4 @@ def replay(golden, report, amp_level):
         value, found = gradients(cell, loss, arrays)
         found = {name[len("denoiser.unet."):] if not name.startswith("@") else name: g for name, g in found.items()}
         report.compare(f"out/{mode}_loss", np.reshape(value, 1), "loss")
-        largest, largest_mix = norms(found)
-        for name in below(golden.grads, f"{mode}/"):
-            report.compare_gradient(f"grad/{mode}/{name}", found[name], largest, largest_mix)
-        if mode in meta.get("grad_norms", {}):
-            compare_norms(report, f"grad norms of all parameters, {mode}", meta["grad_norms"][mode], found)
+        report.compare_gradients(f"{mode}/", found)

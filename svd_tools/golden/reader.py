@@ -15,6 +15,8 @@ from gm.errors import UserError
 class Golden:
     """One file. `weights`, `inputs`, `outputs`, `mids` (activations) and `grads` are {name: array}; `meta` is the json.
 
+    `grad_norms`: {what the names of a loss's gradients begin with: {parameter: norm of its gradient}}.
+
     Raises:
         UserError: a file that is missing, unreadable or not of this format.
     """
@@ -39,6 +41,11 @@ class Golden:
             # Weights are integers times a power of two, exact in float32.
             groups[group][name] = value.astype(np.float32) * np.float32(scales[name]) if group == "w" else value
         self.weights, self.inputs, self.outputs, self.mids, self.grads = groups.values()
+        norms = self.meta.get("grad_norms", {})
+        if any(isinstance(values, dict) for values in norms.values()):  # of several losses, by their names
+            self.grad_norms = {f"{loss}/": values for loss, values in norms.items()}
+        else:
+            self.grad_norms = {"": norms} if norms else {}
 
     def other(self, file_name):
         """The golden file of that name in the same folder."""

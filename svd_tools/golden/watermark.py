@@ -9,6 +9,6 @@ def replay(golden, report, amp_level):
     """The marked frames, truncated to integers, and a crop of the first one before that."""
     frames = golden.inputs["frames_uint8"].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     marked = embed_watermark(frames)
-    report.compare("out/frames_uint8", (marked * 255).astype(np.uint8).transpose(0, 2, 3, 1), absolute=1)
+    report.compare("out/frames_uint8", (marked * 255).astype(np.uint8).transpose(0, 2, 3, 1), "bytes")
     top, bottom, left, right = golden.meta["crop"]
     report.compare("out/frame0_float_crop", marked[0, :, top:bottom, left:right])

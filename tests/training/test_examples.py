@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import numpy as np
+from mindspore import Tensor
 
+from gm.diffusion.clip_preprocess import preprocess
 from gm.diffusion.conditioning import vector_embedding
 from gm.diffusion.latents import SCALE_FACTOR
+from gm.training import examples
 from gm.training.draws import Draws
 from gm.training.examples import encode, join, make_example
 
 T, Z = 3, 4
 
 
-class Encoders:
+class Encoders(examples.Encoders):
     """Latents are the pixels' first values; everything that was asked is kept."""
 
-    def moments(self, pixels):
-        self.pixels = pixels
-        mean = np.repeat(pixels[:, :1, ::8, ::8], Z, 1)
-        return np.concatenate([mean, np.full_like(mean, 2 * np.log(3.0))], 1)  # standard deviation 3
+    def __init__(self):
+        self.image_size = 14
 
-    def embedding(self, picture):
-        self.clean = picture
-        return np.full((1, 6), picture.mean(), np.float32)
+    def first_stage(self, pixels):
+        mean = np.repeat(pixels.asnumpy()[:, :1, ::8, ::8], Z, 1)
+        return Tensor(np.concatenate([mean, np.full_like(mean, 2 * np.log(3.0))], 1))  # standard deviation 3
 
-    def conditioning_latent(self, picture):
-        self.noised = picture
-        return np.repeat(picture[:, :1, ::8, ::8], Z, 1)
+    def condition(self, picture):
+        self.noised = picture.asnumpy()
+        return self.first_stage(picture)
+
+    def clip(self, picture):
+        self.seen = picture.asnumpy()
+        return Tensor(np.full((1, 6), self.seen.mean(), np.float32))
 
 
 def make(keep_context=True, keep_concat=True):
@@ -50,10 +55,10 @@ def test_targets_are_a_scaled_sample_of_the_posterior():
 
 def test_the_picture_is_noised_for_the_latent_and_clean_for_clip():
     pixels, draws, encoders, example = make()
-    assert np.array_equal(encoders.clean, pixels[:1])
+    assert np.array_equal(encoders.seen, preprocess(pixels[:1], 14))
     assert np.allclose(encoders.noised, pixels[:1] + 0.25 * draws.pixel_noise)
     assert np.allclose(example.concat, np.repeat(np.repeat(encoders.noised[:, :1, ::8, ::8], Z, 1), T, 0))  # not scaled
-    assert example.context.shape == (T, 1, 6) and np.allclose(example.context, pixels[0].mean())
+    assert example.context.shape == (T, 1, 6) and np.allclose(example.context, encoders.seen.mean())
 
 
 def test_the_vector_holds_fps_bucket_and_noise_level_in_this_order():
