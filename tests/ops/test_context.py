@@ -70,7 +70,14 @@ def test_precision_is_set_between_the_device_and_anything_else(monkeypatch, case
     calls = pretend(monkeypatch, device, chip)
     context.set_device(device if named else None, mode, fast)
     first = [("set_device", device)] if named else []
-    assert calls == [*first, *expected, ("set_context", {"mode": mode})]
+    layout = [("set_context", {"disable_format_transform": True})] if device == "GPU" else []
+    assert calls == [*first, *expected, ("set_context", {"mode": mode}), *layout]
+
+
+def test_mindspore_has_the_setting_that_keeps_the_layout_and_only_on_gpus():
+    """Under another name it would be ignored there, and float16 graphs would be silently wrong."""
+    accepted = ms.context._check_target_specific_cfgs
+    assert accepted("GPU", "disable_format_transform") and not accepted("CPU", "disable_format_transform")
 
 
 def test_the_programs_ask_for_exact_float32_unless_told(monkeypatch):
