@@ -14,8 +14,7 @@ from tqdm import tqdm
 from gm import __version__
 
 LIBRARIES = (
-    "mindspore", "numpy", "safetensors", "pillow", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
-    "decord",
+    "mindspore", "numpy", "safetensors", "pillow", "av", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
 )
 
 
