@@ -54,18 +54,18 @@ def open_container(path):
 def _video_stream(container, path):
     """The stream that ffmpeg takes: the largest picture, unless another is marked as the default; no cover picture."""
     def rank(stream):
-        context, disposition = stream.codec_context, av.stream.Disposition
-        if stream.disposition & disposition.attached_pic:
-            return 0
-        area = context.width * context.height
-        return area + (5_000_000 if stream.disposition & disposition.default else 0)
+        area = stream.codec_context.width * stream.codec_context.height
+        return area + (5_000_000 if stream.disposition & av.stream.Disposition.default else 0)
 
-    streams = [stream for stream in container.streams.video if stream.codec_context is not None]
-    best = max(streams, key=rank, default=None)
-    if best is None or rank(best) == 0:
-        unknown = any(stream.type == "video" for stream in container.streams)
-        raise UserError(f"{path}: {_UNREADABLE}" + (" (no decoder for its codec)" if unknown else " (no video in it)"))
-    return best
+    streams = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & av.stream.Disposition.attached_pic
+    ]
+    if not streams:
+        decoderless = any(stream.type == "video" and stream.codec_context is None for stream in container.streams)
+        raise UserError(f"{path}: {_UNREADABLE} ({'unknown codec' if decoderless else 'there is no video in it'})")
+    return max(streams, key=rank)
 
 
 def is_cut_off(path):

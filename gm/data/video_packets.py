@@ -6,6 +6,7 @@ bitstream specification 6.2 and annex B, the AV1 specification 7.5.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 _INTRA_ONLY = {
@@ -15,12 +16,13 @@ _INTRA_ONLY = {
 
 
 class Look(NamedTuple):
-    """pictures: shown from this packet. start: decoding can begin here, and what is shown after it comes out right.
-    breaks: the decoder may leave out pictures that follow, so that only decoding tells which are shown."""
+    """pictures: shown from this packet; None where that is not certain. start: decoding can begin here, and what is shown after this packet's picture
+    comes out right. closed: so does what follows in the file but is shown before it; at an open start this depends on
+    what came before, and a decoder may leave it out."""
 
-    pictures: int
+    pictures: int | None
     start: bool
-    breaks: bool = False
+    closed: bool = True
 
 
 def looker(stream):
@@ -40,7 +42,8 @@ def looker(stream):
     if name in ("av1", "libdav1d", "libaom-av1", "ffv1"):  # a temporal unit shows one picture
         return lambda packet: Look(1, packet.is_keyframe)
     if name == "gif":  # pictures are painted over each other from the first on
-        return lambda packet: Look(1, False)
+        seen = itertools.count()
+        return lambda packet: Look(1, next(seen) == 0)
     if name in _INTRA_ONLY:
         return lambda packet: Look(1, True)
     return None
@@ -64,7 +67,7 @@ def _units(data, prefix):
 
 
 def _h264(units):
-    pictures, idr, recovery, intra, others = 0, False, False, True, False
+    pictures, idr, recovery, intra = 0, False, False, True
     for unit in units:
         kind = unit[0] & 31 if unit else 0
         if kind in (1, 2, 5):
@@ -74,8 +77,7 @@ def _h264(units):
             intra &= slice_type % 5 in (2, 4)  # I or SI
         elif kind == 6:
             recovery |= _recovers_at_once(unit[1:])
-        others |= kind in (10, 11)  # end of sequence, of stream
-    return Look(pictures, idr or (recovery and intra), others)
+    return Look(1 if pictures == 1 else None, idr or (recovery and intra), idr)
 
 
 def _recovers_at_once(message):
@@ -112,28 +114,27 @@ def _exp_golomb(data, count):
 
 
 def _hevc(units):
-    pictures, start, breaks = 0, False, False
+    pictures, start, closed = 0, False, False
     for unit in units:
         if len(unit) < 3 or (unit[0] & 1) << 5 | unit[1] >> 3:  # another layer: depth, the other eye
             continue
         kind = unit[0] >> 1 & 63
         if kind < 32:
             pictures += unit[2] >> 7
-            start |= 16 <= kind <= 23
-            breaks |= 16 <= kind <= 18  # BLA: its leading pictures are left out
-        breaks |= kind in (36, 37)  # end of sequence: leading pictures of what follows are left out
-    return Look(pictures, start, breaks)
+            start |= 16 <= kind <= 23  # BLA, IDR, CRA
+            closed |= kind in (19, 20)  # IDR
+    return Look(1 if pictures == 1 else None, start, closed)
 
 
 def _vp8(packet):
     data = bytes(packet)[:1]
-    return Look(data[0] >> 4 & 1, not data[0] & 1) if data else Look(0, False, True)
+    return Look(data[0] >> 4 & 1, not data[0] & 1) if data else Look(0, False)
 
 
 def _vp9(packet):
     data = bytes(packet)
     if not data:
-        return Look(0, False, True)
+        return Look(0, False)
     bits = f"{int.from_bytes(data[:2].ljust(2, bytes(1)), 'big'):016b}"
     header = bits[5:] if bits[2:4] == "11" else bits[4:]  # profile 3 has a reserved bit
     existing, inter, shown = (bit == "1" for bit in header[:3])
