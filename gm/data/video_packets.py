@@ -16,9 +16,9 @@ _INTRA_ONLY = {
 
 
 class Look(NamedTuple):
-    """pictures: shown from this packet; None where that is not certain. start: decoding can begin here, and what is shown after this packet's picture
-    comes out right. closed: so does what follows in the file but is shown before it; at an open start this depends on
-    what came before, and a decoder may leave it out."""
+    """pictures: shown from this packet; None where that is not certain. start: decoding can begin here, and what is
+    shown after this packet's picture comes out right. closed: so does what follows in the file but is shown before it;
+    at an open start that depends on what came before, and a decoder may leave it out."""
 
     pictures: int | None
     start: bool

@@ -16,7 +16,7 @@ from gm.data.video_decoder import Decoder, Run
 from gm.data.video_file import SUFFIXES, checked_path, is_cut_off
 from gm.data.video_index import index_by_decoding
 from gm.data.video_index_store import stored_index
-from gm.data.video_pictures import Pictures
+from gm.data.video_pictures import Pictures, whole_picture
 from gm.errors import UserError
 
 __all__ = ["SUFFIXES", "VideoReader", "open_video"]
@@ -43,10 +43,10 @@ class VideoReader:
     def __init__(self, path, threads=1, index_folder=None):
         self.path, self._folder = path, index_folder
         self._decoder = Decoder(path, threads)
-        self._run = None
+        self._run, self._interlaced = None, False
         try:
             self._index = stored_index(self._decoder, index_folder)
-            self._pictures = Pictures(path, self._decoder.stream.sample_aspect_ratio)
+            self._pictures = Pictures(path, self._decoder.stream)
             if not len(self._index):
                 raise UserError(f"{path}: {self._what_can_be_read(0)}")
             if not (self.fps > 0 and math.isfinite(self.fps)):
@@ -98,14 +98,36 @@ class VideoReader:
 
     def _rgb(self, wanted):
         frames = None
-        for row, (index, frame) in enumerate(self._decode(wanted)):
+        for row, (number, frame) in enumerate(self._shown(wanted)):
             size = self._pictures.size(frame)
             if frames is None:
                 frames = np.empty((len(wanted), *size, 3), np.uint8)
             elif size != frames.shape[1:3]:
-                raise UserError(f"{self.path}: the picture size changes within the video, at frame {index}")
+                raise UserError(f"{self.path}: the picture size changes within the video, at frame {number}")
             self._pictures.rgb(frame, frames[row])
         return frames
+
+    def _shown(self, wanted):
+        """(number, av.VideoFrame) as `_decode`, but whole pictures where they are interlaced."""
+        done = 0
+        if not self._interlaced:
+            for number, frame in self._decode(wanted):
+                if frame.interlaced_frame:
+                    self._interlaced = True
+                    break
+                yield number, frame
+                done += 1
+        if done < len(wanted):
+            yield from self._deinterlaced(wanted[done:])
+
+    def _deinterlaced(self, wanted):
+        neighbours = {n for number in wanted for n in (number - 1, number + 1) if 0 <= n < len(self._index)}
+        decoded, held = self._decode(sorted(neighbours.union(wanted))), {}
+        for number in wanted:
+            while number not in held or (number + 1 in neighbours and number + 1 not in held):
+                held.update([next(decoded)])
+            yield number, whole_picture(held.get(number - 1), held[number], held.get(number + 1))
+            held = {n: frame for n, frame in held.items() if n >= number}
 
     def _decode(self, wanted):
         """(index, av.VideoFrame) of the frames `wanted`, ascending without repeats."""
