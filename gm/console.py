@@ -15,8 +15,7 @@ from gm import __version__
 from gm.events import Compiling, Decoding, Loading, Sampling, Warned, Written
 
 LIBRARIES = (
-    "mindspore", "numpy", "safetensors", "pillow", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
-    "decord",
+    "mindspore", "numpy", "safetensors", "pillow", "av", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
 )
 
 

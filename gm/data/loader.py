@@ -18,7 +18,7 @@ class ClipLoader:
     batch_size: samples of this rank; the global batch is batch_size * num_shards (see gm/data/clips.py for which rank
     gets which). A data set smaller than that is no fault: a batch then shows clips of several epochs, and so a clip
     more than once, each time another part of it.
-    workers: threads that decode. Threads, because decord and OpenCV release Python's lock while they decode and resize,
+    workers: threads that decode. Threads, because PyAV and OpenCV release Python's lock while they decode and resize,
     and a clip of 14 frames of 576x1024 (99 MB) need not be copied from process to process.
     prefetch: batches decoded ahead; at most this many, and the current one, are in memory.
     start_batch: the first batch to give out. The one number `next_batch` is the whole state: a loader started from it

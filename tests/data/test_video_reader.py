@@ -1,4 +1,4 @@
-import os
+import re
 import subprocess
 
 import imageio_ffmpeg
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gm.data.video_reader import available_readers, open_video, readable_frames
+from gm.data.video_reader import open_video
 from gm.data.videos import write_gif, write_video
 from gm.errors import UserError
 
@@ -59,16 +59,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["decord", "opencv"])
-def reader(request):
-    if request.param not in available_readers():
-        pytest.skip(f"{request.param} is not installed")
-    return request.param
-
-
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.mov", "clip.avi", "clip.webm"])
-def test_every_container_gives_the_frames_asked_for(folder, reader, name):
-    with open_video(folder / name, reader) as video:
+def test_every_container_gives_the_frames_asked_for(folder, name):
+    with open_video(folder / name) as video:
         assert (video.length, video.size) == (COUNT, (HEIGHT, WIDTH))
         assert video.fps == pytest.approx(FPS, rel=1e-3)
         frames = video.frames([3, 0, 17, 17, 29])
@@ -80,18 +73,10 @@ def test_every_container_gives_the_frames_asked_for(folder, reader, name):
     assert blue > 150 and red < 80, "channels are not RGB"
 
 
-def test_both_back_ends_give_the_same_pixels(folder):
-    if "decord" not in available_readers():
-        pytest.skip("decord is not installed")
-    with open_video(folder / "noisy.mp4", "decord") as one, open_video(folder / "noisy.mp4", "opencv") as other:
-        difference = np.abs(one.frames(range(COUNT)).astype(int) - other.frames(range(COUNT)))
-    assert difference.max() <= 2
-
-
-def test_long_skips_are_exact(folder, tmp_path, reader):
+def test_long_skips_are_exact(folder, tmp_path):
     count = 400
     write_video(numbered(count), tmp_path / "long.mp4", 24)
-    with open_video(tmp_path / "long.mp4", reader) as video:
+    with open_video(tmp_path / "long.mp4") as video:
         frames = video.frames([1, 290, 291, 399])
         assert numbers(frames) == [1, 290 % 40, 291 % 40, 399 % 40]
         assert [bool(frame[32, 80, 0] > 120) for frame in frames] == [False, True, True, True]
@@ -108,11 +93,11 @@ def test_gif_frames_are_exact_and_its_rate_is_the_mean(tmp_path):
         assert np.array_equal(video.frames(range(10)), frames)
 
 
-def test_rotated_video_is_upright(folder, tmp_path, reader):
+def test_rotated_video_is_upright(folder, tmp_path):
     ffmpeg("-display_rotation", 90, "-i", folder / "clip.mp4", "-c", "copy", tmp_path / "rotated.mp4")
-    with open_video(folder / "clip.mp4", reader) as video:
+    with open_video(folder / "clip.mp4") as video:
         straight = video.frames([5])[0]
-    with open_video(tmp_path / "rotated.mp4", reader) as video:
+    with open_video(tmp_path / "rotated.mp4") as video:
         assert video.size == (WIDTH, HEIGHT)
         assert np.array_equal(video.frames([5])[0], np.rot90(straight))
 
@@ -125,37 +110,37 @@ def test_a_file_that_ends_early_says_how_many_frames_can_be_read(folder, tmp_pat
         path.write_bytes(content[: len(content) // 2])
     else:
         overwritten(folder / "noisy.mp4", path, (0.5, 0.6))
-    readable = readable_frames(path)
-    assert 2 < readable < COUNT - 2
     with open_video(path) as video:
-        with pytest.raises(UserError, match=rf"damaged\.mp4.* first {readable} frames .* states {COUNT}"):
+        with pytest.raises(UserError, match=rf"damaged\.mp4.* states {COUNT}") as error:
             video.frames(range(COUNT))
+        readable = int(re.search("first ([0-9]+) frames", str(error.value)).group(1))
+        assert 2 < readable < COUNT - 2
         with pytest.raises(UserError, match=f"only the first {readable} frames"):
             video.frames([COUNT - 1])
+        with open_video(folder / "noisy.mp4") as whole:
+            assert np.array_equal(video.frames(range(readable)), whole.frames(range(readable)))
+        with pytest.raises(UserError, match=f"only the first {readable} frames"):
+            video.frames([readable])
 
 
 def test_a_video_trimmed_without_re_encoding_never_jumps(tmp_path):
     write_video(numbered(120), tmp_path / "whole.mp4", 30)  # one group of pictures: all 120 stay in the file
     ffmpeg("-ss", 2, "-i", tmp_path / "whole.mp4", "-c", "copy", tmp_path / "trimmed.mp4")
-    count = readable_frames(tmp_path / "trimmed.mp4")
-    assert 58 <= count <= 62
     with open_video(tmp_path / "trimmed.mp4") as video:
-        shown = numbers(video.frames(range(0, count, 7)))
-        assert shown == [(120 - count + index) % 40 for index in range(0, count, 7)]
-        with pytest.raises(UserError, match=f"only the first {count} frames"):
-            video.frames([count])
-        with pytest.raises(UserError, match=f"first {count} frames can be read .the file states .*trimmed without"):
-            assert video.length == count
+        assert video.length == 60
+        assert numbers(video.frames(range(0, 60, 7))) == [(60 + index) % 40 for index in range(0, 60, 7)]
+        with pytest.raises(UserError, match="only the first 60 frames"):
+            video.frames([60])
 
 
-def test_a_wrong_length_in_the_header_of_an_avi_is_not_believed(folder, tmp_path, reader):
+def test_a_wrong_length_in_the_header_of_an_avi_is_not_believed(folder, tmp_path):
     content = bytearray((folder / "clip.avi").read_bytes())
     for name, offset in (b"avih", 24), (b"strh", 40):
         place = content.find(name) + offset
         assert int.from_bytes(content[place : place + 4], "little") == COUNT
         content[place : place + 4] = (99).to_bytes(4, "little")
     (tmp_path / "liar.avi").write_bytes(content)
-    with open_video(tmp_path / "liar.avi", reader) as video:
+    with open_video(tmp_path / "liar.avi") as video:
         assert video.length == COUNT
         with pytest.raises(UserError, match=f"only the first {COUNT} frames"):
             video.frames([50])
@@ -172,7 +157,7 @@ def test_sizes_that_decord_cannot_read_are_read_all_the_same(tmp_path):
 def test_what_comes_before_the_damage_can_be_read(folder, tmp_path):
     content = (folder / "noisy.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
-    with open_video(folder / "noisy.mp4", "opencv") as whole, open_video(tmp_path / "cut.mp4", "opencv") as cut:
+    with open_video(folder / "noisy.mp4") as whole, open_video(tmp_path / "cut.mp4") as cut:
         assert np.array_equal(cut.frames([0, 2]), whole.frames([0, 2]))
 
 
@@ -198,14 +183,9 @@ def test_unreadable_files_are_named_with_the_reason(folder, tmp_path):
 
 
 def test_wrong_use_is_told(folder):
-    with pytest.raises(UserError, match="'quicktime'"):
-        open_video(folder / "clip.mp4", "quicktime")
     with open_video(folder / "clip.mp4") as video:
         with pytest.raises(ValueError, match="-1"):
             video.frames([0, -1])
         with pytest.raises(ValueError, match="at least one"):
             video.frames([])
 
-
-def test_ffmpeg_inside_opencv_is_kept_quiet():
-    assert os.environ["OPENCV_FFMPEG_LOGLEVEL"] == "-8"

@@ -1,0 +1,134 @@
+"""Speed of reading videos, ours against decord and OpenCV: clips of 14 frames from random places, and whole files.
+
+python benchmarks/video_reader.py --output=outputs/video_reader.json
+
+Each reader has one thread. Processor seconds, not time on the clock: they hardly depend on what else the machine does.
+decord and OpenCV are measured as they come; that their frames may be the wrong ones is not counted against them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import decord
+import imageio_ffmpeg
+import numpy as np
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from gm.data.video_reader import open_video
+from gm.errors import run_cli
+
+FRAMES, STEP, SECONDS, FPS = 14, 4, 10, 30
+X264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p"]
+FILES = {
+    "576p H.264, mp4": ("1024x576", "mp4", X264),
+    "1080p H.264, mp4": ("1920x1080", "mp4", X264),
+    "1080p H.264, ts": ("1920x1080", "ts", [*X264, "-g", "60"]),
+    "1080p HEVC, mp4": ("1920x1080", "mp4", ["-c:v", "libx265", "-preset", "fast", "-pix_fmt", "yuv420p"]),
+    "576p VP9, webm": ("1024x576", "webm", ["-c:v", "libvpx-vp9", "-cpu-used", "8", "-b:v", "3M"]),
+}
+
+
+def make(path, size, options):
+    """A video of a slow zoom into a fractal, with grain: neither easier nor harder than what a camera films."""
+    source = f"mandelbrot=size={size}:rate={FPS}:end_scale=0.05"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "lavfi", "-i", source]
+    subprocess.run([*command, "-t", str(SECONDS), "-vf", "noise=alls=4:allf=t", *options, str(path)], check=True)
+
+
+class Ours:
+    def __init__(self, path, folder=None):
+        self.video = open_video(path, index_folder=folder)
+        self.length = self.video.length
+
+    def read(self, indices):
+        return self.video.frames(indices)
+
+
+class Decord:
+    def __init__(self, path, _):
+        self.video = decord.VideoReader(str(path), num_threads=1)
+        self.length = len(self.video)
+
+    def read(self, indices):
+        return self.video.get_batch(list(indices)).asnumpy()
+
+
+class OpenCV:
+    def __init__(self, path, _):
+        self.video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        self.length = int(self.video.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def read(self, indices):
+        """One seek, as OpenCV does it, and the frames between are skipped."""
+        if indices[0]:
+            self.video.set(cv2.CAP_PROP_POS_FRAMES, indices[0])
+        wanted, frames = set(indices), []
+        for index in range(indices[0], indices[-1] + 1):
+            if index in wanted:
+                frames.append(cv2.cvtColor(self.video.read()[1], cv2.COLOR_BGR2RGB))
+            else:
+                self.video.grab()
+        return np.stack(frames)
+
+
+READERS = {"ours": Ours, "ours, index kept": Ours, "decord": Decord, "OpenCV": OpenCV}
+
+
+def seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def measure(kind, path, folder, clips):
+    """{what: processor seconds}: one clip with opening the file, each file opened anew; the whole file, frame by frame."""
+    random = np.random.default_rng(0)
+    span = (FRAMES - 1) * STEP + 1
+
+    def one_clip():
+        video = kind(path, folder)
+        start = int(random.integers(video.length - span))
+        video.read(range(start, start + span, STEP))
+
+    def whole():
+        video = kind(path, folder)
+        for start in range(0, video.length - 8, 8):
+            video.read(range(start, start + 8))
+
+    kind(path, folder)
+    return {
+        "one clip of 14": seconds(lambda: [one_clip() for _ in range(clips)]) / clips,
+        "whole file": seconds(whole),
+    }
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
+    parser.add_argument("--clips", type=int, default=10)
+    options = parser.parse_args(argv)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (size, suffix, coding) in tqdm(FILES.items(), file=sys.stderr):
+            path = Path(folder) / f"{len(found)}.{suffix}"
+            make(path, size, coding)
+            found[name] = {
+                reader: measure(kind, path, Path(folder) / "index" if "kept" in reader else None, options.clips)
+                for reader, kind in READERS.items()
+            }
+            for what in ("one clip of 14", "whole file"):
+                print(name, what, {reader: f"{times[what]:.2f}" for reader, times in found[name].items()}, flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,136 @@
+"""Decoding a video file from a given packet on. A picture is known by the number of its packet in the file, from 0."""
+
+from __future__ import annotations
+
+from gm.data.video_file import ERRORS, open_container
+
+_EARLIER_STARTS = 6  # tried where seeks land too late, before the file is read from its beginning
+
+
+class Decoder:
+    """A file open for decoding. container, stream: av.container.InputContainer, av.VideoStream.
+
+    threads: that decode. UserError, from `open_container`, where there is no video in the file.
+    """
+
+    def __init__(self, path, threads=1):
+        self.path, self.threads = path, threads
+        self.container = None
+        self.rewind()
+
+    def rewind(self, options=None):
+        """Open the file again: the next packet is its first. options: of the codec, {name: value}."""
+        self.close()
+        self.container, self.stream = open_container(self.path)
+        context = self.stream.codec_context
+        context.thread_count = self.threads
+        # AUTO: several pictures at once too. Never with one thread: it would only delay what comes out.
+        context.thread_type = "AUTO" if self.threads > 1 else "SLICE"
+        if options:
+            context.options = options
+
+    def close(self):
+        """Let go of the file. May be called twice."""
+        if self.container is not None:
+            self.container.close()
+            self.container = None
+
+    def packets(self):
+        """av.Packets from here to the end of the file, and then an empty one, with which a decoder gives out the rest.
+
+        The error that ends a file that is cut off or damaged is raised.
+        """
+        for packet in self.container.demux(self.stream):
+            yield packet
+            if _is_last(packet):
+                return
+
+    def decode(self, numbered):
+        """(number, frames, failed) for each (number, av.Packet): av.VideoFrames whose pts is their packet's number."""
+        try:
+            for number, packet in numbered:
+                if not _is_last(packet):
+                    packet.pts = packet.dts = number
+                yield (number, *self._decoded(packet))
+        except ERRORS:  # the file cannot be taken apart any further
+            yield None, [], True
+            yield (None, *self._decoded(None))
+
+    def _decoded(self, packet):
+        try:
+            return self.stream.codec_context.decode(packet), False
+        except ERRORS:
+            return [], True
+
+    def from_start(self, number, starts):
+        """(number, av.Packet) from the packet of that number on; starts: the `Start`s up to it, itself the last.
+
+        A seek may land anywhere. So the packet is looked for by what it is, from further back each time, and in the end
+        from the beginning of the file.
+        """
+        for target in starts[: -_EARLIER_STARTS - 1 : -1]:
+            if target.packet.time is None:
+                break
+            packet, rest = self._found(starts[-1].packet, target.packet.time)
+            if packet is not None:
+                return enumerate(_chain(packet, rest), number)
+        self.rewind()
+        return ((n, packet) for n, packet in enumerate(self.packets()) if n >= number or _is_last(packet))
+
+    def _found(self, wanted, time):
+        """(av.Packet, packets after it) of the `Packet` wanted, after a seek to `time`; (None, None): not there."""
+        try:
+            self.container.seek(time, stream=self.stream)
+            rest = self.packets()
+            for packet in rest:
+                if wanted.is_same(packet):
+                    return packet, rest
+                if packet.dts is not None and wanted.dts is not None and packet.dts > wanted.dts:
+                    break
+        except ERRORS:
+            pass
+        return None, None
+
+
+class Run:
+    """Frames in the order in which they are shown, decoded from a `Start` on.
+
+    next: the number of the first frame that can still be had from it; fed: the packet that was decoded last.
+    """
+
+    def __init__(self, decoder, index, start):
+        earlier = [s for s in index.starts if s.number <= start.number]
+        packets = decoder.from_start(start.number, earlier)
+        self.next, self.fed = start.first, start.number
+        self._frames = self._in_order(decoder.decode(packets), index.frame_of)
+
+    def _in_order(self, decoded, frame_of):
+        """(number, av.VideoFrame), ascending without a gap; ends at the first that is damaged or missing."""
+        pictures = {}  # packet → pictures that it has shown
+        for number, frames, failed in decoded:
+            if failed and pictures:  # before the first picture: the beginning of a recording
+                return
+            self.fed = max(self.fed, number or 0)
+            for frame in frames:
+                nth = pictures.get(frame.pts, 0)
+                pictures[frame.pts] = nth + 1
+                index = frame_of(frame.pts, nth)
+                if index is None or index < self.next:  # shown before the start's picture: it may lack references
+                    continue
+                if index != self.next or frame.is_corrupt:
+                    return
+                self.next += 1
+                yield index, frame
+
+    def frame(self, number):
+        """The av.VideoFrame of that number; None if it, or one before it since the start, cannot be decoded."""
+        return next((frame for found, frame in self._frames if found == number), None)
+
+
+def _is_last(packet):
+    return packet.size == 0 and packet.pts is None and packet.dts is None
+
+
+def _chain(first, others):
+    yield first
+    yield from others

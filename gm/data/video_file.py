@@ -1,0 +1,129 @@
+"""A video file opened for demuxing: what may be opened, which of its streams is the video, what is wrong with it.
+
+Nothing but a plain file is ever opened, and no playlist: a name such as `concat:a|b`, `http://…` or `a.m3u8` gives no
+file a way to make the program read another one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+
+from gm.errors import UserError
+
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".m2t",
+    ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf",
+)
+# What ffmpeg's many readers may be used, whatever the suffix says; the others read playlists, series of pictures,
+# sound or devices.
+_CONTAINERS = (
+    "mov", "mp4", "matroska", "webm", "avi", "gif", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "asf", "flv",
+    "live_flv", "ogg", "ivf", "obu", "mxf", "dv", "rm", "nut", "yuv4mpegpipe",
+)
+_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(_CONTAINERS),
+    "fflags": "-genpts",  # PyAV adds it: time stamps made up where the file has none
+}
+# What ffmpeg and PyAV raise on damaged content: their own errors, and others from headers that lie about sizes.
+ERRORS = (av.error.FFmpegError, OSError, ValueError, MemoryError, OverflowError, RuntimeError, EOFError)
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]", b"<SMIL", b"<MPD")
+_UNREADABLE = "not a video that can be read; re-encode it, for instance as H.264 in .mp4"
+
+
+def open_container(path):
+    """(container, stream): the file open for demuxing, and its video. UserError, naming file and reason."""
+    fault = _recognised_fault(path)
+    if fault:
+        raise UserError(f"{path}: {fault}")
+    try:
+        # "file:" and an absolute path: a name with a colon would be taken for a protocol.
+        container = av.open("file:" + os.path.abspath(path), options=_OPTIONS, metadata_errors="ignore")
+    except ERRORS as error:
+        raise UserError(f"{path}: {_UNREADABLE}") from error
+    try:
+        return container, _video_stream(container, path)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _video_stream(container, path):
+    """The stream that ffmpeg takes: the largest picture, unless another is marked as the default; no cover picture."""
+    def rank(stream):
+        area = stream.codec_context.width * stream.codec_context.height
+        return area + (5_000_000 if stream.disposition & av.stream.Disposition.default else 0)
+
+    streams = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & av.stream.Disposition.attached_pic
+    ]
+    if not streams:
+        decoderless = any(stream.type == "video" and stream.codec_context is None for stream in container.streams)
+        raise UserError(f"{path}: {_UNREADABLE} ({'unknown codec' if decoderless else 'there is no video in it'})")
+    return max(streams, key=rank)
+
+
+def is_cut_off(path):
+    """Whether an ISO media file (mp4, mov) ends before one of its boxes does."""
+    with open(path, "rb") as file:
+        boxes = list(_boxes(file))
+        return bool(boxes) and boxes[0][0] == b"ftyp" and boxes[-1][1] > file.seek(0, os.SEEK_END)
+
+
+def _recognised_fault(path):
+    """What is wrong with a file, where its bytes tell it more clearly than a decoder does; None if nothing is seen."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+            if not head:
+                return "an empty file (0 bytes)"
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS):
+                return f"a playlist or other text file, not a video (it begins with {_shown(head)})"
+            if _is_text(head):
+                return f"a text file, not a video (it begins with {_shown(head)})"
+            if head[4:8] == b"ftyp" and not any(kind == b"moov" for kind, _ in _boxes(file)):
+                return "cut off: its index (the `moov` box, often at the end) is missing; copy or record it again"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return None
+
+
+def _is_text(head):
+    """ASCII or UTF-8 without control characters; the last letter may be cut."""
+    if any(byte < 32 and byte not in b"\t\n\r\f" or byte == 127 for byte in head):
+        return False
+    return "�" not in head.decode("utf-8", errors="replace")[:-1]
+
+
+def _shown(head):
+    return repr(head[:20].decode("utf-8", errors="replace"))
+
+
+def _boxes(file):
+    """(kind, end) of the top boxes of an ISO media file: ISO/IEC 14496-12, section 4.2. end may lie beyond the file."""
+    position, end = 0, file.seek(0, os.SEEK_END)
+    while position + 8 <= end:
+        file.seek(position)
+        header = file.read(16)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if size == 1:  # a 64-bit size follows
+            size = int.from_bytes(header[8:16], "big")
+        if size == 0:  # the box reaches to the end of the file
+            size = end - position
+        if size < 8:
+            return
+        position += size
+        yield kind, position
+
+
+def checked_path(path):
+    """`path` as a Path. UserError if there is no file."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no video file at {path}")
+    return path

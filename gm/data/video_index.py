@@ -1,0 +1,192 @@
+"""The index of a video: which packet shows frame n, and from which packet on it must be decoded.
+
+Frame n is the n-th that ffmpeg gives when it decodes the file from its beginning. Where the packets' time stamps and
+first bytes tell for certain what a decoder will show, nothing is decoded (`index_by_packets`); else the file is decoded
+once (`index_by_decoding`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from gm.data.video_file import ERRORS
+from gm.data.video_packets import looker
+
+
+class Packet(NamedTuple):
+    """By what a packet is found again. pts, dts in units of the stream's time base, pos in bytes; None: not known."""
+
+    pts: int | None
+    dts: int | None
+    pos: int | None
+    size: int
+
+    @property
+    def time(self):
+        """What to seek to."""
+        return self.dts if self.pts is None else self.pts
+
+    def is_same(self, packet):
+        """Whether an av.Packet is this one."""
+        return (packet.pts, packet.dts, packet.pos, packet.size) == self
+
+
+class Start(NamedTuple):
+    """The packet `number`, at which decoding can begin. Every frame from number `first` on then comes out right."""
+
+    number: int
+    first: int
+    packet: Packet
+
+
+@dataclass(frozen=True)
+class Index:
+    """shown: the number of the packet that shows each frame, a list; starts: of `Start`, ascending; fps: frames per
+    second of shown duration; decoded: whether the file was decoded for it; damaged: the first frame that cannot be
+    decoded, None if there is none, or if that is not known."""
+
+    shown: list
+    starts: list
+    fps: float
+    decoded: bool
+    damaged: int | None = None
+
+    def __len__(self):
+        return len(self.shown)
+
+    @cached_property
+    def _frames(self):
+        counts, found = {}, {}
+        for frame, packet in enumerate(self.shown):
+            nth = counts.get(packet, 0)
+            counts[packet] = nth + 1
+            found[packet, nth] = frame
+        return found
+
+    def frame_of(self, packet, nth):
+        """The frame that a packet shows, its nth from 0 (all but a few odd packets show one); None if it is hidden."""
+        return self._frames.get((packet, nth))
+
+    def start_of(self, frame):
+        """The last `Start` from which `frame` comes out right."""
+        packet = self.shown[frame]
+        return next(s for s in reversed(self.starts) if s.number <= packet and s.first <= frame)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A packet of the file. look: gm.data.video_packets.Look, None if only decoding can tell."""
+
+    packet: Packet
+    duration: int
+    key: bool
+    discard: bool
+    corrupt: bool
+    look: object
+
+
+def make_index(decoder):
+    """The Index of the file of a `gm.data.video_decoder.Decoder`."""
+    seen = _scan(decoder)
+    return _index_by_packets(seen, decoder.stream) or index_by_decoding(decoder, seen)
+
+
+def _scan(decoder):
+    decoder.rewind()
+    look = looker(decoder.stream)
+    seen = []
+    try:
+        for packet in decoder.packets():
+            if packet.size or packet.dts is not None or packet.pts is not None:
+                seen.append(
+                    _Seen(
+                        Packet(packet.pts, packet.dts, packet.pos, packet.size), packet.duration or 0,
+                        packet.is_keyframe, packet.is_discard, packet.is_corrupt, look and look(packet),
+                    )
+                )
+    except ERRORS:  # the file ends within a packet, or its structure is damaged: what came before counts
+        pass
+    return seen
+
+
+def _index_by_packets(seen, stream):
+    """The Index without decoding; None where it would not be certain."""
+    if not seen or seen[0].look is None or not _is_certain(seen):
+        return None
+    times = {n: one.packet.pts for n, one in enumerate(seen) if one.look.pictures and not one.discard}
+    shown = sorted(times, key=times.get)
+    ordered = [times[number] for number in shown]
+    if not shown or any(a == b for a, b in zip(ordered, ordered[1:])):
+        return None
+    starts = [
+        Start(number, int(np.searchsorted(ordered, one.packet.pts)), one.packet)
+        for number, one in enumerate(seen)
+        if one.look.start and one.key
+    ]
+    return Index(shown, starts, _fps(ordered, seen[shown[-1]].duration, stream), decoded=False)
+
+
+def _is_certain(seen):
+    first = seen[0]
+    if not (first.key and first.look.start):
+        return False
+    for one in seen:
+        if one.corrupt or one.packet.pts is None or one.packet.pts < first.packet.pts or one.look.pictures is None:
+            return False
+        # An open start is harmless where the stream is whole, but not where two streams were joined.
+        if one.look.start and not one.look.closed:
+            return False
+    decoding = [one.packet.dts for one in seen if one.packet.dts is not None]  # not known for Matroska's first few
+    return all(a < b for a, b in zip(decoding, decoding[1:]))
+
+
+def index_by_decoding(decoder, seen=None):
+    """The Index from decoding the whole file. seen: what a scan of its packets has found."""
+    seen = _scan(decoder) if seen is None else seen
+    decoder.rewind({"skip_loop_filter": "all"})  # the look of the pictures does not matter here
+    shown, keys, damaged = [], {}, None
+    for _, frames, failed in decoder.decode(enumerate(decoder.packets())):
+        if failed and shown and damaged is None:  # before the first picture: the beginning of a recording
+            damaged = len(shown)
+        for frame in frames:
+            if frame.is_corrupt and damaged is None:
+                damaged = len(shown)
+            if frame.key_frame:
+                keys[frame.pts] = len(shown)
+            shown.append(frame.pts)
+    decoder.rewind()
+    starts = [Start(0, 0, seen[0].packet)] if seen else []
+    for number, position in sorted(keys.items()):
+        one = seen[number]
+        if number and one.key and (one.look is None or one.look.start):
+            starts.append(Start(number, _first_after(shown, number, position), one.packet))
+    times = [seen[number].packet.pts for number in shown]
+    if None in times:
+        times = [seen[number].packet.dts for number in sorted(shown)]
+    fps = _fps(times, seen[shown[-1]].duration, decoder.stream) if shown else 0.0
+    return Index(shown, starts, fps, decoded=True, damaged=damaged)
+
+
+def _first_after(shown, number, position):
+    """The first frame from which on all are shown by packets from `number` on; `position`: the frame of that packet."""
+    before = [frame for frame in range(position, min(len(shown), position + 64)) if shown[frame] < number]
+    return before[-1] + 1 if before else position
+
+
+def _fps(times, last_duration, stream):
+    """Frames over shown duration. times: of the frames, in the order in which they are shown; None: unknown."""
+    guess = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(0)
+    if not times or None in times:
+        return float(guess)
+    steps = [after - before for before, after in zip(times, times[1:])]
+    usual = sorted(steps)[len(steps) // 2] if steps else 0
+    duration = sum(step if step >= 0 else usual for step in steps)  # a joined stream may count from zero again
+    duration += last_duration or (steps[-1] if steps and steps[-1] > 0 else usual)
+    if duration <= 0 or not stream.time_base:
+        return float(guess)
+    return float(Fraction(len(times)) / (duration * stream.time_base))

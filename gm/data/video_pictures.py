@@ -1,0 +1,153 @@
+"""Decoded pictures → RGB as a player shows them: upright, square pixels, by the colour matrix and range in the file,
+high dynamic range brought down to SDR, interlaced pictures made whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import av
+import cv2
+import numpy as np
+
+from gm.data import tone_map
+from gm.data.video_file import ERRORS
+from gm.errors import UserError
+
+# Colour matrices by their number in ITU-T H.273, table 4, under the names of ffmpeg's scale filter.
+_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+_RGB, _UNKNOWN = 0, (2, 3)
+_FULL_RANGE = 2
+_BT2020_PRIMARIES = 9
+_FLAGS = "bicubic+accurate_rnd+full_chroma_int"
+_MAX_STRETCH = 10  # a pixel longer than this times its width is taken for a mistake in the file
+_log = logging.getLogger(__name__)
+
+
+class Pictures:
+    """Turns the av.VideoFrames of an av.VideoStream into RGB."""
+
+    def __init__(self, path, stream):
+        self._path, self._context = path, stream.codec_context
+        ratio = float(stream.sample_aspect_ratio or 1)
+        self._stretch = ratio if 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH else 1.0
+        self._key = self._graph = None
+
+    def size(self, frame):
+        """(height, width) of the picture that `rgb` gives."""
+        height, width = frame.height, self._width(frame)
+        return (width, height) if _is_on_its_side(frame) else (height, width)
+
+    def rgb(self, frame, target):
+        """Put an av.VideoFrame into the array `target`, uint8 (h, w, 3) of its `size`. UserError if it has no colours
+        that are known."""
+        transfer = self._context.color_trc if self._context.color_trc in (tone_map.PQ, tone_map.HLG) else None
+        try:
+            self._prepare(frame, deep=transfer is not None)
+            self._graph.push(frame)
+            picture = self._graph.pull()
+        except ERRORS as error:
+            raise UserError(f"{self._path}: pictures in {frame.format.name} cannot be turned into RGB") from error
+        green, blue, red = (_plane(plane, np.uint8 if transfer is None else np.uint16) for plane in picture.planes)
+        if transfer is None:
+            cv2.merge([red, green, blue], target)
+            return
+        _warn_once(self._path, "PQ" if transfer == tone_map.PQ else "HLG")
+        wide = self._context.color_primaries in (_BT2020_PRIMARIES, *_UNKNOWN)
+        target[:] = tone_map.to_sdr(cv2.merge([red, green, blue]), transfer, wide)
+
+    def _width(self, frame):
+        return max(1, round(frame.width * self._stretch))
+
+    def _prepare(self, frame, deep):
+        """Make the filters ready for the kind of picture that `frame` is; deep: 12 bits come out, else 8."""
+        matrix, full, turns = self._matrix(frame), _is_full_range(frame), _turns(frame)
+        key = (frame.width, frame.height, frame.format.name, matrix, full, turns, deep)
+        if key == self._key:
+            return
+        scale = {
+            "w": self._width(frame), "h": frame.height, "in_range": "pc" if full else "tv", "out_range": "pc",
+            "flags": _FLAGS, **({"in_color_matrix": matrix} if matrix else {}),
+        }
+        filters = [("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *turns]
+        self._graph, self._key = filter_graph(frame, filters), key
+
+    def _matrix(self, frame):
+        number = frame.colorspace
+        if number == _RGB or frame.format.is_rgb:
+            return None
+        if number in _UNKNOWN:  # the sizes from which on players take HD's
+            return "bt709" if frame.height >= 720 or frame.width >= 1280 else "bt601"
+        if number not in _MATRICES:
+            raise UserError(f"{self._path}: its colour matrix (number {number} in ITU-T H.273) is not supported")
+        return _MATRICES[number]
+
+
+def filter_graph(frame, filters):
+    """An av.filter.Graph of [(name, argument or None)] for pictures such as the av.VideoFrame `frame`."""
+    source = {
+        "video_size": f"{frame.width}x{frame.height}", "pix_fmt": frame.format.name, "time_base": "1/25",
+        "pixel_aspect": "1/1",
+    }
+    graph = av.filter.Graph()
+    graph.threads = 1
+    nodes = [graph.add(name, argument) if argument else graph.add(name) for name, argument in
+             [("buffer", _written(source)), *filters, ("buffersink", None)]]
+    graph.link_nodes(*nodes)
+    graph.configure()
+    return graph
+
+
+def whole_picture(before, frame, after):
+    """An interlaced av.VideoFrame without its comb, from it and its neighbours (None at the ends of the video)."""
+    def kind(one):
+        return one.width, one.height, one.format.name
+
+    graph = filter_graph(frame, [("bwdif", "mode=send_frame:deint=interlaced")])
+    shown = [one for one in (before, frame, after) if one is not None and kind(one) == kind(frame)]
+    place = shown.index(frame)
+    for number, one in enumerate(shown):
+        one.pts = number
+        graph.push(one)
+    graph.push(None)
+    return [graph.pull() for _ in shown][place]
+
+
+@functools.cache  # one for each file, however often it is opened
+def _warn_once(path, kind):
+    _log.warning("%s: high dynamic range (%s), brought down to SDR by a plain tone map", path, kind)
+
+
+def _is_full_range(frame):
+    name = frame.format.name
+    return frame.color_range == _FULL_RANGE or name.startswith(("yuvj", "gray", "ya8", "pal8")) or frame.format.is_rgb
+
+
+def _matrix_signs(frame):
+    """(to the right, down, on its side) of the display matrix (ISO/IEC 14496-12, 8.3.2): the signs with which stored
+    columns and rows, or on its side rows and columns, are shown."""
+    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return 1, 1, False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32)[:9].tolist()  # x' = a x + c y, y' = b x + d y
+    return (c, b, True) if abs(b) + abs(c) > abs(a) + abs(d) else (a, d, False)
+
+
+def _is_on_its_side(frame):
+    return _matrix_signs(frame)[2]
+
+
+def _turns(frame):
+    """The filters that turn the stored picture upright."""
+    right, down, on_its_side = _matrix_signs(frame)
+    turns = [("transpose", "cclock_flip")] if on_its_side else []  # plain transposition
+    return (*turns, *([("hflip", None)] if right < 0 else []), *([("vflip", None)] if down < 0 else []))
+
+
+def _plane(plane, kind):
+    return np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+
+
+def _written(options):
+    return ":".join(f"{name}={value}" for name, value in options.items())
