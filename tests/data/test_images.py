@@ -47,15 +47,15 @@ def test_missing_path(tmp_path):
 
 def test_other_suffix_names_the_accepted_ones(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"clip\.mp4.*jpg, jpeg, png, webp, bmp"):
+    with pytest.raises(UserError, match=r"clip\.mp4.*jpg, jpeg, jfif, png, webp, bmp"):
         list_images(tmp_path / "clip.mp4")
 
 
 def test_folder_without_images_counts_the_others(tmp_path):
-    with pytest.raises(UserError, match="found 0 other files"):
+    with pytest.raises(UserError, match="found 0 other files$"):
         list_images(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"jpg, jpeg, png, webp, bmp.*found 1 other file$"):
+    with pytest.raises(UserError, match=r"png, webp, bmp, tif.*found 1 other file: \.txt \(1\)$"):
         list_images(tmp_path)
 
 
@@ -224,7 +224,7 @@ def test_not_an_image(tmp_path, content):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(UserError, match="gone.png"):
         load_image(tmp_path / "gone.png")
-    with pytest.raises(UserError, match="no image file"):
+    with pytest.raises(UserError, match="is a folder, not an image file"):
         load_image(tmp_path)
 
 
@@ -245,13 +245,6 @@ def test_damaged_in_the_middle(tmp_path):
     content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.png"):
-        load_image(path)
-
-
-def test_decompression_bomb(tmp_path, monkeypatch):
-    path = save(tmp_path / "bomb.png", picture())
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match=r"bomb\.png has too many pixels"):
         load_image(path)
 
 
