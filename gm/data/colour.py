@@ -45,6 +45,7 @@ class UnusableProfile(Exception):
 class ToSrgb:
     """A conversion: `ToSrgb(profile)(picture)`, with `space` "RGB", "GRAY" or "CMYK", what the profile speaks of.
 
+    `greys`: uint8 (256, 3), what becomes of the greys 0 … 255; None for CMYK.
     `unchanged`: the profile is sRGB under whatever name: no value would change by more than 1 of 255.
     UnusableProfile: damaged, or of another kind.
     """
@@ -56,23 +57,28 @@ class ToSrgb:
             mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(self.space)
             if mode is None:
                 raise UnusableProfile(f"a profile of colour space {self.space or 'unknown'}")
-            # LittleCMS's shortcut through a table of its own is off by up to 15 of 255 where the profile is made of
-            # tables; for matrices it is within 1 and ten times as fast.
-            flags = ImageCms.Flags.NONE if source.profile.is_matrix_shaper else ImageCms.Flags.NOOPTIMIZE
+            # LittleCMS's shortcuts are within 1 for matrices, and ten times as fast; through tables of its own it is
+            # off by up to 15 of 255 for inks, and by 10 for linear grey.
+            exact = self.space == "RGB" and source.profile.is_matrix_shaper
             self._transform = ImageCms.buildTransform(
-                source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags
+                source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                ImageCms.Flags.NONE if exact else ImageCms.Flags.NOOPTIMIZE,
             )
         except (OSError, ImageCms.PyCMSError, ImportError) as error:  # ImportError: a Pillow without LittleCMS
             raise UnusableProfile(str(error)) from error
+        levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         if self.space == "CMYK":
-            self.unchanged = False
-        else:
-            probe = Image.fromarray(_PROBE if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])
-            before, after = (np.asarray(im.convert("RGB"), np.int16) for im in (probe, self(probe)))
-            self.unchanged = bool(np.abs(before - after).max() <= 1)
+            self.greys, self.unchanged = None, False
+            return
+        self.greys = np.asarray(self._transform.apply(levels.convert(mode)))[0]
+        probe = levels if self.space == "GRAY" else Image.fromarray(_PROBE)
+        before, after = (np.asarray(picture.convert("RGB"), np.int16) for picture in (probe, self(probe)))
+        self.unchanged = bool(np.abs(before - after).max() <= 1)
 
     def __call__(self, picture):
         """Picture of mode RGB, L or CMYK, after `space` → picture of mode RGB."""
+        if self.space == "GRAY":
+            return Image.merge("RGB", [picture.point(self.greys[:, i].tolist()) for i in range(3)])
         return self._transform.apply(picture)
 
 
@@ -191,6 +197,8 @@ def make_profile(chromaticities, curve):
     chromaticities: x and y of white, red, green and blue. curve: exponent, or the five numbers of ICC's type 3.
     """
     places = np.array(chromaticities, np.float64).reshape(4, 2)
+    if not (places[:, 1] > 0).all():
+        raise UnusableProfile("its white and primaries describe no colours")
     try:
         white, *primaries = np.column_stack([places[:, 0], places[:, 1], 1 - places.sum(1)]) / places[:, 1:]
         primaries = np.stack(primaries, axis=1)

@@ -101,7 +101,7 @@ def load_image(path):
 
 
 def image_size(path):
-    """(height, width) of the picture that `load_image` would give, from its header where that says it. UserError as there."""
+    """(height, width) of what `load_image` would give, from the header where that says it. UserError as there."""
     with _opened(path) as picture:
         if picture.format == "PNG":
             picture.load()  # the EXIF of a PNG may stand behind its pixels
@@ -236,9 +236,8 @@ def _wide_grey_to_rgb(picture, to_srgb):
     if to_srgb is None:
         scaled = np.repeat(np.rint(scaled).astype(np.uint8)[:, :, None], 3, axis=2)
     else:  # between the 256 greys that the profile is asked for, a straight line
-        levels = np.arange(256, dtype=np.uint8)
-        ramp = np.asarray(_coloured(Image.fromarray(levels[None]), to_srgb))[0]
-        scaled = np.stack([np.rint(np.interp(scaled, levels, ramp[:, i])).astype(np.uint8) for i in range(3)], axis=-1)
+        columns = [np.interp(scaled, np.arange(256), to_srgb.greys[:, i]) for i in range(3)]
+        scaled = np.stack([np.rint(column).astype(np.uint8) for column in columns], axis=-1)
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):  # PNG's tRNS chunk: this one grey value is see-through
         scaled[grey == transparent] = 255
