@@ -103,8 +103,8 @@ def load_image(path):
 def image_size(path):
     """(height, width) of what `load_image` would give, from the header where that says it. UserError as there."""
     with _opened(path) as picture:
-        if picture.format == "PNG":
-            picture.load()  # the EXIF of a PNG may stand behind its pixels
+        if picture.format in ("PNG", "TIFF"):  # the EXIF of a PNG may stand behind its pixels; Pillow turns a TIFF
+            picture.load()
         width, height = picture.size
         return (width, height) if _orientation(picture) >= 5 else (height, width)
 
@@ -141,14 +141,14 @@ def _formats():
 
         register_heif_opener()
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    return tuple(name for name in _FORMATS if name in Image.OPEN and (name != "AVIF" or features.check("avif")))
 
 
 def _why_unknown(path):
     with open(path, "rb") as file:
         head = file.read(12)
     name, reader = _OPTIONAL.get(head[8:], (None, None)) if head[4:8] == b"ftyp" else (None, None)
-    if name == "AVIF" and not features.check("avif") or name == "HEIF" and name not in _formats():
+    if name and name not in _formats():
         return f"it is {name}, which needs {reader}"
     return f"damaged, or its content is none of {', '.join(_FORMATS)}"
 
