@@ -1,8 +1,8 @@
 """Clips that are folders of pictures, `clip_0001/00001.jpg …`, beside those that are video files.
 
-`open_clip` opens either. A folder is a clip when it holds pictures and neither videos nor other folders: pictures beside
-videos are previews. Frames are in the order of the numbers in their names. The pictures state no frame rate: it is said
-in the CSV's column fps, or by --frames_fps. GIFs are videos, never frames.
+`open_clip` opens either. The labelling tool takes a folder for a clip when it holds pictures and neither videos nor
+other folders: pictures beside videos are previews. Frames are in the order of the numbers in their names. The pictures
+state no frame rate: it is said in the CSV's column fps, or by --frames_fps. GIFs are videos, never frames.
 """
 
 from __future__ import annotations
