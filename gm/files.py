@@ -71,11 +71,11 @@ def require_space(folder, size):
 
 
 def count_suffixes(names):
-    """Names of files → "3 other files: .cr2 (2), .txt (1)", the most frequent suffix first; "0 other files"."""
-    suffixes = [Path(name).suffix.lower() or "no suffix" for name in names]
+    """Names of files → "3 other files (2 .cr2, 1 .txt)", the most frequent suffix first; "0 other files"."""
+    suffixes = [Path(name).suffix.lower() or "without suffix" for name in names]
     found = collections.Counter(sorted(suffixes)).most_common()
     total = f"{len(suffixes)} other file{'' if len(suffixes) == 1 else 's'}"
-    return ": ".join([total, ", ".join(f"{suffix} ({count})" for suffix, count in found)]) if found else total
+    return f"{total} ({', '.join(f'{count} {suffix}' for suffix, count in found)})" if found else total
 
 
 def kind_of(path):
