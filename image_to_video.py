@@ -31,7 +31,8 @@ def make_parser():
     """All options. A default of None means: what the config says."""
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--image", required=True, help="a picture (jpg, jpeg, png, webp, bmp), or a folder of them in sorted order")
+    add("--image", required=True, help="a picture (jpg, png, webp, bmp, tif, gif, avif; heic with pillow-heif), "
+        "or a folder of them in sorted order")
     add("--version", choices=VERSIONS, help="the model: short for --SVD.config=configs/<version>.yaml")
     add("--SVD.config", help="YAML file of the model and its default settings; instead of --version")
     add("--SVD.checkpoint", help="weights: the original .safetensors, or what svd_tools/convert.py made of it; "

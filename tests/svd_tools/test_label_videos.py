@@ -162,6 +162,7 @@ def test_every_name_that_is_written_is_read_back(tmp_path):
 
 
 def test_folders_of_frames_are_clips(videos, tmp_path, capsys):
+    (videos / "clips").mkdir()
     write_frames(moving(2), videos / "clips" / "one")
     (videos / "clips" / "one" / "meta.json").touch()
     for name in ("still.jpg", "sub, one/fast.png", "clips/cover.webp", "clips/one/._00001.png"):
