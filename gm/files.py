@@ -1,11 +1,13 @@
-"""Output files that are either whole or absent."""
+"""Output files that are either whole or absent; what files of other people are."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from pathlib import Path
 
@@ -66,3 +68,28 @@ def require_space(folder, size):
             f"not enough disk space in {folder}: {size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free. "
             "Free some space or choose another folder."
         )
+
+
+def count_suffixes(names):
+    """Names of files → "3 other files (2 .cr2, 1 .txt)", the most frequent suffix first; "0 other files"."""
+    suffixes = [Path(name).suffix.lower() or "without suffix" for name in names]
+    found = collections.Counter(sorted(suffixes)).most_common()
+    total = f"{len(suffixes)} other file{'' if len(suffixes) == 1 else 's'}"
+    return f"{total} ({', '.join(f'{count} {suffix}' for suffix, count in found)})" if found else total
+
+
+def kind_of(path):
+    """What is at `path` where a file should be: "a folder", "a pipe", …, "a link to nothing"; None: nothing at all.
+
+    Looks without opening: a pipe that nobody writes to would be waited for without end.
+    """
+    kinds = {
+        stat.S_ISDIR: "a folder", stat.S_ISREG: "a file", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket",
+        stat.S_ISCHR: "a device", stat.S_ISBLK: "a device",
+    }
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        looping = error.errno == errno.ELOOP
+        return ("a link to itself" if looping else "a link to nothing") if os.path.islink(path) else None
+    return next((name for test, name in kinds.items() if test(mode)), "no file")

@@ -50,8 +50,8 @@ def _option(names, help, type=str, default=None, choices=None, flag=False):
 
 GROUPS = {
     "what most people need": [
-        _option("--image --input_path", "a picture (jpg, jpeg, png, webp, bmp), or a folder of them, done in the order "
-                "of their names"),
+        _option("--image --input_path", "a picture (jpg, png, webp, bmp, tif, gif, avif; heic with pillow-heif), or a "
+                "folder of them, done in the order of their names"),
         _option("--version", f"the model: {', '.join(VERSIONS)}; without it {TINY}, a small one that "
                 "comes with the program", choices=VERSIONS),
         _option("--output_dir --output_folder", "folder for the results; made if it is not there", default="outputs"),

@@ -12,22 +12,26 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
+from gm.data.frame_folder import open_clip
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import MEANINGS, evaluate
 from gm.data.outputs import write_json
-from gm.data.video_reader import open_video
 from gm.errors import UserError, run_cli
 
 
-def evaluate_file(path, image=None):
-    """`gm.data.metrics.evaluate` of a video file; image: uint8 picture of any size, fitted as image_to_video.py does.
+def evaluate_file(path, image=None, frames_fps=None):
+    """`gm.data.metrics.evaluate` of a video file or folder of frames; image: uint8 picture of any size, fitted as
+    image_to_video.py does; frames_fps: frames per second of a folder of frames.
 
-    UserError if the file cannot be read or has a single frame.
+    UserError if it cannot be read, has a single frame, or is a folder and `frames_fps` is not given.
     """
-    with open_video(path) as video:
+    with open_clip(path) as video:
         if video.length < 2:
             raise UserError(f"{path}: has a single frame; there is nothing to measure")
-        frames, fps = video.frames(range(video.length)), video.fps
+        fps = frames_fps if video.fps is None else video.fps
+        if fps is None:
+            raise UserError(f"{path}: a folder of pictures states no frame rate: give it by --frames_fps")
+        frames = video.frames(range(video.length))
     if image is not None:
         image = fit_image(image, *frames.shape[1:3])
     return evaluate(frames, fps, image)
@@ -47,15 +51,18 @@ def table(results):
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("videos", nargs="+", help="video files")
+    parser.add_argument("videos", nargs="+", help="video files, or folders of frames")
+    parser.add_argument("--frames_fps", type=float, help="frames per second of folders of frames")
     parser.add_argument("--image", help="the input picture, for how faithful the first frame is")
     parser.add_argument("--json", help="write the numbers to this file too")
     options = parser.parse_args(argv)
+    if options.frames_fps is not None and not 0 < options.frames_fps < math.inf:
+        raise UserError(f"--frames_fps must be above 0, not {options.frames_fps}")
     image = None if options.image is None else load_image(options.image)
     results, faults = {}, []
     for path in tqdm(options.videos, unit="video", file=sys.stderr, disable=len(options.videos) == 1):
         try:
-            results[path] = evaluate_file(path, image)
+            results[path] = evaluate_file(path, image, options.frames_fps)
         except UserError as error:
             faults.append(f"left out: {error}")
     if not results:

@@ -6,6 +6,8 @@ The bucket follows from the measured motion by this project's own mapping, not S
 from __future__ import annotations
 
 import csv
+import io
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,41 +18,34 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from gm.data import motion
-from gm.data.video_reader import SUFFIXES, open_video
+from gm.data.frame_folder import open_clip
+from gm.data.search import find_clips
 from gm.errors import UserError, run_cli
-from gm.files import atomic_path
+from gm.files import atomic_path, count_suffixes
 
 COLUMNS = ("path", "length", "motion_bucket_id", "fps", "motion_score")
 _CHUNK = 8  # frames of a long video held at a time
 
 
-def find_videos(folder):
-    """Paths of all videos below `folder`, relative to it, with "/" between the parts, sorted. UserError if none."""
-    if not folder.is_dir():
-        raise UserError(f"no folder at {folder}")
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                found.append((Path(parent) / name).relative_to(folder).as_posix())
-    if not found:
-        raise UserError(f"no videos in {folder}: looked for {', '.join(SUFFIXES)} in it and its folders")
-    return sorted(found)
+def label(folder, path, frames_fps=None):
+    """The row of one clip, a tuple of strings in the order of COLUMNS. UserError if it cannot be read.
 
-
-def label(folder, path):
-    """The row of one video, a tuple of strings in the order of COLUMNS. UserError if it cannot be read."""
+    frames_fps: frames per second of folders of frames, which do not state it.
+    """
     try:
         path.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{os.fsencode(path)!r}: a name that is not UTF-8 cannot be in the list; rename it") from error
-    with open_video(folder / path) as video:
+    with open_clip(folder / path) as video:
+        fps = frames_fps if video.fps is None else video.fps
+        if fps is None:
+            raise UserError(f"{folder / path}: a folder of pictures states no frame rate: give it by --frames_fps")
         if video.length < 2:
             raise UserError(f"{folder / path}: has a single frame; motion needs at least 2")
-        indices = motion.sample_indices(video.length, video.fps)
-        score = motion.sampled_motion_score(_pictures(video, indices), indices, video.fps)
-        return path, str(video.length), str(motion.bucket(score)), f"{video.fps:.6g}", f"{score:.4f}"
+        video.size  # noqa: B018  (of a folder of frames: each is looked at)
+        indices = motion.sample_indices(video.length, fps)
+        score = motion.sampled_motion_score(_pictures(video, indices), indices, fps)
+        return path, str(video.length), str(motion.bucket(score)), f"{fps:.6g}", f"{score:.4f}"
 
 
 def _pictures(video, indices):
@@ -64,13 +59,14 @@ def read_rows(path):
     A last line without its end was cut off when that run was killed, and is left out.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} to resume: {error}") from error
     complete = text[: text.rfind("\n") + 1]
-    rows = list(csv.reader(complete.splitlines(keepends=True)))
+    rows = list(csv.reader(io.StringIO(complete, newline="")))
     if rows and tuple(rows[0]) != COLUMNS:
         raise UserError(f"cannot resume: {path} does not have the columns {','.join(COLUMNS)}; remove it or rename it")
     return {row[0]: tuple(row) for row in rows[1:] if len(row) == len(COLUMNS)}
@@ -78,12 +74,21 @@ def read_rows(path):
 
 def write_rows(path, rows):
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        for row in (COLUMNS, *rows):
+            write_row(file, row)
 
 
-def label_videos(folder, output, workers=2, resume=False):
-    """Label all videos of `folder` into the CSV `output`; returns [(path, reason)] of those that could not be read.
+def write_row(file, row):
+    """One line of the CSV, which `gm.data.metadata.read_metadata` reads back whatever the name holds."""
+    # Before Python 3.13 the csv module puts no quotes around a carriage return where lines end otherwise.
+    quoting = csv.QUOTE_ALL if "\r" in row[0] else csv.QUOTE_MINIMAL
+    csv.writer(file, lineterminator="\n", quoting=quoting).writerow(row)
 
+
+def label_videos(folder, output, workers=2, resume=False, frames_fps=None):
+    """Label all clips of `folder` into the CSV `output`; returns [(path, reason)] of those that could not be read.
+
+    What is left out for its suffix, and links to folders that are searched anyway, are told on stderr.
     While it runs, each finished video is a line of `output` + ".partial"; the CSV itself appears at the end, whole.
     UserError if either file exists and `resume` is not set.
     """
@@ -91,22 +96,28 @@ def label_videos(folder, output, workers=2, resume=False):
     existing = [path for path in (output, partial) if path.exists()]
     if existing and not resume:
         raise UserError(f"{existing[0]} exists: pass --resume to continue it, or remove it")
-    videos = find_videos(folder)
+    found = find_clips(folder)
+    videos = found.clips
+    if found.others:
+        print(f"left out by suffix: {count_suffixes(found.others)}", file=sys.stderr)
+    for path in found.repeated:
+        print(f"left out: {folder / path}: a link to a folder that is searched anyway", file=sys.stderr)
     done = {**read_rows(output), **read_rows(partial)}
     done = {path: done[path] for path in videos if path in done}
     write_rows(partial, done.values())
     todo = [path for path in videos if path not in done]
-    failures = []
+    failures = list(found.unreadable)
+    for _, reason in failures:
+        print(f"left out: {reason}", file=sys.stderr)
     with open(partial, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for path, row, reason in _label_all(folder, todo, workers):
+        for path, row, reason in _label_all(folder, todo, workers, frames_fps):
             if reason:
                 failures.append((path, reason))
                 tqdm.write(f"left out: {reason}", file=sys.stderr)
             else:
                 done[path] = row
                 try:
-                    writer.writerow(row)
+                    write_row(file, row)
                     file.flush()
                 except OSError as error:
                     remedy = f"{error.strerror}; free some space, then --resume"
@@ -116,12 +127,12 @@ def label_videos(folder, output, workers=2, resume=False):
     return failures
 
 
-def _label_all(folder, paths, workers):
+def _label_all(folder, paths, workers, frames_fps):
     """(path, row, None) or (path, None, reason) of each video, in order, under a progress bar."""
 
     def one(path):
         try:
-            return path, label(folder, path), None
+            return path, label(folder, path, frames_fps), None
         except UserError as error:
             return path, None, str(error)
 
@@ -135,14 +146,21 @@ def _label_all(folder, paths, workers):
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("videos_dir", type=Path, help="folder with the videos; folders in it are searched too")
+    parser.add_argument("videos_dir", type=Path, help="folder with the videos; folders in it, and linked ones, are "
+                        "searched too. A folder of pictures without videos or folders in it is a clip, its frames in "
+                        "the order of the numbers in their names")
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write; paths in it are relative")
     parser.add_argument("--workers", type=int, default=2, help="videos measured at the same time")
+    parser.add_argument("--frames_fps", type=float, help="frames per second of the clips that are folders of pictures")
     parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run, finished or not")
     options = parser.parse_args(argv)
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, not {options.workers}")
-    failures = label_videos(options.videos_dir, options.output, options.workers, options.resume)
+    if options.frames_fps is not None and not 0 < options.frames_fps < math.inf:
+        raise UserError(f"--frames_fps must be above 0, not {options.frames_fps}")
+    failures = label_videos(
+        options.videos_dir, options.output, options.workers, options.resume, options.frames_fps
+    )
     labelled = len(read_rows(options.output))
     print(f"{labelled} videos labelled in {options.output}")
     if failures:

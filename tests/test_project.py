@@ -120,7 +120,7 @@ def requirement_lines(name):
     return [(line, above) for above, line in zip(["", *lines], lines) if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt", "requirements-extra.txt"])
 def test_every_requirement_is_bounded_and_gives_its_reason(name):
     for line, above in requirement_lines(name):
         assert above.startswith("# "), f"{line}: no reason in the line above it"
@@ -130,7 +130,8 @@ def test_every_requirement_is_bounded_and_gives_its_reason(name):
 def test_numpy_stays_below_2_wherever_pip_is_run():
     runtime = [line for line, _ in requirement_lines("requirements.txt")]
     assert [line for line in runtime if line.startswith("numpy")] == ["numpy>=1.26,<2"]
-    assert "-r requirements.txt" in [line for line, _ in requirement_lines("requirements-test.txt")]
+    for name in ("requirements-test.txt", "requirements-extra.txt"):
+        assert "-r requirements.txt" in [line for line, _ in requirement_lines(name)]
 
 
 def test_relative_links_of_the_readme_exist():

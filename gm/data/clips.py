@@ -17,7 +17,7 @@ import math
 import cv2
 import numpy as np
 
-from gm.data.video_reader import open_video
+from gm.data.frame_folder import clip_files, open_clip
 from gm.diffusion.conditioning import fps_id
 from gm.errors import UserError
 
@@ -109,9 +109,10 @@ class ClipDataset:
         """{what: value} of everything that decides what the samples show, for a cache made of them."""
         digest = hashlib.sha256()
         for clip in self.clips:
-            status = clip.path.stat()
-            row = clip.path, status.st_size, status.st_mtime_ns, clip.length, clip.motion_bucket_id, clip.fps
-            digest.update(repr(tuple(map(str, row))).encode())
+            for file in clip_files(clip.path):
+                status = file.stat()
+                row = file, status.st_size, status.st_mtime_ns, clip.length, clip.motion_bucket_id, clip.fps
+                digest.update(repr(tuple(map(str, row))).encode())
         return {
             "clips (paths, sizes, times, labels)": digest.hexdigest()[:16], "number of clips": len(self.clips),
             "frames": self.frames, "step": self.step, "height": self.height, "width": self.width, "flip": self.flip,
@@ -127,7 +128,7 @@ class ClipDataset:
         span = (self.frames - 1) * self.step + 1
         start = int(random.integers(clip.length - span + 1))
         mirrored = random.random() < self.flip
-        with open_video(clip.path) as video:
+        with open_clip(clip.path) as video:
             frames = video.frames(range(start, start + span, self.step))
             fps = video.fps if clip.fps is None else clip.fps
         frames = fit_frames(frames, self.height, self.width)

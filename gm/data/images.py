@@ -5,103 +5,223 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from gm.data.colour import UnusableProfile, conversion
 from gm.errors import UserError
+from gm.files import count_suffixes, kind_of
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif",
+)  # fmt: skip
+MAX_MEGAPIXELS = 250  # 1 GB as Pillow holds it, and another while it is turned upright
 # What the content may be, whatever the suffix says: files are often misnamed. Named one by one so that Pillow never
 # tries its other readers (PostScript, for one, starts an external program).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_ORIENTATION_TAG = 0x0112
-# EXIF orientation → what turns the stored pixels upright (EXIF 2.32, tag 274). 1 is upright already.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
+_OPTIONAL = {  # brand of ISO/IEC 23008-12 → what reads it
+    b"avif": ("AVIF", 'a Pillow with AVIF: run `pip install "pillow>=11.3"`'),
+    b"avis": ("AVIF", 'a Pillow with AVIF: run `pip install "pillow>=11.3"`'),
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+        ("HEIF", "pillow-heif: run `pip install -r requirements-extra.txt`"),
+    ),
 }
+_ORIENTATION_TAG = 0x0112
+# EXIF orientation → what turns the stored pixels (h, w, 3) upright (EXIF 2.32, tag 274). 1 is upright already.
+_UPRIGHT = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels),
+}
+_STRIP = 1 << 22  # pixels converted at a time: a large picture is in memory as Pillow's and as ours, no third time
+_log = logging.getLogger(__name__)
+
+# Pillow warns of metadata and of sizes in its own words, on the terminal. Set once, not around each call: threads read
+# pictures, and Python's filters belong to the whole process. Its limit of pixels is ours, so that it only acts on parts
+# of a file that state another size than its header.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 1_000_000
 
 
 def list_images(path):
     """The image files that `path` stands for, as a list of Path: itself, or the images of a folder sorted by name.
 
-    A folder is not searched recursively, and hidden files (macOS leaves `._photo.jpg` beside `photo.jpg`) are skipped.
+    A folder is not searched recursively, and hidden files (macOS leaves `._photo.jpg` beside `photo.jpg`) are skipped;
+    other files in it are counted by suffix in a logged warning.
     UserError: nothing at `path`, a file with another suffix than `SUFFIXES` (any case), a folder without images.
     """
     path = Path(path)
     accepted = ", ".join(suffix[1:] for suffix in SUFFIXES)
     try:
         if path.is_dir():
-            files = [entry for entry in path.iterdir() if entry.is_file()]
+            files = [entry for entry in path.iterdir() if not entry.name.startswith(".") and not entry.is_dir()]
         elif path.is_file():
             if path.suffix.lower() not in SUFFIXES:
                 raise UserError(f"{path} is not named as an image: its suffix must be one of {accepted} (any case)")
             return [path]
         else:
-            raise UserError(f"no image file or folder at {path}: check the path")
+            raise UserError(_no_file(path, "image file or folder"))
     except OSError as error:
         raise UserError(f"cannot look at {path}: {error.strerror or error}") from error
-    images = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    others = count_suffixes(file.name for file in files if file.suffix.lower() not in SUFFIXES)
     if not images:
-        count = f"{len(files)} other file" + ("" if len(files) == 1 else "s")
-        raise UserError(f"no images in folder {path}: looked for {accepted} (any case), found {count}")
+        raise UserError(f"no images in folder {path}: looked for {accepted} (any case), found {others}")
+    if len(images) < len(files):
+        _log.warning("%s: %s left out, not named as images", path, others)
     return sorted(images, key=lambda file: file.name)
 
 
 def load_image(path):
-    """The picture in a file as uint8 (h, w, 3) RGB, upright.
+    """The picture in a file as uint8 (h, w, 3) sRGB, upright.
 
-    Applies the EXIF orientation, lays transparent pixels over white, takes the first frame of an animation, and scales
-    16-bit grey values (0..65535) to 0..255. UserError, naming the file: missing, empty, no image, truncated or damaged,
-    or with so many pixels that Pillow takes it for a decompression bomb.
+    Follows an embedded colour profile (`gm.data.colour`; one that is damaged is a logged warning), applies the EXIF
+    orientation, lays transparent pixels over white, takes the first frame of an animation, scales 16-bit grey values
+    (0..65535) to 0..255, and of 16-bit colours takes the upper byte. UserError, naming the file: missing, no file,
+    empty, no image, a kind whose reader is not installed, truncated or damaged, above `MAX_MEGAPIXELS` (decided from
+    its header).
     """
+    with _opened(path) as picture:
+        picture.load()  # decodes everything: this is where a truncated file is found out
+        turn = _UPRIGHT.get(_orientation(picture))
+        pixels = _to_rgb(picture, _conversion(picture, Path(path)))
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def image_size(path):
+    """(height, width) of what `load_image` would give, from the header where that says it. UserError as there."""
+    with _opened(path) as picture:
+        if picture.format in ("PNG", "TIFF"):  # the EXIF of a PNG may stand behind its pixels; Pillow turns a TIFF
+            picture.load()
+        width, height = picture.size
+        return (width, height) if _orientation(picture) >= 5 else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """`with _opened(path) as picture`: a Pillow image of which only the header is read; what fails is a UserError."""
     path = Path(path)
     try:
         if not path.is_file():
-            raise UserError(f"no image file at {path}")
+            raise UserError(_no_file(path, "image file"))
         if path.stat().st_size == 0:
             raise UserError(f"image {path} is an empty file (0 bytes)")
-        with Image.open(path, formats=_FORMATS) as picture:
-            picture.load()  # decodes everything: this is where a truncated file is found out
-            return _to_rgb(_upright(picture))
+        with Image.open(path, formats=_formats()) as picture:
+            _check_size(path, picture.size)
+            yield picture
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a readable image (its content is none of {', '.join(_FORMATS)})") from error
+        raise UserError(f"{path} is not a readable image ({_why_unknown(path)})") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"image {path} has too many pixels; make it smaller first ({error})") from error
+        raise UserError(f"image {path}: more than {MAX_MEGAPIXELS} megapixels; make it smaller first") from error
+    except MemoryError as error:
+        raise UserError(f"image {path}: too little memory to decode it; make it smaller first") from error
     except Exception as error:  # on a damaged file the decoders raise almost any type, SyntaxError and struct.error too
         raise UserError(f"cannot read image {path}: {error or type(error).__name__}") from error
 
 
-def _upright(picture):
-    """Apply the EXIF orientation. `ImageOps.exif_transpose` rewrites all tags, and fails on an unrelated bad one."""
+@functools.cache
+def _formats():
+    """Those of `_FORMATS` that this machine can read: HEIF needs another library, AVIF a recent Pillow."""
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN and (name != "AVIF" or features.check("avif")))
+
+
+def _why_unknown(path):
+    with open(path, "rb") as file:
+        head = file.read(12)
+    name, reader = _OPTIONAL.get(head[8:], (None, None)) if head[4:8] == b"ftyp" else (None, None)
+    if name and name not in _formats():
+        return f"it is {name}, which needs {reader}"
+    return f"damaged, or its content is none of {', '.join(_FORMATS)}"
+
+
+def _no_file(path, wanted):
+    kind = kind_of(path)
+    return f"{path} is {kind}, not an {wanted}" if kind else f"no {wanted} at {path}: check the path"
+
+
+def _check_size(path, size):
+    if size[0] * size[1] > MAX_MEGAPIXELS * 1_000_000:
+        raise UserError(
+            f"image {path} has {size[0]}x{size[1]} pixels, {size[0] * size[1] / 1e6:.0f} megapixels; at most "
+            f"{MAX_MEGAPIXELS} are read: make it smaller first"
+        )
+
+
+def _orientation(picture):
+    """The EXIF orientation, 1 to 8. A PNG must be loaded before: Pillow would do it here, and its faults be lost."""
     try:
-        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+        return picture.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # unreadable metadata is no reason to refuse good pixels
-        orientation = 1
-    method = _UPRIGHT.get(orientation)
-    return picture if method is None else picture.transpose(method)
+        return 1
 
 
-def _to_rgb(picture):
-    """Any Pillow mode → uint8 (h, w, 3)."""
+def _conversion(picture, path):
+    try:
+        return conversion(picture, path)
+    except UnusableProfile as reason:
+        _warn_once(path.parent, str(reason), path)
+        return None
+
+
+_warned = set()
+
+
+def _warn_once(folder, reason, path):
+    """One warning for each folder and reason: the frames of a clip have all the same profile."""
+    if (folder, reason) not in _warned:
+        _warned.add((folder, reason))
+        _log.warning("%s: what it says of its colours cannot be followed, they are taken for sRGB: %s", path, reason)
+
+
+def _to_rgb(picture, to_srgb):
+    """Any Pillow mode → uint8 (h, w, 3), strip by strip."""
     if picture.mode == "F" or picture.mode.startswith("I"):
-        return _wide_grey_to_rgb(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(picture.convert("RGB"))
+        return _wide_grey_to_rgb(picture, to_srgb)
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(height, top + rows)))
+        pixels[top : top + rows] = np.asarray(_strip_to_rgb(strip, to_srgb))
+    return pixels
 
 
-def _wide_grey_to_rgb(picture):
+def _strip_to_rgb(strip, to_srgb):
+    if not strip.has_transparency_data:
+        return _coloured(strip, to_srgb)
+    strip = strip.convert("RGBA")
+    colours = _coloured(strip.convert("RGB"), to_srgb).convert("RGBA")
+    colours.putalpha(strip.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), colours).convert("RGB")
+
+
+def _coloured(strip, to_srgb):
+    """A strip without alpha as mode RGB, in sRGB."""
+    if to_srgb is None:
+        return strip.convert("RGB")
+    return to_srgb(strip.convert({"GRAY": "L"}.get(to_srgb.space, to_srgb.space)))
+
+
+def _wide_grey_to_rgb(picture, to_srgb):
     """Modes I;16…, I and F, which Pillow's own conversion would clip at 255 → uint8 (h, w, 3), rounded to nearest.
 
     ValueError where the values do not tell what is white.
@@ -112,11 +232,16 @@ def _wide_grey_to_rgb(picture):
         raise ValueError(f"values from {low} to {high}, expected 16 bits (0 to 65535); save it as an 8-bit image")
     if picture.mode == "F" and high <= 255:
         raise ValueError(f"floating-point values up to {high}, of unknown range; save it as an 8-bit image")
-    scaled = np.rint(grey.astype(np.float32) / np.float32(257)).astype(np.uint8)  # 65535 / 255 = 257
+    scaled = grey.astype(np.float32) / np.float32(257)  # 65535 / 255 = 257
+    if to_srgb is None:
+        scaled = np.repeat(np.rint(scaled).astype(np.uint8)[:, :, None], 3, axis=2)
+    else:  # between the 256 greys that the profile is asked for, a straight line
+        columns = [np.interp(scaled, np.arange(256), to_srgb.greys[:, i]) for i in range(3)]
+        scaled = np.stack([np.rint(column).astype(np.uint8) for column in columns], axis=-1)
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):  # PNG's tRNS chunk: this one grey value is see-through
         scaled[grey == transparent] = 255
-    return np.repeat(scaled[:, :, None], 3, axis=2)
+    return scaled
 
 
 def fit_size(height, width, multiple=64):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,25 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from gm.data.video_reader import open_video
+from gm.data.frame_folder import open_clip
+from gm.data.listed import ListedPaths
 from gm.errors import UserError
 
 REQUIRED = ("path", "length", "motion_bucket_id")
 _SHOWN = 20  # faults or clips named in one message
 _OPEN_WORKERS = 4
+_PACKED = {  # how files begin that hold a CSV at best inside
+    b"\x1f\x8b": "compressed with gzip: unpack it first", b"BZh": "compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first", b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first",
+    b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV (UTF-8)",
+}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One row: path of the video, length in frames, motion bucket (0..255), fps (None: the file's own), CSV line."""
+    """One row: path of the video or folder of frames, length in frames, motion bucket (0..255), fps (None: the
+    file's own), CSV line."""
 
     path: Path
     length: int
@@ -45,16 +51,19 @@ class Metadata:
 def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
     """Read and check the CSV file `csv_path` → Metadata.
 
-    Columns path (relative to `data_dir`, or absolute), length (frames), motion_bucket_id, and fps if there; others are
-    ignored. UTF-8, with or without a byte order mark. Blank lines are skipped.
+    Columns path (relative to `data_dir`, or absolute; a video file or a folder of frames), length (frames),
+    motion_bucket_id, and fps if there, which folders of frames need; others are ignored. UTF-8, with or without a byte
+    order mark, and never compressed. Blank lines are skipped. Blanks around a cell are too, but where a file's name has
+    them the file is found.
 
     frames, step: a sample is `frames` frames, `step` apart; clips shorter than frames * step are dropped, with a
     logged warning that lists them. A bucket outside 0..255 is a warning too.
-    verify_files: "exists" looks for the files; "open" also opens each video, compares its number of frames with the
-    length stated and decodes its last frame.
+    verify_files: "exists" looks for the files and counts the pictures of folders; "open" also opens each video,
+    compares its number of frames with the length stated and decodes its last frame, and compares the sizes of a
+    folder's frames.
 
     UserError with all faults and their line numbers: unreadable or empty CSV, missing or repeated columns, wrong number
-    of fields, empty cells, non-numbers, lengths below 1, missing files, no clip left.
+    of fields, empty cells, non-numbers, lengths below 1, missing files, a clip twice, no clip left.
     """
     if verify_files not in ("exists", "open"):
         raise ValueError(f"verify_files must be 'exists' or 'open', not {verify_files!r}")
@@ -62,19 +71,10 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
     lines = table.pop("line").to_numpy()
     faults = []  # (line, what is wrong)
     columns = _check_cells(table, lines, faults)
-    paths = _full_paths(table["path"], data_dir)
-    good = columns.pop("good")
-    _check_files([(path, line) for path, line in zip(paths, lines) if path is not None], faults)
-    clips = [
-        Clip(Path(path), int(length), int(bucket), None if math.isnan(fps) else float(fps), int(line))
-        for path, length, bucket, fps, line, kept in zip(
-            paths, columns["length"], columns["motion_bucket_id"], columns["fps"], lines, good
-        )
-        if kept
-    ]
+    clips = _find_clips(table["path"], lines, columns, ListedPaths(data_dir), faults)
+    _refuse_repeats(clips, faults)
     if verify_files == "open":
-        missing = {line for line, _ in faults}
-        _check_videos([clip for clip in clips if clip.line not in missing], faults)
+        _check_videos(clips, faults)
     if faults:
         raise UserError(f"{csv_path}: {_listing(faults, 'fault')}")
     _warn_of_buckets(csv_path, clips)
@@ -82,11 +82,13 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
 
 
 def _read_table(csv_path):
-    """The CSV as a table of stripped strings, plus each row's line in the file; only the columns that are used."""
+    """The CSV's columns that are used, as strings, stripped but for the paths, plus each row's line in the file."""
     try:
+        _refuse_packed(csv_path)
         # Header as data: so no first column is taken for an index, and repeated names are not silently renamed.
         raw = pd.read_csv(
-            csv_path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+            csv_path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig",
+            compression=None,
         )
     except FileNotFoundError as error:
         raise UserError(f"no metadata file at {csv_path}") from error
@@ -102,13 +104,24 @@ def _read_table(csv_path):
     lines = _line_numbers(raw)
     header = [name.strip() for name in raw.iloc[0]]
     _check_header(csv_path, header)
-    table = pd.DataFrame({name: raw[header.index(name)].str.strip() for name in (*REQUIRED, "fps") if name in header})
+    table = pd.DataFrame({name: raw[header.index(name)] for name in (*REQUIRED, "fps") if name in header})
+    for name in table.columns.drop("path"):  # in names of files blanks may matter
+        table[name] = table[name].str.strip()
     table["line"] = lines
     blank = (raw == "").all(axis=1)
     table = table[~blank].iloc[1:]
     if table.empty:
         raise UserError(f"{csv_path} lists no clips: it has a header and nothing below it")
     return table.reset_index(drop=True)
+
+
+def _refuse_packed(csv_path):
+    if csv_path.is_file():  # what a pipe has given is gone
+        with open(csv_path, "rb") as file:
+            head = file.read(8)
+        for beginning, what in _PACKED.items():
+            if head.startswith(beginning):
+                raise UserError(f"{csv_path} is {what}")
 
 
 def _line_numbers(raw):
@@ -155,7 +168,7 @@ def _check_cells(table, lines, faults):
         good[mask] = False
 
     columns = {}
-    refuse((table["path"] == "").to_numpy(), "path is empty", "path")
+    refuse((table["path"].str.strip() == "").to_numpy(), "path is empty", "path")
     for name in ("length", "motion_bucket_id", "fps"):
         if name not in table:
             columns[name] = np.full(len(table), math.nan)
@@ -177,41 +190,48 @@ def _check_cells(table, lines, faults):
     return {**columns, "good": good}
 
 
-def _full_paths(paths, data_dir):
-    """Absolute paths stay; others are taken from `data_dir`; None for an empty cell."""
-    root = os.path.abspath(data_dir)
-    return [os.path.normpath(os.path.join(root, path)) if path else None for path in paths]
+def _find_clips(cells, lines, columns, listed, faults):
+    """The clips of the rows without a fault; what is wrong with the files of all rows is added to `faults`."""
+    clips = []
+    numbers = zip(columns["length"], columns["motion_bucket_id"], columns["fps"], columns["good"])
+    for cell, line, (length, bucket, fps, good) in zip(cells, lines.tolist(), numbers):
+        if not cell.strip():
+            continue
+        try:
+            path, pictures = listed.find(cell)
+        except UserError as error:
+            faults.append((line, str(error)))
+            continue
+        if not good:
+            continue
+        if pictures is not None and math.isnan(fps):
+            reason = "a folder of pictures states no frame rate: give it in the column fps"
+            faults.append((line, f"{path}: {reason}"))
+        elif pictures is not None and pictures != length:
+            faults.append((line, f"length is {length:.0f}, but {path} has {pictures} pictures"))
+        else:
+            rate = None if math.isnan(fps) else float(fps)
+            clips.append(Clip(Path(path), int(length), int(bucket), rate, line))
+    return clips
 
 
-def _check_files(paths, faults):
-    """A fault for each (path, line) that is no file. Lists each folder once: on network disks a look at each file of
-    a large set would take minutes."""
-    folders = {}
-    for path, line in paths:
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = _files_in(folder)
-        kept = folders[folder]
-        if name not in kept:
-            reason = "is not a file" if os.path.exists(path) else "does not exist"
-            faults.append((int(line), f"{path} {reason}"))
-
-
-def _files_in(folder):
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:  # no such folder, or not ours to read
-        return frozenset()
+def _refuse_repeats(clips, faults):
+    """A clip that is listed twice would be trained on twice as often, unnoticed."""
+    first = {}
+    for clip in clips:
+        earlier = first.setdefault(clip.path, clip)  # what makes a clip: add to it what tells parts of a file apart
+        if earlier is not clip:
+            faults.append((clip.line, f"{clip.path} is listed already, in line {earlier.line}"))
 
 
 def _check_videos(clips, faults):
     def fault(clip):
         try:
-            with open_video(clip.path) as video:
+            with open_clip(clip.path) as video:
                 if video.length != clip.length:
                     return f"length is {clip.length}, but {clip.path} has {video.length} frames"
                 video.frames([clip.length - 1])
+                video.size  # noqa: B018  (of a folder of frames: each is looked at)
         except UserError as error:
             return str(error)
         return None

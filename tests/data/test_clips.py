@@ -1,11 +1,12 @@
 import logging
+import os
 
 import numpy as np
 import pytest
 
 from gm.data.clips import ClipDataset, FailureLimit, fit_frames
 from gm.data.metadata import Clip, Metadata
-from gm.data.videos import write_video
+from gm.data.videos import write_frames, write_video
 from gm.errors import UserError
 
 COUNT, LENGTH, FRAMES, STEP = 7, 24, 4, 3
@@ -50,6 +51,33 @@ def test_fps_comes_from_the_csv_if_it_is_there(folder):
     clip = Clip(folder / "0.mp4", LENGTH, 1, 60.0, 2)
     sample = ClipDataset(Metadata([clip], []), FRAMES, STEP, 24, 32).sample(0, 0)
     assert sample["fps_id"] == 60 / STEP - 1 == 19.0
+
+
+def frames_of(folder):
+    """A folder of 24 frames of grey 40 + 8 * index, as a data set at 6 fps."""
+    grey = 40 + 8 * np.arange(LENGTH, dtype=np.uint8)
+    write_frames(np.broadcast_to(grey[:, None, None, None], (LENGTH, 48, 64, 3)), folder)
+    return ClipDataset(Metadata([Clip(folder, LENGTH, 70, 6.0, 2)], []), FRAMES, STEP, 24, 32)
+
+
+def test_a_folder_of_frames_is_a_clip(tmp_path):
+    data = frames_of(tmp_path / "clip")
+    for epoch in range(5):
+        sample = data.sample(0, epoch)
+        right = 40 + 8 * (sample["start"] + STEP * np.arange(FRAMES))
+        assert np.allclose((sample["pixels"].mean((1, 2, 3)) + 1) * 127.5, right, atol=0.01)
+        assert sample["fps_id"] == 6 / STEP - 1 and sample["failures"] == []
+
+
+def test_the_identity_knows_every_frame(tmp_path):
+    data = frames_of(tmp_path / "clip")
+    before = data.identity()
+    assert data.identity() == before
+    os.utime(tmp_path / "clip" / "00017.png", (1, 1))
+    changed = data.identity()
+    assert changed != before
+    (tmp_path / "clip" / "00017.png").rename(tmp_path / "clip" / "x.png")
+    assert data.identity() not in (before, changed)
 
 
 def test_pixels_span_minus_one_to_one(tmp_path):

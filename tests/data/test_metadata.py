@@ -1,11 +1,18 @@
+import bz2
+import gzip
 import logging
+import lzma
+import os
+import socket
 import time
+import unicodedata
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gm.data.metadata import read_metadata
-from gm.data.videos import write_video
+from gm.data.videos import write_frames, write_video
 from gm.errors import UserError
 
 HEAD = "path,length,motion_bucket_id\n"
@@ -13,7 +20,7 @@ HEAD = "path,length,motion_bucket_id\n"
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("a.mp4", "b, c.mp4", "ü.mp4", "sub/d.mp4"):
+    for name in ("a.mp4", "b, c.mp4", "ü.mp4", "sub/d.mp4", "sub/e.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -40,11 +47,11 @@ def test_rows_are_read_as_they_are_meant(folder, ending, encoding):
         "",
         "ü.mp4,22.0,255,NA,30",
         f"{folder}/sub/d.mp4,8,64,,1",
-        "sub/../sub/d.mp4,8,64,,1",
+        "sub/../sub/e.mp4,8,64,,1",
     ]
     metadata = read(folder, ending.join(rows) + ending, encoding)
     names = [str(clip.path.relative_to(folder)) for clip in metadata.clips]
-    assert names == ["a.mp4", "b, c.mp4", "ü.mp4", "sub/d.mp4", "sub/d.mp4"]
+    assert names == ["a.mp4", "b, c.mp4", "ü.mp4", "sub/d.mp4", "sub/e.mp4"]
     assert [clip.length for clip in metadata.clips] == [20, 21, 22, 8, 8]
     assert [clip.motion_bucket_id for clip in metadata.clips] == [127, 0, 255, 64, 64]
     assert [clip.fps for clip in metadata.clips] == [7.5, None, 30.0, 1.0, 1.0]
@@ -77,7 +84,7 @@ def test_all_faults_are_told_together_with_their_lines(folder):
         "line 6: motion_bucket_id is empty",
         "line 7: path is empty",
         f"line 8: {folder}/gone.mp4 does not exist",
-        f"line 9: {folder}/sub is not a file",
+        f"line 9: {folder}/sub: a folder without pictures",
         "line 10: length must be a whole number, not '20.5'",
         "line 11: length is not a number: 'inf'",
         "line 12: fps must be above 0, not '0'",
@@ -137,7 +144,7 @@ def test_short_clips_are_dropped_and_listed(folder, caplog):
 
 def test_odd_buckets_are_a_warning(folder, caplog):
     with caplog.at_level(logging.WARNING):
-        metadata = read(folder, HEAD + "a.mp4,20,300\na.mp4,20,-1\na.mp4,20,255\n")
+        metadata = read(folder, HEAD + "a.mp4,20,300\nü.mp4,20,-1\nsub/d.mp4,20,255\n")
     assert [clip.motion_bucket_id for clip in metadata.clips] == [300, -1, 255]
     assert "line 2: 300" in caplog.text and "line 3: -1" in caplog.text and "line 4" not in caplog.text
 
@@ -145,16 +152,18 @@ def test_odd_buckets_are_a_warning(folder, caplog):
 def test_opening_the_files_finds_wrong_lengths_and_damage(folder):
     frames = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), np.uint8)
     write_video(frames, folder / "a.mp4", 10)
+    write_video(frames, folder / "long.mp4", 10)
     write_video(frames[:1], folder / "one.mp4", 10)
     (folder / "cut.mp4").write_bytes((folder / "a.mp4").read_bytes()[:8000])
     damaged = bytearray((folder / "a.mp4").read_bytes())
     damaged[len(damaged) // 2 : len(damaged) // 2 + 3000] = np.random.default_rng(0).bytes(3000)
     (folder / "damaged.mp4").write_bytes(damaged)
     (folder / "text.mp4").write_text("not a video")
-    text = HEAD + "a.mp4,12,1\na.mp4,13,1\ncut.mp4,12,1\ntext.mp4,12,1\none.mp4,12,1\ngone.mp4,12,1\ndamaged.mp4,12,1\n"
+    names = ("a", "long", "cut", "text", "one", "gone", "damaged")
+    text = HEAD + "".join(f"{name}.mp4,{13 if name == 'long' else 12},1\n" for name in names)
     message = fault(folder, text, verify_files="open")
     assert "6 faults" in message
-    assert f"line 3: length is 13, but {folder}/a.mp4 has 12 frames" in message
+    assert f"line 3: length is 13, but {folder}/long.mp4 has 12 frames" in message
     assert "line 4: " in message and "can be read (the file states 12)" in message
     assert "line 5: " in message and "a text file" in message
     assert "line 8: " in message and "damaged.mp4: frame 11 was asked for" in message
@@ -169,11 +178,103 @@ def test_100000_rows_are_checked_in_seconds(tmp_path):
         (tmp_path / f"part{part}").mkdir()
         for number in range(50):
             (tmp_path / f"part{part}" / f"{number}.mp4").touch()
+    for link in range(100):
+        (tmp_path / f"link{link}").symlink_to(".")  # so that 1000 files have 100000 paths
     for row in range(100_000):
-        rows.append(f"part{row % 20}/{row // 20 % 50}.mp4,{30 + row % 100},{row % 256},24\n")
-    rows[77_777] = "part3/none.mp4,30,1,24\n"
+        path = f"link{row // 1000}/part{row % 20}/{row // 20 % 50}.mp4"
+        rows.append(f"{path},{30 + row % 100},{row % 256},24\n")
+    rows[77_777] = "link3/part3/none.mp4,30,1,24\n"
     (tmp_path / "labels.csv").write_text("path,length,motion_bucket_id,fps\n" + "".join(rows))
     start = time.perf_counter()
     with pytest.raises(UserError, match="1 fault\n  line 77779: .*none.mp4 does not exist"):
         read_metadata(tmp_path / "labels.csv", tmp_path, 4, 2)
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    "name", [" lead.mp4", "trail.mp4 ", " a b .mp4", '"quoted".mp4', "#1.mp4", "a,b.mp4", "two\\nlines.mp4"]
+)
+def test_names_are_taken_as_they_stand(tmp_path, name):
+    (tmp_path / name).touch()
+    quoted = name.replace('"', '""')
+    assert read(tmp_path, f'{HEAD}"{quoted}",20,1\n').clips[0].path == tmp_path / name
+
+
+def test_blanks_around_a_cell_are_no_fault_and_the_exact_name_goes_first(folder):
+    assert read(folder, HEAD + "  a.mp4 , 20 , 1\n").clips[0].path == folder / "a.mp4"
+    (folder / " a.mp4").touch()
+    paths = [clip.path.name for clip in read(folder, HEAD + " a.mp4,20,1\na.mp4,20,1\n").clips]
+    assert paths == [" a.mp4", "a.mp4"]
+
+
+def test_a_path_that_nearly_exists_gets_a_hint(folder):
+    decomposed = unicodedata.normalize("NFD", "é.mp4")
+    (folder / "sub" / decomposed).touch()
+    message = fault(folder, HEAD + "sub/é.mp4,20,1\nsub\\d.mp4,20,1\nSub/D.MP4,20,1\nsub/x.mp4,20,1\n")
+    assert "é.mp4 does not exist; on disk the same name is spelled in another Unicode form (NFD" in message
+    assert f"line 3: {folder}/sub\\d.mp4 does not exist; {folder}/sub/d.mp4 does: write / instead of \\" in message
+    assert f"line 4: {folder}/Sub/D.MP4 does not exist; '{folder}/sub/d.mp4' does, which differs" in message
+    assert message.endswith("x.mp4 does not exist")
+    (folder / "ç").mkdir()
+    (folder / "ç" / "1.mp4").touch()
+    form = unicodedata.normalize("NFD", "ç")
+    assert "another Unicode form (NFC)" in fault(folder, f"{HEAD}{form}/1.mp4,20,1\n")
+    (folder / "b\\c.mp4").touch()  # a name like any other here
+    assert len(read(folder, HEAD + "b\\c.mp4,20,1\n").clips) == 1
+
+
+def test_a_clip_twice_is_a_fault(folder):
+    text = HEAD + f"a.mp4,20,1\nsub/d.mp4,20,1\n./a.mp4,20,9\n{folder}/sub/../sub/d.mp4,20,1\na.mp4,20,1\n"
+    message = fault(folder, text)
+    assert "3 faults" in message
+    assert f"line 4: {folder}/a.mp4 is listed already, in line 2" in message
+    assert f"line 5: {folder}/sub/d.mp4 is listed already, in line 3" in message and "line 6: " in message
+
+
+def test_what_is_no_file_is_told_and_a_loop_of_links_harms_no_other(folder):
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    (folder / "gone.mp4").symlink_to("nowhere")
+    (folder / "link.mp4").symlink_to("a.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(folder / "s.mp4"))
+    names = ("a", "link", "loop", "gone", "pipe", "s")
+    message = fault(folder, HEAD + "".join(f"{name}.mp4,20,1\n" for name in names))
+    assert "4 faults" in message and "line 4: " in message
+    kinds = {"loop": "a link to itself", "gone": "a link to nothing", "pipe": "a pipe", "s": "a socket"}
+    for name, kind in kinds.items():
+        assert f"{name}.mp4 is {kind}, not a video file" in message
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [(gzip.compress(b"path"), "compressed with gzip"), (b"PK\3\4\x14\0", "a zip archive or a spreadsheet"),
+     (bz2.compress(b"path"), "compressed with bzip2"), (lzma.compress(b"path"), "compressed with xz")],
+)  # fmt: skip
+def test_a_packed_list_is_told(tmp_path, content, expected):
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(UserError, match=f"labels.csv is {expected}"):
+        read_metadata(tmp_path / "labels.csv", tmp_path, 4, 2)
+
+
+def test_a_plain_list_is_read_whatever_its_suffix(folder):
+    (folder / "labels.csv.gz").write_text(HEAD + "a.mp4,20,1\n")
+    assert len(read_metadata(folder / "labels.csv.gz", folder, 4, 2).clips) == 1
+
+
+def test_folders_of_frames_are_clips(folder):
+    frames = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), np.uint8)
+    write_frames(frames, folder / "clip_1")
+    write_frames(frames, folder / "clip_2")
+    Image.new("RGB", (32, 30)).save(folder / "clip_2" / "00011.png")
+    rates = "path,length,motion_bucket_id,fps\n"
+    for how in ("exists", "open"):
+        (clip,) = read(folder, rates + "clip_1,12,1,7\n", verify_files=how).clips
+        assert (clip.path, clip.length, clip.fps) == (folder / "clip_1", 12, 7.0)
+    assert len(read(folder, rates + "clip_2,12,1,7\n").clips) == 1
+    assert "00011.png has 32x30 pixels" in fault(folder, rates + "clip_2,12,1,7\n", verify_files="open")
+    message = fault(folder, rates + "clip_1,12,1,\nclip_2,13,1,7\nsub,12,1,7\n")
+    assert f"line 2: {folder}/clip_1: a folder of pictures states no frame rate: give it in the column fps" in message
+    assert f"line 3: length is 13, but {folder}/clip_2 has 12 pictures" in message
+    assert f"line 4: {folder}/sub: a folder without pictures" in message
+    assert "states no frame rate" in fault(folder, HEAD + "clip_1,12,1\n")

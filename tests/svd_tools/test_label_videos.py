@@ -9,7 +9,7 @@ import pytest
 
 from gm.data import motion
 from gm.data.metadata import read_metadata
-from gm.data.videos import write_gif, write_video
+from gm.data.videos import write_frames, write_gif, write_video
 from gm.errors import UserError
 from svd_tools import label_videos as tool
 
@@ -84,9 +84,9 @@ def test_resuming_measures_only_what_is_missing(videos, tmp_path, monkeypatch):
     measured = []
     original = tool.label
 
-    def counted(folder, path):
+    def counted(folder, path, *options):
         measured.append(path)
-        return original(folder, path)
+        return original(folder, path, *options)
 
     monkeypatch.setattr(tool, "label", counted)
     with pytest.raises(UserError, match="labels.csv.partial exists: pass --resume"):
@@ -107,10 +107,10 @@ def test_resuming_measures_only_what_is_missing(videos, tmp_path, monkeypatch):
 def test_an_interrupted_run_keeps_its_rows(videos, tmp_path, monkeypatch):
     original = tool.label
 
-    def interrupted(folder, path):
+    def interrupted(folder, path, *options):
         if path == "sub, one/fast.mp4":
             raise KeyboardInterrupt
-        return original(folder, path)
+        return original(folder, path, *options)
 
     monkeypatch.setattr(tool, "label", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -133,6 +133,92 @@ def test_wrong_calls_are_refused(videos, tmp_path):
     output.write_text("name,score\na.mp4,1\n")
     with pytest.raises(UserError, match="does not have the columns path,length"):
         tool.main([str(videos), "--output", str(output), "--resume"])
+
+
+NAMES = [
+    " lead.mp4", "trail.mp4 ", '"quoted" it.mp4', "a,b;c.mp4", "two\nlines.mp4", "a\rb.mp4", "a\r\nb.mp4", "#1.mp4",
+    "\ufeffbom.mp4", "\u2028.mp4", "a\x0bb\x85.mp4", "back\\slash.mp4", "NA.mp4", "é.mp4", "e\u0301.mp4",
+    "-x.mp4", "'.mp4", "\t.mp4", " /  .mp4", "=1+1.mp4", "\x1b[31m.mp4",
+]  # fmt: skip
+
+
+def test_every_name_that_is_written_is_read_back(tmp_path):
+    """trained on: read by train.py's own reader. And read again by --resume."""
+    write_video(moving(1), tmp_path / "one.mp4", 6)
+    for name in NAMES:
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(tmp_path / "one.mp4", path)
+    output = tmp_path / "labels.csv"
+    named = [name for name in NAMES if not name.endswith(" ")]  # a suffix with a blank is none
+    assert tool.main([str(tmp_path / "videos"), "--output", str(output)]) == 0
+    assert sorted(row["path"] for row in rows_of(output)) == sorted(named)
+    clips = read_metadata(output, tmp_path / "videos", 3, 2, verify_files="open").clips
+    assert sorted(str(clip.path) for clip in clips) == sorted(str(tmp_path / "videos" / name) for name in named)
+    assert sorted(tool.read_rows(output)) == sorted(named)
+    before = output.read_bytes()
+    assert tool.main([str(tmp_path / "videos"), "--output", str(output), "--resume"]) == 0
+    assert output.read_bytes() == before
+
+
+def test_folders_of_frames_are_clips(videos, tmp_path, capsys):
+    (videos / "clips").mkdir()
+    write_frames(moving(2), videos / "clips" / "one")
+    (videos / "clips" / "one" / "meta.json").touch()
+    for name in ("still.jpg", "sub, one/fast.png", "clips/cover.webp", "clips/one/._00001.png"):
+        (videos / name).touch()  # previews, and what macOS leaves
+    output = tmp_path / "labels.csv"
+    assert tool.main([str(videos), f"--output={output}", "--frames_fps=6"]) == 0
+    assert "left out by suffix: 5 other files (1 .jpg, 1 .json, 1 .png, 1 .txt, 1 .webp)" in capsys.readouterr().err
+    rows = {row["path"]: row for row in rows_of(output)}
+    assert sorted(rows) == ["clips/one", "slow.gif", "still.mp4", "sub, one/fast.mp4"]
+    assert rows["clips/one"]["length"] == "13" and rows["clips/one"]["fps"] == "6"
+    bucket, other = (int(rows[path]["motion_bucket_id"]) for path in ("clips/one", "sub, one/fast.mp4"))
+    assert abs(bucket - other) <= 2, "the same content as a video"
+    assert len(read_metadata(output, videos, 3, 2, verify_files="open").clips) == 4
+
+
+def test_folders_of_frames_that_cannot_be_labelled_are_told(videos, tmp_path, capsys):
+    write_frames(moving(2), videos / "frames")
+    assert tool.main([str(videos), f"--output={tmp_path / 'a.csv'}"]) == 1
+    assert "frames: a folder of pictures states no frame rate: give it by --frames_fps" in capsys.readouterr().err
+    cv2.imwrite(str(videos / "frames" / "00007.png"), np.zeros((8, 8, 3), np.uint8))
+    assert tool.main([str(videos), f"--output={tmp_path / 'b.csv'}", "--frames_fps=6"]) == 1
+    assert "00007.png has 8x8 pixels" in capsys.readouterr().err
+    for bad in ("0", "-1"):
+        with pytest.raises(UserError, match="--frames_fps must be above 0"):
+            tool.main([str(videos), f"--output={tmp_path / 'c.csv'}", f"--frames_fps={bad}"])
+
+
+def test_links_are_followed_once(videos, tmp_path, capsys):
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    write_video(moving(1), tmp_path / "elsewhere" / "deep" / "far.mp4", 6)
+    (videos / "a link").symlink_to(tmp_path / "elsewhere")
+    (videos / "a same").symlink_to(videos / "sub, one")  # sorted before what it leads to
+    (tmp_path / "elsewhere" / "back").symlink_to(videos)
+    (videos / "self.mp4").symlink_to("self.mp4")
+    (videos / "copy.mp4").symlink_to("still.mp4")
+    assert tool.main([str(videos), f"--output={tmp_path / 'labels.csv'}"]) == 1
+    assert [row["path"] for row in rows_of(tmp_path / "labels.csv")] == [
+        "a link/deep/far.mp4", "copy.mp4", "slow.gif", "still.mp4", "sub, one/fast.mp4"
+    ]  # fmt: skip
+    error = capsys.readouterr().err
+    assert "a same: a link to a folder that is searched anyway" in error and "back: a link to a folder" in error
+    assert "1 videos left out" in error and "self.mp4" in error
+
+
+def test_a_folder_that_cannot_be_read_is_told(videos, tmp_path, capsys, monkeypatch):
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("sub, one"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # not by chmod: tests may run as root
+    assert tool.main([str(videos), f"--output={tmp_path / 'labels.csv'}"]) == 1
+    assert "sub, one: cannot look into this folder: Permission denied" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "labels.csv")) == 2
 
 
 def test_the_command_line(videos, tmp_path):

@@ -1,0 +1,112 @@
+"""Where the paths of a list of clips lead: to a video file, to a folder of frames, or to a fault with a hint."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+
+from gm.data.frame_folder import clip_files
+from gm.errors import UserError
+from gm.files import kind_of
+
+_MAX_HINTS = 20  # more faults are not shown; each hint lists folders
+
+
+class ListedPaths:
+    """Finds the cells of the column path. `data_dir`: what relative ones start from.
+
+    Each folder is listed once: on network disks a look at each file of a large set would take minutes.
+    """
+
+    def __init__(self, data_dir):
+        self._root = os.path.abspath(data_dir)
+        self._folders = {}
+        self._hints = 0
+
+    def find(self, cell):
+        """(absolute path, None), (absolute path, number of pictures) for a folder of frames. UserError: why neither.
+
+        A cell is taken as it stands, for names may begin or end with blanks; only then without them.
+        """
+        for text in dict.fromkeys((cell, cell.strip())):
+            path = os.path.normpath(os.path.join(self._root, text))
+            kind = self._kind(path)
+            if kind == "file":
+                return path, None
+            if kind == "folder":
+                return path, len(clip_files(path))
+        raise UserError(self._reason(path))
+
+    def _kind(self, path):
+        folder, name = os.path.split(path)
+        if not name:  # the root of the file system
+            return "folder"
+        if folder not in self._folders:
+            self._folders[folder] = _listing(folder)
+        return self._folders[folder].get(name)
+
+    def _reason(self, path):
+        kind = kind_of(path)
+        if kind == "a file":
+            return f"{path} cannot be seen in its folder: is the folder readable?"
+        if kind:
+            return f"{path} is {kind}, not a video file"
+        self._hints += 1
+        hint = _hint(path) if self._hints <= _MAX_HINTS else None
+        return f"{path} does not exist" + (f"; {hint}" if hint else "")
+
+
+def _listing(folder):
+    """{name: "file" or "folder"} of what is in a folder; {} where there is none, or it is not ours to read."""
+    found = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    kind = "folder" if entry.is_dir() else "file" if entry.is_file() else None
+                except OSError:  # a link to itself: of no harm to the other names
+                    continue
+                if kind:
+                    found[entry.name] = kind
+    except OSError:
+        return {}
+    return found
+
+
+def _hint(path):
+    """What the writer of the list may have meant by a path that does not exist; None without an idea."""
+    slashed = path.replace("\\", "/")
+    for candidate in dict.fromkeys((path, slashed)):
+        found = _look_alike(candidate)
+        if found is None:
+            continue
+        if found == slashed:
+            return f"{found} does: write / instead of \\ in the list"
+        if unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", slashed):
+            form = "NFD, as macOS writes" if unicodedata.is_normalized("NFD", found) else "NFC"
+            return (
+                f"on disk the same name is spelled in another Unicode form ({form}): make the list anew with "
+                "svd_tools/label_videos.py, or rename the files with `convmv -r -f utf8 -t utf8 --nfc --notest FOLDER` "
+                "(--nfd the other way)"
+            )
+        return f"{found!r} does, which differs in upper and lower case or in blanks"
+    return None
+
+
+def _look_alike(path):
+    """The existing path that looks like `path`: other Unicode form, case, or blanks at the ends of names; or None."""
+
+    def key(name):
+        return unicodedata.normalize("NFC", name).casefold().strip()
+
+    found = os.sep
+    for part in path.split(os.sep)[1:]:
+        if not os.path.lexists(os.path.join(found, part)):
+            try:
+                part = next((name for name in sorted(os.listdir(found)) if key(name) == key(part)), None)
+            except OSError:
+                return None
+            if part is None:
+                return None
+        found = os.path.join(found, part)
+    return found
