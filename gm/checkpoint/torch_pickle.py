@@ -145,7 +145,7 @@ def open_torch(path):
         raise
     except Exception as error:  # zipfile raises a dozen kinds for a damaged file
         raise UserError(f"{path} is truncated or damaged ({error!r}): copy or download it again") from error
-    return MappedCheckpoint(path, tensors, ignored)
+    return MappedCheckpoint(path, tensors, None, ignored)
 
 
 def _unpickle(path, data):
