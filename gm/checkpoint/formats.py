@@ -40,9 +40,8 @@ _SAFETENSORS_DTYPES = {
 def open_checkpoint(path):
     """Open a safetensors file, a PyTorch zip pickle or a MindSpore .ckpt for reading.
 
-    Returns a context manager with `names()`, `shape(name)`, `dtype(name)`, `read(name)`, `copy_to(name, out, convert)`,
-    `release()`, `path`, `ignored` and `metadata` (see `mapped.MappedCheckpoint`). Nothing that a file contains is ever executed.
-    Raises UserError if the file is missing, damaged or of another format.
+    Returns a context manager with the methods and attributes of `mapped.MappedCheckpoint`. Nothing that a file contains
+    is ever executed. Raises UserError if the file is missing, damaged or of another format.
     """
     path = Path(path)
     start, size = _start(path)
@@ -178,6 +177,9 @@ class _MindSporeCheckpoint:
 
     def dtype(self, name):
         return self._arrays[name].dtype
+
+    def precision(self, name):
+        return self._arrays[name].dtype.name
 
     def read(self, name):
         return self._arrays[name]

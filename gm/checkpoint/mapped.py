@@ -72,6 +72,11 @@ class MappedCheckpoint:
         """The NumPy type that `read` returns; float32 where the file holds bfloat16, which NumPy does not have."""
         return self._tensors[name].dtype
 
+    def precision(self, name):
+        """The name of the type that the file holds: that of `dtype`, or "bfloat16"."""
+        tensor = self._tensors[name]
+        return tensor.dtype.name if tensor.dtype == tensor.stored else "bfloat16"
+
     def read(self, name):
         """The tensor as a C-contiguous, aligned, writable array. Threads may read at once.
 
