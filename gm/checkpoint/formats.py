@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
 
-from gm.checkpoint.mapped import MappedCheckpoint, StoredTensor
+from gm.checkpoint.mapped import LONGEST_AXIS, MOST_AXES, MappedCheckpoint, StoredTensor
+from gm.checkpoint.mistaken import START, what_it_is
 from gm.checkpoint.torch_pickle import REMEDY, open_torch
 from gm.errors import UserError
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
-# The safetensors library refuses longer headers as well; the original checkpoint's has 0.35 MB.
-_LONGEST_HEADER = 100_000_000
+_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+# The original checkpoint's header has 0.35 MB; a longer one than this could fill the memory when it is read.
+_LONGEST_HEADER = 16_000_000
 _SAFETENSORS_DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -37,27 +40,21 @@ _SAFETENSORS_DTYPES = {
 def open_checkpoint(path):
     """Open a safetensors file, a PyTorch zip pickle or a MindSpore .ckpt for reading.
 
-    Returns a context manager with `names()`, `shape(name)`, `dtype(name)`, `read(name)`, `copy_to(name, out, convert)`,
-    `release()`, `path` and `ignored` (see `mapped.MappedCheckpoint`). Nothing that a file contains is ever executed.
-    Raises UserError if the file is missing, damaged or of another format.
+    Returns a context manager with the methods and attributes of `mapped.MappedCheckpoint`. Nothing that a file contains
+    is ever executed. Raises UserError if the file is missing, damaged or of another format.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name the checkpoint file itself, for instance {path / 'svd.safetensors'}")
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except FileNotFoundError as error:
-        raise UserError(f"no such checkpoint: {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    start, size = _start(path)
     if size == 0:
         raise UserError(f"{path} is empty: copy or download it again")
-    if start[8:9] == b"{":
-        return MappedCheckpoint(path, _safetensors_index(path, size))
     if start.startswith(_ZIP_MAGIC):
         return open_torch(path)
+    safetensors = start[8:9] == b"{"
+    mistaken = what_it_is(start)
+    if mistaken and not (safetensors and start[4:8] == bytes(4)):  # a header's length may begin like anything
+        raise UserError(f"{path} is not a checkpoint but {mistaken[0]}. {mistaken[1]}")
+    if safetensors:
+        return MappedCheckpoint(path, *_safetensors_index(path, size))
     if start.startswith(_PICKLE_MAGIC):
         raise UserError(f"{path} is a pickle in the old layout (before torch 1.6), which is not read here.\n{REMEDY}")
     if path.suffix.lower() == ".ckpt":
@@ -68,8 +65,30 @@ def open_checkpoint(path):
     )
 
 
+def _start(path):
+    """(first bytes, size) of a file. UserError if it cannot be read, or is no file (a FIFO would never end)."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UserError(f"{path} is a folder: name the checkpoint file itself, for instance {_example(path)}")
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is not a file but a device, pipe or socket: name the checkpoint file")
+        with open(path, "rb") as file:
+            return file.read(START), status.st_size
+    except FileNotFoundError as error:
+        raise UserError(f"no such checkpoint: {path}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the checkpoint {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _example(folder):
+    """A checkpoint that lies in the folder, or what one may be called."""
+    found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    return found[0] if found else folder / "svd.safetensors"
+
+
 def _safetensors_index(path, size):
-    """Header of a safetensors file -> {name: StoredTensor} in the order of the data. Raises UserError."""
+    """Header of a safetensors file -> {name: StoredTensor} in the order of the data, its metadata. Raises UserError."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER:
@@ -78,19 +97,22 @@ def _safetensors_index(path, size):
         text = file.read(length)
     try:
         header = json.loads(text)
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata is not text under names")
         fields = []
         for name, item in header.items():
             begin, end = item["data_offsets"]
             shape = tuple(item["shape"])
-            if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+            if len(shape) > MOST_AXES or not all(type(number) is int and 0 <= number < LONGEST_AXIS
+                                                 for number in (*shape, begin, end)):
                 raise ValueError(f"impossible shape or place of {name}")
             fields.append((name, str(item["dtype"]), shape, begin, end))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: the safetensors header is damaged ({error!r}): copy or download it again") from error
     fields.sort(key=lambda field: field[3:])
     _check_size(path, size, 8 + length + (fields[-1][4] if fields else 0), exact=True)
-    return _check_fields(path, fields, 8 + length)
+    return _check_fields(path, fields, 8 + length), metadata
 
 
 def _check_fields(path, fields, data_start):
@@ -116,6 +138,13 @@ def _check_size(path, size, wanted, exact):
         raise UserError(f"{path} is damaged: has {size} bytes, its header says {wanted}: copy or download it again")
 
 
+def _array(p):
+    """A MindSpore parameter as NumPy array; NumPy has no bfloat16."""
+    import mindspore
+
+    return (p.astype(mindspore.float32) if p.dtype == mindspore.bfloat16 else p).asnumpy()
+
+
 class _MindSporeCheckpoint:
     """MindSpore's own protobuf format. It cannot be mapped: the whole file is held in memory."""
 
@@ -124,17 +153,15 @@ class _MindSporeCheckpoint:
 
         self.path = Path(path)
         self.ignored = ()
+        self.metadata = {}
         try:
             parameters = mindspore.load_checkpoint(os.fspath(path))
         except Exception as error:  # mindspore raises several kinds for a file that is not its own
             raise UserError(
                 f"{path} is neither a PyTorch file nor a MindSpore checkpoint, or it is damaged."
             ) from error
-        self._arrays = {}
-        for name, parameter in parameters.items():
-            if parameter.dtype == mindspore.bfloat16:
-                parameter = parameter.astype(mindspore.float32)
-            self._arrays[name] = parameter.asnumpy()
+        self._arrays = {name: _array(p) for name, p in parameters.items() if hasattr(p, "asnumpy")}
+        self.ignored = tuple(name for name in parameters if name not in self._arrays)  # text and numbers of a training
 
     def __enter__(self):
         return self
@@ -150,6 +177,9 @@ class _MindSporeCheckpoint:
 
     def dtype(self, name):
         return self._arrays[name].dtype
+
+    def precision(self, name):
+        return self._arrays[name].dtype.name
 
     def read(self, name):
         return self._arrays[name]

@@ -12,6 +12,8 @@ import numpy as np
 
 from gm.errors import UserError
 
+# More than any tensor has, and what NumPy can do: a header may say anything.
+MOST_AXES, LONGEST_AXIS = 32, 2**48
 _PIECE = 2**20  # values that are read and converted at a time: they stay in the processor's cache
 
 
@@ -41,11 +43,14 @@ class MappedCheckpoint:
     Attributes:
         path: the file.
         ignored: entries beside the weights that were left aside, for instance `epoch` in a training checkpoint.
+        metadata: the free text of a safetensors header, {str: str}.
     """
 
-    def __init__(self, path, tensors, ignored=()):
+    def __init__(self, path, tensors, metadata=None, ignored=()):
         self.path = Path(path)
         self.ignored = tuple(ignored)
+        self.metadata = metadata or {}
+        self._identity = _identity(self.path)
         self._tensors = tensors
         self._map = None
         self._lock = threading.Lock()  # threads read at once
@@ -67,6 +72,11 @@ class MappedCheckpoint:
         """The NumPy type that `read` returns; float32 where the file holds bfloat16, which NumPy does not have."""
         return self._tensors[name].dtype
 
+    def precision(self, name):
+        """The name of the type that the file holds: that of `dtype`, or "bfloat16"."""
+        tensor = self._tensors[name]
+        return tensor.dtype.name if tensor.dtype == tensor.stored else "bfloat16"
+
     def read(self, name):
         """The tensor as a C-contiguous, aligned, writable array. Threads may read at once.
 
@@ -79,7 +89,8 @@ class MappedCheckpoint:
         if tensor.dtype == tensor.stored:
             array = np.frombuffer(self._mapping(), tensor.stored, tensor.span, tensor.offset)
         else:
-            array = np.fromfile(self.path, tensor.stored, tensor.span, offset=tensor.offset)
+            with self._open() as file:
+                array = np.fromfile(file, tensor.stored, tensor.span, offset=tensor.offset)
         if tensor.strides is None:
             array = array.reshape(tensor.shape)
         else:
@@ -96,14 +107,14 @@ class MappedCheckpoint:
 
         convert: function like NumPy's copyto; called with a flat part of `out` and the values of a piece of the tensor,
             one piece after the other.
-        Raises UserError if the file has become shorter since it was opened.
+        Raises UserError if the file has become shorter since it was opened, or is another one.
         """
         tensor, flat = self._tensors[name], out.reshape(-1)
         if tensor.strides is not None:
             convert(flat, self.read(name).reshape(-1))
             return
         buffer = np.empty(min(_PIECE, flat.size), tensor.stored)
-        with open(self.path, "rb") as file:
+        with self._open() as file:
             file.seek(tensor.offset)
             for first in range(0, flat.size, _PIECE):
                 piece = buffer[: flat.size - first]
@@ -124,9 +135,24 @@ class MappedCheckpoint:
         # tensors. ACCESS_COPY: MindSpore takes only writable arrays without a copy.
         with self._lock:
             if self._map is None:
-                with open(self.path, "rb") as file:
+                with self._open() as file:
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             return self._map
+
+    def _open(self):
+        """The file once more. UserError if it was replaced or written to: half of each would be no model."""
+        try:
+            if _identity(self.path) == self._identity:
+                return open(self.path, "rb")
+        except OSError as error:
+            raise UserError(f"cannot read the checkpoint {self.path} again: {error.strerror}") from error
+        raise UserError(f"{self.path} was replaced or changed while it was in use: start again")
+
+
+def _identity(path):
+    """What tells a file from another one under the same name."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _bfloat16_to_float32(bits):

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gm.checkpoint.mapped import MappedCheckpoint, StoredTensor
+from gm.checkpoint.mapped import LONGEST_AXIS, MOST_AXES, MappedCheckpoint, StoredTensor
+from gm.checkpoint.pickle_scan import scan
 from gm.errors import UserError
 
 REMEDY = """To make a safetensors file of a PyTorch checkpoint, run this where torch and safetensors are installed:
@@ -27,6 +28,14 @@ REMEDY = """To make a safetensors file of a PyTorch checkpoint, run this where t
 
 # The original checkpoint's pickle has about 0.4 MB; a limit keeps a hostile file from filling the memory.
 _LARGEST_PICKLE = 64 * 2**20
+# The list of the zip's members: the original checkpoint has 2448 of them in 0.2 MB.
+_LONGEST_DIRECTORY = 16 * 2**20
+_ZIP64_END = 20 + 56  # bytes of a zip64's records between its list and the end record
+_END_SEARCHED = 22 + 2**16 + 128  # bytes at the end of a zip where the record of its list may begin
+# Entries that weights lie under in training programs' files, the likeliest first; and those of their running mean.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "unet", "weights", "params", "net", "network")
+MEANS = ("model_ema", "ema", "ema_model", "ema_state_dict", "model_ema_state_dict", "params_ema", "ema_unet")
+_WRAPPED_DEEP = 3
 _LOCAL_HEADER = 30  # bytes of a zip member's local header before its name
 
 
@@ -69,6 +78,9 @@ class _Dict(dict):
 
     __slots__ = ()
 
+    def __init__(self):  # torch fills it item by item; a copy of a long list, again and again, would take for ever
+        super().__init__()
+
     def __setstate__(self, state):
         pass
 
@@ -77,6 +89,8 @@ class _Size:
     __slots__ = ()
 
     def __call__(self, lengths=()):
+        if len(lengths) > MOST_AXES:
+            raise pickle.UnpicklingError("a shape with too many axes")
         return tuple(lengths)
 
 
@@ -107,10 +121,14 @@ class _Refused(Exception):
     """The pickle asks for a name that is not permitted."""
 
 
+def _check_name(module, name):
+    if (module, name) not in _PERMITTED:
+        raise _Refused(f"{module}.{name}")
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        if (module, name) not in _PERMITTED:
-            raise _Refused(f"{module}.{name}")
+        _check_name(module, name)
         return _PERMITTED[module, name]
 
     def persistent_load(self, pid):
@@ -121,35 +139,55 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def open_torch(path):
-    """Open a PyTorch zip checkpoint; the weights may lie under a top-level `state_dict`.
+    """Open a PyTorch zip checkpoint.
+
+    The weights may lie under an entry such as `state_dict` (`WRAPPERS`); a running mean beside them (`MEANS`) is there
+    too, its names behind "model_ema.".
 
     Returns a MappedCheckpoint. Raises UserError if the file is damaged, is no PyTorch checkpoint, or asks for anything
     but plain tensors; in that case nothing of it has been executed.
     """
     try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            members = {info.filename: info for info in archive.infolist()}
-            pickles = [name for name in members if name.count("/") <= 1 and name.split("/")[-1] == "data.pkl"]
-            if len(pickles) != 1:
-                raise UserError(f"{path} is a zip file but not a PyTorch checkpoint (no data.pkl).\n{REMEDY}")
-            prefix = pickles[0][: -len("data.pkl")]
-            order = prefix + "byteorder"
-            if order in members and archive.read(order).strip() != b"little":
-                raise UserError(f"{path} was saved on a big-endian machine, which is not read here.\n{REMEDY}")
-            info = members[pickles[0]]
-            if info.file_size > _LARGEST_PICKLE or info.compress_type != zipfile.ZIP_STORED:
-                raise UserError(f"{path}: its pickle is compressed or unusually large and is refused.\n{REMEDY}")
-            weights, ignored = _weights(path, _unpickle(path, archive.read(info)))
+        with open(path, "rb") as file:
+            _check_directory(path, file)
+            with zipfile.ZipFile(file) as archive:
+                members = {info.filename: info for info in archive.infolist()}
+                pickles = [name for name in members if name.count("/") <= 1 and name.split("/")[-1] == "data.pkl"]
+                if len(pickles) != 1:
+                    raise UserError(f"{path} is a zip file but not a PyTorch checkpoint (no data.pkl): unpack it if "
+                                    f"there is one in it, or download it again.\n{REMEDY}")
+                prefix = pickles[0][: -len("data.pkl")]
+                with archive.open(members.get(prefix + "byteorder", pickles[0])) as order:
+                    if order.read(16).strip() == b"big":
+                        raise UserError(f"{path} was saved on a big-endian machine, which is not read here.\n{REMEDY}")
+                info = members[pickles[0]]
+                if info.file_size > _LARGEST_PICKLE or info.compress_type != zipfile.ZIP_STORED:
+                    raise UserError(f"{path}: its pickle is compressed or unusually large and is refused.\n{REMEDY}")
+                weights, ignored = _named_weights(path, _unpickle(path, archive.read(info)))
             tensors = {name: _locate(path, name, tensor, members, prefix, file) for name, tensor in weights.items()}
     except UserError:
         raise
     except Exception as error:  # zipfile raises a dozen kinds for a damaged file
         raise UserError(f"{path} is truncated or damaged ({error!r}): copy or download it again") from error
-    return MappedCheckpoint(path, tensors, ignored)
+    return MappedCheckpoint(path, tensors, None, ignored)
+
+
+def _check_directory(path, file):
+    """UserError where the list of the zip's members is so long that reading it would fill the memory."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _END_SEARCHED))
+    tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    length = int.from_bytes(tail[end + 12 : end + 16], "little")
+    if end >= _ZIP64_END and tail[end - 20 : end - 16] == b"PK\x06\x07":  # the record of a zip64 lies before it
+        length = max(length % (2**32 - 1), int.from_bytes(tail[end - 36 : end - 28], "little"))
+    if end >= 0 and length > _LONGEST_DIRECTORY:
+        raise UserError(f"{path}: the list of its members has {length:,} bytes and is refused.\n{REMEDY}")
 
 
 def _unpickle(path, data):
     try:
+        scan(data, _check_name)
         return _RestrictedUnpickler(io.BytesIO(data)).load()
     except _Refused as refused:
         raise UserError(
@@ -160,23 +198,39 @@ def _unpickle(path, data):
         raise UserError(f"{path}: its pickle is damaged ({error}).\n{REMEDY}") from error
 
 
-def _weights(path, content):
-    """The dict of tensors in an unpickled object, and the names of what lies beside it."""
-    ignored = ()
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        ignored = tuple(str(key) for key in content if key != "state_dict")
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold named tensors but a {type(content).__name__}.\n{REMEDY}")
-    named = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, _Tensor)}
-    others = [str(name) for name in content if name not in named]
-    if others:
-        listed = ", ".join(others[:5]) + (" …" if len(others) > 5 else "")
-        raise UserError(
-            f"{path}: these entries are not tensors: {listed}. The file must hold the weights themselves, or have them "
-            f"under `state_dict`.\n{REMEDY}"
-        )
-    return named, ignored
+def _named_weights(path, content):
+    """{name: tensor} of an unpickled object, the running mean's included, and the names of what lies beside them."""
+    weights, means, ignored = _weights(content)
+    if not weights and not means:
+        raise UserError(f"{path} does not hold named tensors but {_outline(content)}. The file must hold the weights "
+                        f"themselves, or have them under one of {', '.join(WRAPPERS)}.\n{REMEDY}")
+    return {**weights, **{f"model_ema.{name}": tensor for name, tensor in means.items()}}, tuple(ignored)
+
+
+def _weights(content, depth=_WRAPPED_DEEP):
+    """(weights, running mean, names of what lies beside them) below an unpickled object."""
+    weights = _named_tensors(content)
+    if weights or not isinstance(content, dict) or not depth:
+        return weights, {}, [str(key) for key in content if key not in weights] if weights else []
+    inside = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, dict)}
+    chosen = next((key for key in WRAPPERS if key in inside), None)
+    weights, means, ignored = _weights(inside.get(chosen), depth - 1)
+    averaged = next((key for key in MEANS if _named_tensors(inside.get(key))), None)
+    beside = [str(key) for key in content if key not in (chosen, averaged)]
+    return weights, means or _named_tensors(inside.get(averaged)), beside + ignored
+
+
+def _named_tensors(content):
+    """The entries of a dict that are tensors under a text; {} where it is no dict."""
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: value for name, value in entries if isinstance(name, str) and isinstance(value, _Tensor)}
+
+
+def _outline(content):
+    if not isinstance(content, dict) or not content:
+        return f"a {type(content).__name__}" if content else "nothing"
+    listed = [str(key) for key in list(content)[:5]] + ["…"] * (len(content) > 5)
+    return f"entries that are not tensors: {', '.join(listed)}"
 
 
 def _locate(path, name, tensor, members, prefix, file):
@@ -184,7 +238,8 @@ def _locate(path, name, tensor, members, prefix, file):
     storage, offset, shape, strides = tensor
     try:
         numbers = (storage.length, offset, *shape, *strides)
-        if len(shape) != len(strides) or not all(type(number) is int and number >= 0 for number in numbers):
+        if not len(shape) == len(strides) <= MOST_AXES \
+                or not all(type(number) is int and 0 <= number < LONGEST_AXIS for number in numbers):
             raise ValueError("impossible sizes")
         info = members[f"{prefix}data/{storage.key}"]
         stored = np.dtype(storage.kind.stored)

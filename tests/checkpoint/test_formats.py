@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +124,11 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"w": {**GOOD, "shape": [3]}}, "wrong place or size for w"),
         ({"w": GOOD, "v": GOOD}, "wrong place or size for"),
         ({"w": {**GOOD, "dtype": "F8_E4M3"}}, "w has the type F8_E4M3"),
+        ({"__metadata__": ["a"], "w": GOOD}, "header is damaged"),
+        ({"__metadata__": "text", "w": GOOD}, "header is damaged"),
+        ({"__metadata__": {"a": 1}, "w": GOOD}, "header is damaged"),
+        ({"w": {**GOOD, "shape": [10**30, 0], "data_offsets": [0, 0]}}, "header is damaged"),
+        ({"w": {**GOOD, "shape": [1] * 60}}, "header is damaged"),
         ({"w": {**GOOD, "shape": [1], "data_offsets": [0, 4]}}, "has 78 bytes"),
     ],
 )
@@ -137,7 +144,8 @@ def test_a_damaged_safetensors_header_is_refused(tmp_path, header, text):
     "content, text",
     [
         (b"", "is empty"),
-        (b"hello, I am a text file", "not a checkpoint that can be read"),
+        (b"hello, I am a text file", "is not a checkpoint but a text. It begins: hello, I am"),
+        (b"\x01\x02 something unknown", "not a checkpoint that can be read"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before torch 1.6"),
         (b"PK\x03\x04" + bytes(50), "truncated or damaged"),
         (b"abcdefg\0{", "is not a safetensors file"),
@@ -196,10 +204,81 @@ def test_a_copy_in_another_dtype(tmp_path, monkeypatch):
         assert one == 1.5
 
 
-def test_a_file_that_became_shorter_while_it_was_open(tmp_path):
-    path = tmp_path / "x.safetensors"
+@pytest.mark.parametrize("change", ["cut off", "another of the same size", "gone"])
+def test_a_file_that_is_not_the_same_when_it_is_opened_again(tmp_path, change):
+    path, other = tmp_path / "x.safetensors", tmp_path / "other.safetensors"
     save_file({"t": np.ones(9000, np.float16)}, path)
+    save_file({"t": np.zeros(9000, np.float16)}, other)
     with open_checkpoint(path) as checkpoint:
-        path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(UserError, match="became shorter while t was read"):
+        if change == "cut off":
+            path.write_bytes(path.read_bytes()[:5000])
+        elif change == "gone":
+            path.unlink()
+        else:
+            other.replace(path)
+        words = "cannot read the checkpoint" if change == "gone" else "was replaced or changed while it was in use"
+        with pytest.raises(UserError, match=words):
             checkpoint.copy_to("t", np.zeros(9000, np.float32), np.copyto)
+        with pytest.raises(UserError, match=words):
+            checkpoint.read("t")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9559625980\n"
+HTML = b"\n<!DOCTYPE html>\n<html class=\"\"><head><title>Access denied</title></head></html>" + b" " * 5000
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (LFS, "a Git LFS pointer"),
+        (HTML, "an HTML page"),
+        (b"<html>" + bytes("ä" * 3000, "utf-8"), "an HTML page"),
+        (b'{"error":"Access to model is restricted"}', "a JSON text"),
+        (b'{\n  "message": "Not Found"\n}', "a JSON text"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text"),
+        (b"Invalid username or password.", "a text"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "a packed archive"),
+        (b"svd.safetensors" + bytes(242) + b"ustar\x0000", "a tar archive"),
+        (b"\x89PNG\r\n\x1a\n", "a picture or a video"),
+        (bytes(5000), "zeros, as an interrupted download"),
+    ],
+)
+@pytest.mark.parametrize("name", ["svd.safetensors", "svd.ckpt"])
+def test_a_failed_download_is_called_what_it_is(tmp_path, content, what, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+    message = refusal(path)
+    assert f"{path} is not a checkpoint but {what}" in message and "torch.load" not in message
+    if what in ("an HTML page", "a JSON text", "a text"):
+        assert "It begins: " in message and "Download it again" in message
+
+
+@pytest.mark.parametrize("length", [0x227B, 0x0A5B, 0x685A42])
+def test_a_header_whose_length_begins_like_another_format_is_read(tmp_path, length):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    (tmp_path / "x").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    with open_checkpoint(tmp_path / "x") as checkpoint:
+        assert checkpoint.read("w").tolist() == [0]
+
+
+def test_a_device_or_a_pipe_is_refused_without_reading_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "device, pipe or socket" in refusal(tmp_path / "pipe")
+    assert "device, pipe or socket" in refusal(Path("/dev/zero"))
+
+
+def test_metadata_of_the_header(tmp_path):
+    for value, wanted in ((None, {}), ({"a": "b"}, {"a": "b"})):
+        (tmp_path / "x").write_bytes(safetensors_bytes({"__metadata__": value, "w": GOOD}, bytes(8)))
+        with open_checkpoint(tmp_path / "x") as checkpoint:
+            assert checkpoint.metadata == wanted
+
+
+def test_text_in_mindspores_format_is_left_aside(tmp_path):
+    import mindspore
+
+    weights = [{"name": "w", "data": mindspore.Tensor(np.ones(2, np.float32))}]
+    mindspore.save_checkpoint(weights, str(tmp_path / "x.ckpt"), append_dict={"note": "hello", "epoch": 3, "rate": 0.5})
+    with open_checkpoint(tmp_path / "x.ckpt") as checkpoint:
+        assert "w" in checkpoint.names() and "note" not in checkpoint.names() and "note" in checkpoint.ignored
+        assert all(isinstance(checkpoint.read(name), np.ndarray) for name in checkpoint.names())

@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import resource
 import sys
 import types
 import zipfile
@@ -195,7 +196,8 @@ def test_broken_or_tampering_pickles_are_refused(tmp_path, pickled):
 
 @pytest.mark.parametrize(
     "content, text",
-    [([1, 2], "not hold named tensors but a list"), ({"model": {"a": 1}, "lr": 0.1}, "not tensors: model, lr")],
+    [([1, 2], "not hold named tensors but a list"), ({"model": {"a": 1}, "lr": 0.1}, "not tensors: model, lr"),
+     ({}, "but nothing"), ({"a": {"b": {"c": {}}}}, "not tensors: a")],
 )
 def test_files_without_named_tensors_are_refused(tmp_path, content, text):
     assert text in refusal(write(tmp_path / "x.pt", content, {}))
@@ -241,3 +243,77 @@ def test_a_truncated_file_and_another_zip_are_refused(tmp_path, torch):
     assert "truncated or damaged" in refusal(path)
     np.savez(tmp_path / "y.npz", a=np.zeros(3))
     assert "not a PyTorch checkpoint" in refusal(tmp_path / "y.npz")
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module", "model_state_dict"])
+def test_weights_are_found_under_what_training_programs_wrap_them_in(tmp_path, torch, wrapper):
+    inner = {"w": tensor(torch, "0", "FloatStorage", 4, (2,), (1,)), "note": "text"}
+    mean = {"w": tensor(torch, "0", "FloatStorage", 4, (2,), (1,), 2)}
+    content = {wrapper: inner, "ema": mean, "optimizer": {"state": {0: {"w": inner["w"]}}}, "epoch": 3}
+    with open_checkpoint(write(tmp_path / "x.pt", content, {"0": np.arange(4, dtype=np.float32)})) as checkpoint:
+        assert checkpoint.names() == ["w", "model_ema.w"]
+        assert checkpoint.read("w").tolist() == [0, 1] and checkpoint.read("model_ema.w").tolist() == [2, 3]
+        assert set(checkpoint.ignored) == {"optimizer", "epoch", "note"}
+
+
+GLOBAL = b"ccollections\nOrderedDict\n"
+DICT = b"\x80\x02}"
+
+
+@pytest.mark.parametrize(
+    "pickled, reason",
+    [
+        (DICT + b"N" + b"\x85" * 200_000 + b"K\x01s.", "nested more than 100 deep"),  # its hash: stack overflow
+        (DICT + b"(" * 5 + b"N" * 3 + b"t" * 5 + b"K\x01s.", "a key of a dict"),
+        (DICT + b"(" + b"".join(b"\x8a\x08" + ((2**61 - 1) * k).to_bytes(8, "little", signed=True) + b"K\x01"
+                               for k in range(1, 5)) + b"u.", "a key of a dict"),  # all in one place: time squared
+        (DICT + b"r\x00\x00\x00\x7f.", "a note number 2130706432"),  # a table of 34 GB
+        (b"\x80\x02]" + b"(" + b"K\x01" * 40 + b"l" + b"ctorch\nSize\n" + b"N\x85R.", "damaged"),
+        (b"\x80\x02ctorch\nSize\n(" + b"K\x01" * 40 + b"l\x85R.", "too many axes"),
+        (b"\x80\x02" + GLOBAL + b"]\x85R.", "damaged"),  # copies of long lists, again and again
+        (b"\x80\x04\x8f(K\x01\x90.", "operation EMPTY_SET"),
+        (b"\x80\x02I" + b"9" * 5000 + b"\n.", "damaged"),
+        (b"\x80\x02]]a0.", "operation POP"),
+        (b"\x80\x02N" * 3, "damaged"),
+    ],
+)
+def test_pickles_made_to_crash_or_never_to_end_are_refused_before_they_run(tmp_path, pickled, reason):
+    message = refusal(write(tmp_path / "x.pt", None, {}, pickled=pickled))
+    assert "its pickle is damaged" in message and reason in message
+
+
+def test_too_many_operations_are_refused(tmp_path, torch, monkeypatch):
+    monkeypatch.setattr("gm.checkpoint.pickle_scan.MOST_OPERATIONS", 20)
+    content = {f"w{i}": tensor(torch, "0", "FloatStorage", 4, (2,), (1,)) for i in range(3)}
+    assert "more than 20 operations" in refusal(write(tmp_path / "x.pt", content, {}))
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_an_endless_list_of_members_is_refused_before_it_is_read(tmp_path, zip64):
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"N.")
+    data = bytearray(path.read_bytes())
+    end = data.rfind(b"PK\x05\x06")
+    if zip64:
+        record = b"PK\x06\x06" + bytes(36) + (2**40).to_bytes(8, "little") + bytes(8)
+        data[end:end] = record + b"PK\x06\x07" + bytes(16)
+    else:
+        data[end + 12 : end + 16] = (2**31).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert "the list of its members has" in refusal(path)
+
+
+def test_a_bomb_in_place_of_the_byte_order_is_not_unpacked(tmp_path, torch):
+    content = {"w": tensor(torch, "0", "FloatStorage", 1, (1,), (1,))}
+    path = write(tmp_path / "x.pt", content, {"0": np.ones(1, np.float32)}, byteorder=b"")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("model/data.pkl"), members["model/data.pkl"], zipfile.ZIP_STORED)
+        archive.writestr("model/byteorder", bytes(300_000_000))
+        archive.writestr(zipfile.ZipInfo("model/data/0"), members["model/data/0"], zipfile.ZIP_STORED)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.read("w").tolist() == [1]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
