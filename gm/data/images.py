@@ -120,6 +120,7 @@ def _opened(path):
             raise UserError(f"image {path} is an empty file (0 bytes)")
         with Image.open(path, formats=_formats()) as picture:
             _check_size(path, picture.size)
+            _check_planes(path, picture)
             yield picture
     except UserError:
         raise
@@ -163,6 +164,17 @@ def _check_size(path, size):
         raise UserError(
             f"image {path} has {size[0]}x{size[1]} pixels, {size[0] * size[1] / 1e6:.0f} megapixels; at most "
             f"{MAX_MEGAPIXELS} are read: make it smaller first"
+        )
+
+
+def _check_planes(path, picture):
+    if picture.format != "TIFF":
+        return
+    bits, planes = max(picture.tag_v2.get(258, (1,))), picture.tag_v2.get(284, 1)
+    if bits > 8 and planes == 2 and len(picture.getbands()) > 1:  # Pillow takes half of each number for a pixel
+        raise UserError(
+            f"image {path}: a TIFF of {bits} bits with its colours in separate planes; save it with interleaved "
+            "colours, or as PNG"
         )
 
 

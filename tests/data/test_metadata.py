@@ -185,10 +185,10 @@ def test_100000_rows_are_checked_in_seconds(tmp_path):
         rows.append(f"{path},{30 + row % 100},{row % 256},24\n")
     rows[77_777] = "link3/part3/none.mp4,30,1,24\n"
     (tmp_path / "labels.csv").write_text("path,length,motion_bucket_id,fps\n" + "".join(rows))
-    start = time.perf_counter()
+    start = time.process_time()  # others may be at work on this machine
     with pytest.raises(UserError, match="1 fault\n  line 77779: .*none.mp4 does not exist"):
         read_metadata(tmp_path / "labels.csv", tmp_path, 4, 2)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(
