@@ -98,12 +98,9 @@ class VideoReader:
 
     def _rgb(self, wanted):
         frames = None
-        for row, (number, frame) in enumerate(self._shown(wanted)):
-            size = self._pictures.size(frame)
+        for row, (_, frame) in enumerate(self._shown(wanted)):
             if frames is None:
-                frames = np.empty((len(wanted), *size, 3), np.uint8)
-            elif size != frames.shape[1:3]:
-                raise UserError(f"{self.path}: the picture size changes within the video, at frame {number}")
+                frames = np.empty((len(wanted), *self._pictures.size(frame), 3), np.uint8)
             self._pictures.rgb(frame, frames[row])
         return frames
 
@@ -142,6 +139,12 @@ class VideoReader:
                     frame = self._frame(number)
             if frame is None:
                 raise UserError(f"{self.path}: {self._what_can_be_read(wanted[-1])}")
+            if (frame.height, frame.width) != self._index.size:
+                height, width = self._index.size
+                raise UserError(
+                    f"{self.path}: the picture size changes within the video: frame {number} is "
+                    f"{frame.width}x{frame.height}, the first one {width}x{height}; cut it there, or re-encode it"
+                )
             yield number, frame
 
     def _frame(self, number):
