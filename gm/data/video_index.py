@@ -7,13 +7,14 @@ once (`index_by_decoding`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from gm.data.video_decoder import Run
 from gm.data.video_file import ERRORS
 from gm.data.video_packets import looker
 
@@ -47,12 +48,14 @@ class Start(NamedTuple):
 @dataclass(frozen=True)
 class Index:
     """shown: the number of the packet that shows each frame, a list; starts: of `Start`, ascending; fps: frames per
-    second of shown duration; decoded: whether the file was decoded for it; damaged: the first frame that cannot be
-    decoded, None if there is none, or if that is not known."""
+    second of shown duration; size: (height, width) of the first frame as it is stored, None if it cannot be decoded;
+    decoded: whether the file was decoded for it; damaged: the first frame that cannot be decoded, None if there is
+    none, or if that is not known."""
 
     shown: list
     starts: list
     fps: float
+    size: tuple | None
     decoded: bool
     damaged: int | None = None
 
@@ -93,7 +96,12 @@ class _Seen:
 def make_index(decoder):
     """The Index of the file of a `gm.data.video_decoder.Decoder`."""
     seen = _scan(decoder)
-    return _index_by_packets(seen, decoder.stream) or index_by_decoding(decoder, seen)
+    index = _index_by_packets(seen, decoder.stream)
+    if index is not None:
+        first = Run(decoder, index, index.starts[0]).frame(0)
+        if first is not None:
+            return replace(index, size=(first.height, first.width))
+    return index_by_decoding(decoder, seen)
 
 
 def _scan(decoder):
@@ -128,7 +136,7 @@ def _index_by_packets(seen, stream):
         for number, one in enumerate(seen)
         if one.look.start and one.key
     ]
-    return Index(shown, starts, _fps(ordered, seen[shown[-1]].duration, stream), decoded=False)
+    return Index(shown, starts, _fps(ordered, seen[shown[-1]].duration, stream), None, decoded=False)
 
 
 def _is_certain(seen):
@@ -149,13 +157,14 @@ def index_by_decoding(decoder, seen=None):
     """The Index from decoding the whole file. seen: what a scan of its packets has found."""
     seen = _scan(decoder) if seen is None else seen
     decoder.rewind({"skip_loop_filter": "all"})  # the look of the pictures does not matter here
-    shown, keys, damaged = [], {}, None
+    shown, keys, damaged, size = [], {}, None, None
     for _, frames, failed in decoder.decode(enumerate(decoder.packets())):
         if failed and shown and damaged is None:  # before the first picture: the beginning of a recording
             damaged = len(shown)
         for frame in frames:
             if frame.is_corrupt and damaged is None:
                 damaged = len(shown)
+            size = size or (frame.height, frame.width)
             if frame.key_frame:
                 keys[frame.pts] = len(shown)
             shown.append(frame.pts)
@@ -169,7 +178,7 @@ def index_by_decoding(decoder, seen=None):
     if None in times:
         times = [seen[number].packet.dts for number in sorted(shown)]
     fps = _fps(times, seen[shown[-1]].duration, decoder.stream) if shown else 0.0
-    return Index(shown, starts, fps, decoded=True, damaged=damaged)
+    return Index(shown, starts, fps, size, decoded=True, damaged=damaged)
 
 
 def _first_after(shown, number, position):

@@ -56,14 +56,14 @@ def _load(place, identity):
             record = json.loads(zlib.decompress(content[32:]))
             if record.pop("identity") == identity:
                 starts = [Start(number, first, Packet(*packet)) for number, first, packet in record.pop("starts")]
-                return Index(starts=starts, **record)
+                return Index(starts=starts, size=tuple(record.pop("size")), **record)
     return None
 
 
 def _keep(place, identity, index):
     record = {
-        "identity": identity, "starts": index.starts, "shown": index.shown, "fps": index.fps, "decoded": index.decoded,
-        "damaged": index.damaged,
+        "identity": identity, "starts": index.starts, "shown": index.shown, "fps": index.fps, "size": index.size,
+        "decoded": index.decoded, "damaged": index.damaged,
     }
     content = zlib.compress(json.dumps(record).encode())
     try:

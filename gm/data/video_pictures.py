@@ -4,6 +4,7 @@ high dynamic range brought down to SDR, interlaced pictures made whole.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 
@@ -91,7 +92,8 @@ def filter_graph(frame, filters):
         "pixel_aspect": "1/1",
     }
     graph = av.filter.Graph()
-    graph.threads = 1
+    with contextlib.suppress(AttributeError):  # PyAV before 16
+        graph.threads = 1
     nodes = [graph.add(name, argument) if argument else graph.add(name) for name, argument in
              [("buffer", _written(source)), *filters, ("buffersink", None)]]
     graph.link_nodes(*nodes)

@@ -19,7 +19,7 @@ from gm.data.video_index_store import stored_index
 from gm.data.video_pictures import Pictures, whole_picture
 from gm.errors import UserError
 
-__all__ = ["SUFFIXES", "VideoReader", "open_video"]
+__all__ = ["SUFFIXES", "VideoFile", "VideoReader", "open_video"]
 
 
 def open_video(path, threads=1, index_folder=None):
@@ -30,18 +30,37 @@ def open_video(path, threads=1, index_folder=None):
     text file, no video in it, without its index, no frame or no frame rate. What is wrong with single frames comes out
     when they are read.
     """
-    return VideoReader(checked_path(path), threads, index_folder)
+    return VideoFile(checked_path(path), threads, index_folder)
 
 
 class VideoReader:
-    """A video file, open. Made by `open_video`; a context manager.
+    """A clip, open: a context manager with path; fps (float, frames over shown duration, in 1/s); size (h, w) in
+    pixels, upright and square; length (frames)."""
 
-    path; fps (float, frames over shown duration, in 1/s); size (h, w) in pixels, upright and square; length (frames;
-    UserError for an mp4 or mov that is cut off).
-    """
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def frames(self, indices):
+        """The frames at `indices` (any order, repeats allowed) as uint8 (t, h, w, 3) RGB, upright. UserError if one of
+        them cannot be had."""
+        raise NotImplementedError
+
+    def close(self):
+        """Let go of the file. May be called twice."""
+        raise NotImplementedError
+
+
+class VideoFile(VideoReader):
+    """A video file, made by `open_video`. length raises UserError for an mp4 or mov that is cut off."""
 
     def __init__(self, path, threads=1, index_folder=None):
-        self.path, self._folder = path, index_folder
+        super().__init__(path)
         self._decoder = Decoder(path, threads)
         self._run, self._interlaced = None, False
         try:
@@ -54,12 +73,6 @@ class VideoReader:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
     @property
     def fps(self):
@@ -98,12 +111,9 @@ class VideoReader:
 
     def _rgb(self, wanted):
         frames = None
-        for row, (number, frame) in enumerate(self._shown(wanted)):
-            size = self._pictures.size(frame)
+        for row, (_, frame) in enumerate(self._shown(wanted)):
             if frames is None:
-                frames = np.empty((len(wanted), *size, 3), np.uint8)
-            elif size != frames.shape[1:3]:
-                raise UserError(f"{self.path}: the picture size changes within the video, at frame {number}")
+                frames = np.empty((len(wanted), *self._pictures.size(frame), 3), np.uint8)
             self._pictures.rgb(frame, frames[row])
         return frames
 
@@ -142,6 +152,12 @@ class VideoReader:
                     frame = self._frame(number)
             if frame is None:
                 raise UserError(f"{self.path}: {self._what_can_be_read(wanted[-1])}")
+            if (frame.height, frame.width) != self._index.size:
+                height, width = self._index.size
+                raise UserError(
+                    f"{self.path}: the picture size changes within the video: frame {number} is "
+                    f"{frame.width}x{frame.height}, the first one {width}x{height}; cut it there, or re-encode it"
+                )
             yield number, frame
 
     def _frame(self, number):
