@@ -39,7 +39,7 @@ def fingerprint(weights):
     """
     path = Path(weights.checkpoint.path)
     found = sampled_hash(weights.sources, lambda name: weights.checkpoint.read(weights.sources[name]))
-    return {"base_name": path.name, "base_size": str(path.stat().st_size), "base_hash": found}
+    return {"base_name": path.name, "base_size": str(weights.checkpoint.size()), "base_hash": found}
 
 
 def sampled_hash(names, read):
