@@ -159,15 +159,15 @@ class Weights:
 
     Args:
         config: of the model.
-        path, base, means: of the weights, in any layout that `gm.checkpoint.model_file.open_model` reads.
+        path, base, use_ema: of the weights, in any layout that `gm.checkpoint.model_file.open_model` reads.
 
     Raises:
         UserError: a checkpoint that does not fit the config, with the list of all that is wrong.
     """
 
-    def __init__(self, config, path, base=None, means=False):
+    def __init__(self, config, path, base=None, use_ema=False):
         self.config = config
-        self.checkpoint = open_model(path, base, means)
+        self.checkpoint = open_model(path, base, use_ema)
         # Without values yet; `load` hands each of them out once, as building takes as long as reading half the file.
         self._built = {name: build_component(config, name) for name in COMPONENTS}
         self._sizes = {name: sum(map(math.prod, _shapes([cell]).values())) for name, cell in self._built.items()}

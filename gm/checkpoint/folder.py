@@ -30,19 +30,19 @@ def is_sharded(path):
     return _INDEX in Path(path).name and Path(path).suffix == ".json"
 
 
-def parts_of(folder, means=False):
+def parts_of(folder, use_ema=False):
     """The parts that a folder holds, {"unet", "vae", "image_encoder" or None: path of the weights' file or index}.
 
-    None stands for a part's own folder; its names tell which it is. means: take the UNet's running mean.
+    None stands for a part's own folder; its names tell which it is. use_ema: take the UNet's running mean.
     Raises UserError if there are no weights in it.
     """
     folder = Path(folder)
-    unet = MEANS if means else UNET
+    unet = MEANS if use_ema else UNET
     there = {part: folder / (unet if part == UNET else part) for part in PARTS}
     there = {part: path for part, path in there.items() if path.is_dir()}
-    if means and UNET not in there and (folder / UNET).is_dir():
+    if use_ema and UNET not in there and (folder / UNET).is_dir():
         raise UserError(f"{folder} has no folder {MEANS}: there is no running mean to take")
-    if not means and UNET not in there and (folder / MEANS).is_dir():
+    if not use_ema and UNET not in there and (folder / MEANS).is_dir():
         raise UserError(f"{folder} has a folder {MEANS} and none called {UNET}: name {folder / MEANS} itself")
     if there:
         return {part: _weights_file(path, must=True) for part, path in there.items()}

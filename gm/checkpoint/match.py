@@ -10,6 +10,7 @@ from gm.checkpoint.rules import DELTA_KIND, original_name, unused_reason
 from gm.errors import UserError
 
 _LISTED, _LISTED_BELOW_HINTS = 20, 5
+_FEW = 0.1  # share of shapes
 # (pattern of a name, the hint): files that users are likely to give as a checkpoint
 _MISTAKEN = (
     (
@@ -84,6 +85,9 @@ def _message(checkpoint, expected, sources, faults):
     description = f" ({checkpoint.description})" if checkpoint.description else ""
     lines = [f"{checkpoint.path}{description} does not fit the model:"]
     hints = _hints(checkpoint, expected, sources)
+    if not hints and sources and len(faults["of the wrong shape"]) > _FEW * len(sources):
+        hints = ["Many shapes are another model's: is the config the right one (--version, --SVD.config, --config, "
+                 "--svd_config)?"]
     listed = _LISTED if len(hints) == 0 else _LISTED_BELOW_HINTS
     for kind, items in faults.items():
         if not items:

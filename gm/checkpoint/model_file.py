@@ -32,18 +32,18 @@ _SAMPLING, _FIRST_STAGE = "conditioner.embedders.3.encoder.", "first_stage_model
 _CHANGES = {"transposed": TRANSPOSED, "matrix": CONVOLUTION, None: None}
 
 
-def open_model(path, base=None, means=False):
+def open_model(path, base=None, use_ema=False):
     """Open weights for reading under the original's names.
 
     Args:
         path: a file, an index of shards, or a folder.
         base: weights, opened in the same way, that complete those of `path` where they are a part of a model.
-        means: take a training's running mean (EMA) in place of its weights: `model_ema.…`, or the folder unet_ema.
+        use_ema: take a training's running mean (EMA) in place of its weights: `model_ema.…`, or the folder unet_ema.
 
     Returns a `view.View`; its `description` says in words what it is. Names that no rule knows are left as they are.
     Raises UserError for what cannot be read, a base that is not needed, or a running mean that is not there.
     """
-    view = _open(Path(path), means)
+    view = _open(Path(path), use_ema)
     if base is not None:
         under = _open(Path(base), False)
         added = {name: source for name, source in under.sources.items() if name not in view.sources}
@@ -54,15 +54,15 @@ def open_model(path, base=None, means=False):
     return view
 
 
-def _open(path, means):
+def _open(path, use_ema):
     parts = {None: path}
     if path.is_dir():
-        parts = folders.parts_of(path, means) or parts
-        means = means and None in parts  # else they are the folder's own
+        parts = folders.parts_of(path, use_ema) or parts
+        use_ema = use_ema and None in parts  # else they are the folder's own
     files = {part: _open_file(file) for part, file in parts.items()}
     named, ignored, words = {}, [], []
     for part, file in files.items():
-        found, aside, said = _weights_or_means(_cleaned(file), means, file.path)
+        found, aside, said = _weights_or_means(_cleaned(file), use_ema, file.path)
         part = part or _part_of(found)
         named.update({f"{part}.{name}" if part else name: source for name, source in found.items()})
         ignored += [*file.ignored, *aside]
@@ -88,11 +88,11 @@ def _cleaned(file):
     return {name if len(stored) == 1 else own: Source.of(file, own) for name, stored in found.items() for own in stored}
 
 
-def _weights_or_means(named, means, path):
+def _weights_or_means(named, use_ema, path):
     """({name: Source}, names left aside, words) of a file that may have a running mean beside the weights."""
     averaged = {name: source for name, source in named.items() if name.startswith(_MEANS)}
     weights = {name: source for name, source in named.items() if name not in averaged}
-    if not means:
+    if not use_ema:
         said = [f"running mean (EMA) of {len(averaged)} left aside"] if averaged else []
         if averaged and not weights:
             raise UserError(f"{path} holds a running mean (EMA) alone: say that you want it (ema)")

@@ -211,12 +211,12 @@ def test_the_running_mean_in_folders(tmp_path, whole, arrays):
     name = UNET + "out.2.weight"
     paths = unet_files(tmp_path, arrays)
     for path in (paths["a run"] / "unet_ema", paths["a run"]):
-        view = open_model(path, whole, means=path == paths["a run"])
+        view = open_model(path, whole, use_ema=path == paths["a run"])
         np.testing.assert_array_equal(view.read(name), -arrays[name])
     shutil.rmtree(paths["a run"] / "unet")
     assert "name " + str(paths["a run"] / "unet_ema") in refusal(paths["a run"])
-    assert "no running mean (EMA)" in refusal(whole, means=True)
-    assert "no folder unet_ema" in refusal(write_folder(tmp_path / "whole", arrays), means=True)
+    assert "no running mean (EMA)" in refusal(whole, use_ema=True)
+    assert "no folder unet_ema" in refusal(write_folder(tmp_path / "whole", arrays), use_ema=True)
 
 
 @pytest.mark.parametrize("form", ["LitEma", "plain", "inner"])
@@ -233,7 +233,7 @@ def test_the_running_mean_beside_the_weights_is_chosen_by_a_flag(tmp_path, array
     assert_same(view, arrays, expected)
     assert f"running mean (EMA) of {len(unet) + 1} left aside" in view.description
     wanted = {name: -array if name in unet else array for name, array in arrays.items()}
-    view = open_model(tmp_path / "x.safetensors", means=True)
+    view = open_model(tmp_path / "x.safetensors", use_ema=True)
     assert_same(view, wanted, expected)
     assert f"running mean (EMA) of {len(unet)} weights" in view.description
     assert "model_ema.decay" in view.ignored
