@@ -35,6 +35,8 @@ def main(argv=None):
     check_arguments(arguments)
     choose_model(arguments)
     job = make_job(arguments)
+    for line in job.model.pipeline.sources():
+        print(line)
     for warning in job.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.dry_run:

@@ -70,11 +70,16 @@ GROUPS = {
     ],
     "weights": [
         _option("--SVD.config", "YAML file of the model and its default settings, in place of configs/<version>.yaml"),
-        _option("--SVD.checkpoint", "weights: the original .safetensors, or what svd_tools/convert.py made of it; by "
+        _option("--SVD.checkpoint", "weights, known by their content: the original .safetensors, a diffusers folder, a "
+                "UNet alone with --SVD.base, the older port's .ckpt, what svd_tools/convert.py made; by "
                 "default <version>.safetensors or <version>_fp16.safetensors of the next folder"),
         _option("--checkpoints_dir", "folder of weights, into which svd_tools/download.py puts them; by default "
                 "SVD_CHECKPOINTS of the environment, else checkpoints"),
-        _option("--SVD.delta", "weights that train.py saved alone, LoRA too, put over the checkpoint's"),
+        _option("--SVD.base", "a whole model that completes the checkpoint where that is a part of one"),
+        _option("--SVD.use_ema", "take the running mean (EMA) that lies beside the weights in the checkpoint", switch,
+                False, flag=True),
+        _option("--SVD.delta", "changes put on the checkpoint's weights: what train.py saved alone, LoRA files; one, or "
+                "[a.safetensors:0.8,b.safetensors] with strengths"),
     ],
     "motion and likeness": [
         _option("--SVD.motion_bucket_id --motion_bucket_id", "amount of motion, 0 to 255 (127)", float),

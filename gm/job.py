@@ -43,8 +43,8 @@ from gm.options import Options
 from gm.pipeline import PARTS, ImageToVideo, choose_size
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
-_NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "delta", "output_fps",
-            "watermark", "command"}
+_NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
+            "output_fps", "watermark", "command"}
 
 
 class Picture(NamedTuple):
@@ -71,7 +71,8 @@ class Model:
         ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
         self.attention_scores = ops.set_memory_budget(settings.memory_budget)
         self.pipeline = ImageToVideo(
-            settings.config, settings.checkpoint, settings.delta, settings.amp_level, settings.low_memory
+            settings.config, settings.checkpoint, settings.delta, settings.amp_level, settings.low_memory,
+            settings.base, settings.use_ema,
         )
         self.compiled = set()  # shapes of videos that the graph was compiled for
         self.cached = False  # whether the graphs are there from an earlier run
@@ -89,7 +90,9 @@ class Model:
         return {
             "config": str(settings.config),
             "checkpoint": str(Path(settings.checkpoint).resolve()),
-            "delta": settings.delta and str(Path(settings.delta).resolve()),
+            "base": settings.base and str(Path(settings.base).resolve()),
+            "use_ema": settings.use_ema,
+            "delta": self.pipeline.deltas.record(),
             "amp_level": settings.amp_level,
             "fast_float32": settings.fast_float32,
             "mode": settings.mode,

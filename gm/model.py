@@ -12,8 +12,8 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 from omegaconf import OmegaConf
 
-from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.match import match
+from gm.checkpoint.model_file import open_model
 from gm.config import Section, build, check, load_config
 from gm.diffusion.denoiser import Denoiser
 from gm.errors import UserError
@@ -157,13 +157,17 @@ def _shapes(cells):
 class Weights:
     """A checkpoint whose keys are accounted for: every parameter of the model is in it with its shape.
 
+    Args:
+        config: of the model.
+        path, base, use_ema: of the weights, in any layout that `gm.checkpoint.model_file.open_model` reads.
+
     Raises:
         UserError: a checkpoint that does not fit the config, with the list of all that is wrong.
     """
 
-    def __init__(self, config, path):
+    def __init__(self, config, path, base=None, use_ema=False):
         self.config = config
-        self.checkpoint = open_checkpoint(path)
+        self.checkpoint = open_model(path, base, use_ema)
         # Without values yet; `load` hands each of them out once, as building takes as long as reading half the file.
         self._built = {name: build_component(config, name) for name in COMPONENTS}
         self._sizes = {name: sum(map(math.prod, _shapes([cell]).values())) for name, cell in self._built.items()}

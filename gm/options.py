@@ -87,8 +87,9 @@ class Options:
 class ModelSettings:
     """Which model, and how it is held and computed.
 
-    config: path of the model's YAML file. checkpoint: path of its weights. delta: weights put over them
-    (`train.py --train.save=delta`). device_target: "CPU", "GPU", "Ascend" or None for the best there is. mode: 0 graph,
+    config: path of the model's YAML file. checkpoint: path of its weights in any layout; base, use_ema: see
+    `gm.checkpoint.model_file.open_model`. delta: changes put on them, see `gm.checkpoint.delta_file.parse_deltas`.
+    device_target: "CPU", "GPU", "Ascend" or None for the best there is. mode: 0 graph,
     1 PyNative. amp_level: "O0" float32, "O2" float16 for UNet and CLIP. low_memory: one part of the model at a time.
     fast_float32: narrower float32 on GPUs and Ascend, see `gm.ops.float32`.
     memory_budget: bytes by which attention's scores are sized, None for what is free.
@@ -97,6 +98,8 @@ class ModelSettings:
     config: str | Path
     checkpoint: str | Path
     delta: str | Path | None = None
+    base: str | Path | None = None
+    use_ema: bool = False
     device_target: str | None = None
     mode: int = 0
     amp_level: str = "O0"

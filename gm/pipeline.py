@@ -9,8 +9,7 @@ from functools import cached_property
 import numpy as np
 from mindspore import Tensor
 
-from gm.checkpoint.delta import apply_delta, base_warnings, changed_names, check_delta
-from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.delta import Deltas, apply_delta, unet_shapes
 from gm.data.images import fit_size, to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.conditioning import condition, encode_picture
@@ -95,27 +94,26 @@ class ImageToVideo:
 
     Args:
         config: path of a model's YAML file, or one already loaded by `gm.model.load_model_config`.
-        checkpoint: path of the original file or of a converted one; its keys are all accounted for at once, the
+        checkpoint: path of weights in any layout (`gm.checkpoint.model_file`); all keys are accounted for at once, the
             components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`.
-        delta: path of the weights that train.py saved alone (`--train.save=delta`), put over the checkpoint's.
+        delta: changes put on the checkpoint's weights: what train.py saved alone (`--train.save=delta`), LoRA files;
+            one path or several with strengths, as `gm.checkpoint.delta_file.parse_deltas` reads them.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
         low_memory: let every component go when it has done its part for a video, compute the two halves of guidance one
             after the other, and leave float16 weights so until a layer needs them in float32. The same result up to
             rounding, slower; the next video loads again.
+        base, use_ema: of the checkpoint, see `gm.checkpoint.model_file.open_model`.
 
     `warnings` holds sentences that the user should see (a delta of another checkpoint).
 
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint, delta=None, amp_level="O0", low_memory=False):
+    def __init__(self, config, checkpoint, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False):
         self.config = config if hasattr(config, "model") else load_model_config(config)
-        self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint)
-        self.delta = delta
-        self.warnings = []
-        if delta is not None:
-            check_delta(delta, build_component(self.config, "unet"))
-            self.warnings = base_warnings(delta, self.weights)
+        self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint, base, use_ema)
+        self.deltas = Deltas(delta, unet_shapes(build_component(self.config, "unet")) if delta else {})
+        self.warnings = self.deltas.warnings(self.weights)
         check_amp_level(amp_level)
         self.amp_level = amp_level
         self.low_memory = low_memory
@@ -132,15 +130,17 @@ class ImageToVideo:
             raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
                             "other: give one of low_memory and cache_interval, or no guidance (both scales 1)")
 
+    def sources(self):
+        """Lines that say what the weights were recognised as."""
+        file = getattr(self.weights, "checkpoint", None)  # another kind of weights has no file
+        lines = [f"{file.path}: {file.description}"] if file else []
+        return lines + [f"{delta.path}: {delta.description}" for delta in self.deltas]
+
     def narrow(self):
         """Names of the parameters that stay in float16 whatever amp_level says; on them depends how it is compiled."""
         if not self.low_memory:
             return set()
-        changed = ()
-        if self.delta is not None:
-            with open_checkpoint(self.delta) as delta:
-                changed = changed_names(delta)
-        return self.weights.narrow().difference(changed)
+        return self.weights.narrow().difference(self.deltas.names())
 
     def load(self, name):
         """Load a component of `PARTS` that is not there yet: a generator of (values so far, values in all)."""
@@ -152,8 +152,8 @@ class ImageToVideo:
             component = yield from self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
         else:
             component = self.weights.load(PARTS[name], self.amp_level)
-        if name == "denoiser" and self.delta is not None:
-            apply_delta(component, self.delta, amp_level=self.amp_level)
+        if name == "denoiser":
+            apply_delta(component, self.deltas, amp_level=self.amp_level)
         self.__dict__[name] = component
 
     def _loaded(self, name):

@@ -14,17 +14,18 @@ from gm.errors import run_cli
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "svd_untrained.yaml"
 
 
-def write_untrained(config_path, output, seed=0):
+def write_untrained(config_path, output, seed=0, overwrite=False):
     """Write every parameter of the model of a config, float32, under the original's names.
 
     Raises:
-        UserError: a config that is not right, or an output that cannot be written.
+        UserError: a config that is not right, or an output that is there already or cannot be written.
     """
-    from gm.checkpoint.writer import write_safetensors
+    from gm.checkpoint.writer import check_output, write_safetensors
     from gm.data.outputs import make_folder
     from gm.model import COMPONENTS, build_component, load_model_config
     from gm.networks.init import initialize
 
+    check_output(output, (), overwrite)
     config = load_model_config(config_path)
     arrays = {}
     for name in COMPONENTS:
@@ -39,8 +40,9 @@ def main(argv=None):
     parser.add_argument("--config", default=str(CONFIG), help="YAML file of a model small enough for the memory")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial values")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output file that is already there")
     options = parser.parse_args(argv)
-    write_untrained(options.config, options.output, options.seed)
+    write_untrained(options.config, options.output, options.seed, options.overwrite)
     print(f"{options.output}: untrained weights of {options.config}")
 
 

@@ -1,4 +1,4 @@
-"""Put what train.py saved alone (a delta or LoRA) into its checkpoint: one file with the whole model.
+"""Put what train.py saved alone (a delta or LoRA), or any LoRA, into its checkpoint: one file with the whole model.
 
 python svd_tools/merge.py --checkpoint=svd.safetensors --delta=DIR/weights/delta.safetensors --output=mine.safetensors
 """
@@ -9,54 +9,76 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 from jsonargparse import ArgumentParser
 
 from gm.console import progress_bar
 from gm.errors import UserError, run_cli
 
 
-def merge(config, checkpoint, delta, output):
-    """Write `output`, under the original names, in the dtypes of the checkpoint; one tensor in memory at a time.
+def merge(config, checkpoint, deltas, output, base=None, use_ema=False, dtype=None, overwrite=False):
+    """Write `output`, under the original names; one tensor in memory at a time.
 
-    Returns sentences that the user should see. UserError if a file does not fit, or `output` is one of the inputs.
+    Args:
+        config: path of the model's YAML file.
+        checkpoint, base, use_ema: of the weights, see `gm.checkpoint.model_file.open_model`.
+        deltas: one file, or several with strengths, see `gm.checkpoint.delta.parse_deltas`.
+        dtype: "float16" or "float32"; None: every tensor's own.
+        overwrite: replace an output that is there.
+
+    Returns sentences that the user should see. UserError, with nothing written, if a file does not fit, a value is not
+    finite or beyond its dtype, or `output` is there or one of the inputs.
     """
-    from gm.checkpoint.delta import base_warnings, changed, changed_names, check_delta
-    from gm.checkpoint.formats import open_checkpoint
-    from gm.checkpoint.writer import write_safetensors
+    from gm.checkpoint.casting import cast
+    from gm.checkpoint.delta import Deltas, unet_shapes
+    from gm.checkpoint.delta_file import parse_deltas
+    from gm.checkpoint.writer import check_output, write_safetensors
     from gm.data.outputs import make_folder
     from gm.model import Weights, build_component, load_model_config
 
-    for path in (checkpoint, delta):
-        if Path(output).exists() and os.path.samefile(output, path):
-            raise UserError(f"--output would replace {path}: choose another name")
+    given = parse_deltas(deltas)
+    check_output(output, [checkpoint, base, *(path for path, _ in given)], overwrite)
     config = load_model_config(config)
-    weights = Weights(config, checkpoint)
-    check_delta(delta, build_component(config, "unet"))
+    weights = Weights(config, checkpoint, base, use_ema)
+    changes = Deltas(given, unet_shapes(build_component(config, "unet")))
     source = weights.checkpoint
-    entries = [(name, tuple(source.shape(key)), source.dtype(key)) for name, key in weights.sources.items()]
+    entries = [(name, tuple(source.shape(key)), np.dtype(dtype or source.dtype(key)))
+               for name, key in weights.sources.items()]
+    types, changed = {name: to for name, _, to in entries}, set(changes.names())
     make_folder(Path(output).parent)
-    with open_checkpoint(delta) as trained, progress_bar(len(entries), "merging", "tensor") as bar:
-        names = set(changed_names(trained))
+    with progress_bar(len(entries), "merging", "tensor") as bar:
 
         def read(name):
             bar.update()
-            key = weights.sources[name]
-            old = source.read(key)
-            return changed(trained, name, lambda: old).astype(source.dtype(key)) if name in names else old
+            source.release()
+            old = source.read(weights.sources[name])
+            value = changes.changed(name, lambda: old) if name in changed else old
+            if not np.isfinite(value).all():
+                raise UserError(f"{name} in {checkpoint} is not finite (NaN or infinite): the file is damaged, or its "
+                                "training failed")
+            return cast(value, types[name], f"{name} with the delta", "merge with --dtype=float32")
 
         write_safetensors(output, entries, read)
-    return base_warnings(delta, weights)
+    return changes.warnings(weights)
 
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config", default=os.fspath(Path(__file__).resolve().parent.parent / "configs" / "svd.yaml"),
                         help="YAML file of the model")
-    parser.add_argument("--checkpoint", required=True, help="the weights that were trained on")
-    parser.add_argument("--delta", required=True, help="what train.py saved: delta.safetensors")
+    parser.add_argument("--checkpoint", required=True, help="the weights that were trained on, in any layout")
+    parser.add_argument("--base", help="a whole model that completes the checkpoint where that is a part of one")
+    parser.add_argument("--use_ema", type=bool, nargs="?", const=True, default=False,
+                        help="take the running mean (EMA) that lies beside the weights in the checkpoint")
+    parser.add_argument("--delta", required=True, type=str, help="what train.py saved: delta.safetensors; a LoRA file; "
+                        "or several, as in [a.safetensors:0.8,b.safetensors]")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
+    parser.add_argument("--dtype", choices=("float16", "float32"), help="of all tensors; by default each has its own")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output file that is already there")
     options = parser.parse_args(argv)
-    for warning in merge(options.config, options.checkpoint, options.delta, options.output):
+    warnings = merge(options.config, options.checkpoint, options.delta, options.output, options.base, options.use_ema,
+                     options.dtype, options.overwrite)
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{options.output}: {options.checkpoint} with {options.delta}")
 

@@ -1,25 +1,23 @@
-"""The trained part of a model alone: a safetensors file with some of its tensors, or with low-rank changes of them
-(`gm.checkpoint.lora`), to be put on the whole one."""
+"""Changes of a model in files of their own, to be put on the whole one: the trained tensors themselves, or low-rank
+changes of them (`gm.checkpoint.delta_file`). Several may be put on one model, each with a strength."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
 
-from gm.checkpoint.formats import open_checkpoint
-from gm.checkpoint.lora import low_rank, merged
+from gm.checkpoint.casting import cast
+from gm.checkpoint.delta_file import Delta, parse_deltas
+from gm.checkpoint.lora import UNET, Names
+from gm.checkpoint.rules import DELTA_KIND
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
 from gm.precision import parameter_dtype
 
-KIND = "svd-mindspore delta"
-_UNET = "model.diffusion_model."
 _SAMPLED_TENSORS, _SAMPLED_VALUES = 12, 4096
-_LISTED = 10
 
 
 def write_delta(path, arrays, base):
@@ -28,7 +26,7 @@ def write_delta(path, arrays, base):
     base: {str: str}, what `fingerprint` says of the model under them and, for low-rank changes, their "lora_alpha".
     """
     entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
-    return write_safetensors(path, entries, arrays.__getitem__, {"format": KIND, **base})
+    return write_safetensors(path, entries, arrays.__getitem__, {"format": DELTA_KIND, **base})
 
 
 def fingerprint(weights):
@@ -39,7 +37,7 @@ def fingerprint(weights):
     """
     path = Path(weights.checkpoint.path)
     found = sampled_hash(weights.sources, lambda name: weights.checkpoint.read(weights.sources[name]))
-    return {"base_name": path.name, "base_size": str(path.stat().st_size), "base_hash": found}
+    return {"base_name": path.name, "base_size": str(weights.checkpoint.size()), "base_hash": found}
 
 
 def sampled_hash(names, read):
@@ -54,101 +52,102 @@ def sampled_hash(names, read):
     return digest.hexdigest()[:16]
 
 
-def apply_delta(target, path, weights=None, amp_level=None):
-    """Put the tensors of a delta file on a loaded model.
+class Deltas:
+    """Changes that are put on one model together.
+
+    deltas: what `parse_deltas` reads, or its result; None for none. shapes: {full original name: shape} of the UNet.
+    """
+
+    def __init__(self, deltas, shapes):
+        given = parse_deltas(deltas) if deltas else []
+        known = Names(shapes) if given else None
+        self._deltas = [Delta(path, shapes, known, strength) for path, strength in given]
+
+    def __iter__(self):
+        return iter(self._deltas)
+
+    def names(self):
+        """Names of the parameters that are changed."""
+        return list(dict.fromkeys(name for delta in self for name in delta.names()))
+
+    def changed(self, name, read):
+        """The new value, float32, of a parameter that is changed; read(): its old value.
+
+        A copy: a file may be deleted or replaced while the model is in use. Changes add up; a trained tensor that is
+        alone, at its full strength, stands for the old one to the last bit.
+        """
+        having = [delta for delta in self if name in delta.whole or name in delta.low_rank]
+        if len(having) == 1 and name in having[0].whole and having[0].strength == 1:
+            value = np.array(having[0].file.read(having[0].whole[name]), np.float32)
+        else:
+            value = old = np.asarray(read(), np.float32)
+            for delta in having:
+                value = value + delta.change(name, old)
+        if not np.isfinite(value).all():
+            raise UserError(f"{having[0].path}: {name} is not finite (NaN or infinite): its training failed")
+        return value
+
+    def record(self):
+        """[{"path", "strength"}], or None where there is none: for the file of a video's settings."""
+        return [{"path": str(delta.path.resolve()), "strength": delta.strength} for delta in self] or None
+
+    def warnings(self, weights=None):
+        """Sentences for the user about files that do not belong to the `gm.model.Weights` under them, or may not."""
+        return [warning for delta in self for warning in _base_warnings(delta, weights)]
+
+    def apply(self, parameters, amp_level=None):
+        """Give the parameters {full name: parameter} their new values; see `apply_delta`."""
+        for name in self.names():
+            p = parameters[name]
+            dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
+            value = self.changed(name, p.asnumpy)
+            narrow = np.dtype(str(dtype).lower())
+            value = Tensor(cast(value, narrow, f"{name} with the delta", "use --amp_level=O0"), dtype)
+            p.set_dtype(dtype)
+            p.set_data(value)
+
+
+def apply_delta(target, deltas, weights=None, amp_level=None):
+    """Put changes on a loaded model.
 
     Args:
         target: the denoiser (or UNet) cell, or a dict from full checkpoint names to parameters.
-        path: the file.
-        weights: the `gm.model.Weights` that the target was loaded from, to compare with what the delta belongs to.
+        deltas: a file, several with strengths as `parse_deltas` reads them, or `Deltas`.
+        weights: the `gm.model.Weights` that the target was loaded from, to compare with what the changes belong to.
         amp_level: its dtype is what changed parameters get, where `Weights.load` left some narrow; None keeps theirs.
 
     Returns a list of warnings, one sentence each: empty if all is well.
-    Raises UserError if the file is damaged, or holds a name or shape that the model does not have; then nothing was
-    changed.
+    Raises UserError if a file is damaged, or holds a name or shape that the model does not have, and then nothing was
+    changed; or if a new value is not finite, or beyond float16.
     """
     parameters = target if isinstance(target, dict) else _full_names(target)
-    with open_checkpoint(path) as delta:
-        _check(delta, parameters, path)
-        for name in changed_names(delta):
-            p = parameters[name]
-            dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
-            value = Tensor(changed(delta, name, p.asnumpy), dtype)
-            p.set_dtype(dtype)
-            p.set_data(value)
-    return base_warnings(path, weights)
+    if not isinstance(deltas, Deltas):
+        deltas = Deltas(deltas, unet_shapes(parameters))
+    deltas.apply(parameters, amp_level)
+    return deltas.warnings(weights)
 
 
-def check_delta(path, target):
-    """Raise the UserError that `apply_delta` would raise, without changing anything."""
-    with open_checkpoint(path) as delta:
-        _check(delta, target if isinstance(target, dict) else _full_names(target), path)
-
-
-def changed_names(delta):
-    """Names of the parameters that an opened delta changes."""
-    names, pairs = delta.names(), low_rank(delta.names())
-    parts = {part for pair in pairs.values() for part in pair}
-    return [name for name in names if name not in parts] + list(pairs)
-
-
-def changed(delta, name, read):
-    """The new value, float32, of a parameter that an opened delta changes; read(): its old value.
-
-    A copy: the file may be deleted or replaced while the model is in use.
-    """
-    pair = low_rank(delta.names()).get(name)
-    if pair is None:
-        return np.array(delta.read(name), np.float32)
-    down, up = (delta.read(part) for part in pair)
-    return merged(read(), down, up, float(_metadata(delta.path).get("lora_alpha", len(down))))
+def unet_shapes(target):
+    """{full original name: shape} of a denoiser or UNet cell, or of such parameters."""
+    parameters = target if isinstance(target, dict) else _full_names(target)
+    return {name: tuple(p.shape) for name, p in parameters.items()}
 
 
 def _full_names(cell):
     unet = getattr(cell, "unet", cell)
-    return {_UNET + name: p for name, p in unet.parameters_and_names()}
+    return {UNET + name: p for name, p in unet.parameters_and_names()}
 
 
-def _check(delta, parameters, path):
-    names = delta.names()
-    shapes = {name: tuple(delta.shape(name)) for name in names}
-    for name, (down, up) in low_rank(names).items():
-        down, up = shapes.pop(down), shapes.pop(up)
-        fits = len(down) == len(up) == 2 and down[0] == up[1]
-        shapes[name] = (up[0], down[1]) if fits else f"the product of {up} and {down}"
-    faults = [f"{name}: the model has no such parameter" for name in shapes if name not in parameters]
-    faults += [
-        f"{name}: {shape}, the model has {tuple(parameters[name].shape)}"
-        for name, shape in shapes.items()
-        if name in parameters and shape != tuple(parameters[name].shape)
-    ]
-    faults += [f"{name}: {delta.dtype(name)} is not floating-point" for name in names
-               if not np.issubdtype(delta.dtype(name), np.floating)]
-    if not names:
-        faults = ["it holds no tensors"]
-    if faults:
-        more = [f"… and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
-        raise UserError("\n  ".join([f"{path} does not fit this model as a delta:", *faults[:_LISTED], *more]))
-
-
-def base_warnings(path, weights):
-    """Sentences for the user where a delta file does not belong to the `gm.model.Weights` under it, or may not."""
-    metadata = _metadata(path)
-    if metadata.get("format") != KIND:
-        return [f"{path} was not written as a delta by train.py; whether it belongs to this model is not known"]
+def _base_warnings(delta, weights):
+    metadata = delta.metadata
+    if metadata.get("format") != DELTA_KIND:
+        return [f"{delta.path} was not written as a delta by train.py; whether it belongs to this model is not known"]
     if weights is None:
         return []
     found = fingerprint(weights)
     if found["base_hash"] == metadata.get("base_hash"):
         return []
     return [
-        f"{path} was trained on {metadata.get('base_name')} ({metadata.get('base_size')} bytes), whose weights differ "
-        f"from those of {found['base_name']} ({found['base_size']} bytes): expect a wrong result"
+        f"{delta.path} was trained on {metadata.get('base_name')} ({metadata.get('base_size')} bytes), whose weights "
+        f"differ from those of {found['base_name']} ({found['base_size']} bytes): expect a wrong result"
     ]
-
-
-def _metadata(path):
-    """The free text of a safetensors file's header, {} for another format. The file was opened before: it is whole."""
-    with open(path, "rb") as file:
-        length, start = int.from_bytes(file.read(8), "little"), file.read(1)
-        return json.loads(start + file.read(length - 1)).get("__metadata__", {}) if start == b"{" else {}

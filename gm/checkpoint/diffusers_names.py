@@ -120,9 +120,9 @@ def _structure_of_original(names):
 
 
 def _count(pattern, names):
-    """One more than the largest number that the pattern's group finds; 0 where it finds none."""
-    found = [int(match[1]) for match in map(re.compile(pattern).match, names) if match]
-    return max(found) + 1 if found else 0
+    """How many numbers, from 0 on without a gap, the pattern's group finds."""
+    found = {int(match[1]) for match in map(re.compile(pattern).match, names) if match}
+    return next(n for n in range(len(found) + 1) if n not in found)
 
 
 class Table:

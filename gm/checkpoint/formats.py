@@ -187,5 +187,8 @@ class _MindSporeCheckpoint:
     def copy_to(self, name, out, convert):
         convert(out.reshape(-1), self._arrays[name].reshape(-1))
 
+    def size(self):
+        return self.path.stat().st_size
+
     def release(self):
         """Nothing to let go of: the arrays are not mapped."""

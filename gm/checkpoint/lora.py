@@ -1,19 +1,146 @@
-"""Low-rank changes of linear layers (LoRA, Hu et al. 2021) as tensors of a file: W + alpha / rank * up @ down."""
+"""Low-rank changes of layers (LoRA, Hu et al. 2021) as tensors of a file: W + alpha / rank * up @ down.
+
+The naming is this project's own, diffusers' and PEFT's, or kohya's; the layers are named as in the original release or
+as in diffusers, with dots or, kohya's way, with underscores.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import re
+
 import numpy as np
 
-DOWN, UP, WEIGHT = ".lora_down.weight", ".lora_up.weight", ".weight"
+from gm.checkpoint.diffusers_names import UNET as PART
+from gm.checkpoint.diffusers_names import Table, structure_of
+
+DOWN, UP, WEIGHT, ALPHA = ".lora_down.weight", ".lora_up.weight", ".weight", ".alpha"
+UNET = "model.diffusion_model."
+# (pattern of a name, which part of the change it is, the naming); the first group is the layer.
+_PARTS = (
+    (r"(.+)\.lora_down\.weight", "down", ""),
+    (r"(.+)\.lora_up\.weight", "up", ""),
+    (r"(.+)\.alpha", "alpha", ""),
+    (r"(.+)\.lora_A(?:\.\w+)?\.weight", "down", "PEFT"),
+    (r"(.+)\.lora_B(?:\.\w+)?\.weight", "up", "PEFT"),
+    (r"(.+)\.lora(?:_linear_layer)?\.down\.weight", "down", "diffusers"),
+    (r"(.+)\.lora(?:_linear_layer)?\.up\.weight", "up", "diffusers"),
+    (r"(.+)_lora\.down\.weight", "down", "diffusers"),
+    (r"(.+)_lora\.up\.weight", "up", "diffusers"),
+)
+_COMPILED = tuple((re.compile(pattern), part, naming) for pattern, part, naming in _PARTS)
+_STARTS = ("base_model.model.", "unet.", UNET, "diffusion_model.")
+_KOHYA = "lora_unet_"
+# (pattern of a name, what it is): changes of other kinds and of other models.
+OTHERS = (
+    (re.compile(r"lora_te\d?_.*|text_(encoder|model)\..*"),
+     "it changes a text encoder, which SVD does not have: the file was made for another model"),
+    (re.compile(r".*\.(hada_w\d_\w|lokr_\w+|oft_\w+|boft_\w+|glora_\w+|lora_mid\.weight)"),
+     "LoHa, LoKr, OFT and the like are not read here; let the program that made it merge it into a whole model"),
+    (re.compile(r".*(\.dora_scale|\.lora_magnitude_vector(\..*)?)"),
+     "DoRA is not read here; let the program that made it merge it into a whole model"),
+)
 
 
 def low_rank(names):
-    """{name of the weight that is changed: (name of its down, name of its up)} of a file's tensor names."""
+    """{weight that is changed: (name of its down, name of its up)} of tensor names in this project's own naming."""
+    names = set(names)
     layers = [name[: -len(DOWN)] for name in names if name.endswith(DOWN)]
-    return {layer + WEIGHT: (layer + DOWN, layer + UP) for layer in layers if layer + UP in set(names)}
+    return {layer + WEIGHT: (layer + DOWN, layer + UP) for layer in sorted(layers) if layer + UP in names}
+
+
+def product(down, up, shape):
+    """up @ down, float32, of a weight's shape: (out, in), or (out, in, *kernel) where down has the kernel."""
+    flat = np.asarray(up, np.float32).reshape(len(up), -1) @ np.asarray(down, np.float32).reshape(len(down), -1)
+    return flat.reshape(shape)
 
 
 def merged(weight, down, up, alpha):
     """The changed weight, float32: weight (out, in), down (rank, in), up (out, rank)."""
-    product = np.asarray(up, np.float32) @ np.asarray(down, np.float32)
-    return np.asarray(weight, np.float32) + np.float32(alpha / len(down)) * product
+    return np.asarray(weight, np.float32) + np.float32(alpha / len(down)) * product(down, up, np.shape(weight))
+
+
+class Names:
+    """What a UNet's parameters are called in files of changes.
+
+    names: full original names of its parameters.
+    """
+
+    def __init__(self, names):
+        self._full, self._underscored = {}, {}
+        table = Table(structure_of(names))
+        for name in names:
+            if not name.startswith(UNET):
+                continue
+            theirs = [other for other, _ in table.diffusers(name) if other.startswith(PART + ".")]
+            for short in (name[len(UNET):], *(other[len(PART) + 1 :] for other in theirs)):
+                self._full[short] = name
+                if short.endswith(WEIGHT):
+                    self._underscored[short[: -len(WEIGHT)].replace(".", "_")] = name
+
+    def parameter(self, name):
+        """The original name of a parameter that a file names in any of the ways; itself where it is not known."""
+        return self._full.get(_without_start(name), name)
+
+    def weight(self, layer):
+        """The original name of the weight of a layer, None if there is no such layer."""
+        if layer.startswith(_KOHYA):
+            return self._underscored.get(layer[len(_KOHYA):])
+        layer = _without_start(layer).replace(".processor.", ".")
+        return self._full.get(layer + WEIGHT) or self._full.get(f"{layer}.0{WEIGHT}")  # to_out_lora for to_out.0
+
+
+def _without_start(name):
+    for start in _STARTS:
+        if name.startswith(start):
+            name = name[len(start):]
+    return name
+
+
+def find_changes(names, known):
+    """({weight: {"down": name, "up": name, "alpha": name}}, names that are no part of a change, naming in words).
+
+    names: of a file's tensors; known: `Names`. A layer that the model does not have stands under its own name.
+    """
+    found, others, namings = {}, [], set()
+    for name in names:
+        matched = next(((pattern.fullmatch(name)[1], part, naming) for pattern, part, naming in _COMPILED
+                        if pattern.fullmatch(name)), None)
+        if matched is None:
+            others.append(name)
+            continue
+        layer, part, naming = matched
+        target = known.weight(layer) or layer + WEIGHT
+        found.setdefault(target, {}).setdefault(part, []).append(name)
+        namings.add(naming or ("kohya's" if layer.startswith(_KOHYA) else "the original's"))
+    return found, others, " and ".join(sorted(namings))
+
+
+def scale_of(metadata, name, rank, alpha=None):
+    """What up @ down is multiplied by.
+
+    metadata: of the file, whose text may be anything. name: of one of the layer's tensors in it. alpha: of the tensor
+    beside the layer, None if there is none. ValueError for a number that is none.
+    """
+    if alpha is None and "lora_alpha" in metadata:
+        alpha = _number(metadata["lora_alpha"])
+    root = False
+    if "lora_adapter_metadata" in metadata:  # diffusers' and PEFT's settings, as JSON
+        settings = json.loads(metadata["lora_adapter_metadata"])
+        if not isinstance(settings, dict):
+            raise ValueError("lora_adapter_metadata is no mapping")
+        settings = {key.split(".", 1)[-1] if key.startswith("unet.") else key: value for key, value in settings.items()}
+        special = settings.get("alpha_pattern") or {}
+        own = next((special[key] for key in special if f"{key}." in name), settings.get("lora_alpha", rank))
+        alpha = _number(own) if alpha is None else alpha
+        root = bool(settings.get("use_rslora"))
+    alpha = rank if alpha is None else alpha
+    return alpha / (math.sqrt(rank) if root else rank)
+
+
+def _number(value):
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"alpha is {value}")
+    return number

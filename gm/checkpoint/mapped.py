@@ -123,6 +123,10 @@ class MappedCheckpoint:
                 values = piece if tensor.dtype == tensor.stored else _bfloat16_to_float32(piece)
                 convert(flat[first : first + _PIECE], values)
 
+    def size(self):
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
     def release(self):
         """Let go of the file's pages: the map is removed as soon as no array of it is in use.
 

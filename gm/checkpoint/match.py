@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
-from gm.checkpoint.rules import original_name, unused_reason
+from gm.checkpoint.rules import DELTA_KIND, original_name, unused_reason
 from gm.errors import UserError
 
-_LISTED = 20
-# (how a name begins, the hint): layouts that users are likely to try
-_FOREIGN_LAYOUTS = (
+_LISTED, _LISTED_BELOW_HINTS = 20, 5
+_FEW = 0.1  # share of shapes
+# (pattern of a name, the hint): files that users are likely to give as a checkpoint
+_MISTAKEN = (
     (
-        ("down_blocks.", "up_blocks.", "mid_block.", "encoder.down_blocks.", "decoder.up_blocks.", "vision_model."),
-        "This is the diffusers layout, which splits the model into several files. Use the original single file, for "
-        "instance svd.safetensors.",
+        re.compile(r".*[._](lora|lora_down|lora_up|lora_A|lora_B|hada_w1_a|lokr_w1)\b.*"),
+        "This is a LoRA, which changes a model: give it as --SVD.delta, and the model as --SVD.checkpoint.",
     ),
     (
-        ("model_ema.", "ema.", "optimizer", "adam_", "moment", "global_step", "epoch"),
+        re.compile(r"(optimizer|adam_|moment|exp_avg|global_step|epoch|weights/).*"),
         "These are extras of a training run. Save the weights of the model alone.",
+    ),
+    (
+        re.compile(r"(transformer_blocks|double_blocks|single_transformer_blocks|img_in|x_embedder|blocks)\..*"),
+        "This looks like a model of another kind (a transformer, such as SD3, Flux, Wan or CogVideoX), not SVD.",
+    ),
+    (
+        re.compile(r".*\.motion_modules?\..*"),
+        "This looks like AnimateDiff's motion module, which belongs to Stable Diffusion 1.5 or SDXL, not to SVD.",
+    ),
+    (
+        re.compile(r"(cond_stage_model|conditioner\.embedders\.[01]\.(transformer|model))\..*"),
+        "This looks like a text-to-image model (Stable Diffusion), not SVD.",
     ),
 )
 _IMAGE_DECODER_KEY = "first_stage_model.quant_conv.weight"
 _VIDEO_DECODER_KEY = "first_stage_model.decoder.conv_out.time_mix_conv.weight"
+_PARTS = (
+    ("UNet", "model.diffusion_model."), ("VAE", "first_stage_model."), ("VAE", "conditioner.embedders.3."),
+    ("image encoder", "conditioner.embedders.0."),
+)
 
 
 def match(checkpoint, expected):
     """Find every parameter of a model in a checkpoint.
 
     Args:
-        checkpoint: an open checkpoint (`formats.open_checkpoint`).
+        checkpoint: an open one (`model_file.open_model`).
         expected: dict from each parameter's original name to its shape.
 
     Returns a dict from each expected name to the name in the checkpoint. Every key of the checkpoint is in it or is
@@ -64,22 +82,33 @@ def match(checkpoint, expected):
 
 
 def _message(checkpoint, expected, sources, faults):
-    lines = [f"{checkpoint.path} does not fit the model:"]
+    description = f" ({checkpoint.description})" if checkpoint.description else ""
+    lines = [f"{checkpoint.path}{description} does not fit the model:"]
+    hints = _hints(checkpoint, expected, sources)
+    if not hints and sources and len(faults["of the wrong shape"]) > _FEW * len(sources):
+        hints = ["Many shapes are another model's: is the config the right one (--version, --SVD.config, --config, "
+                 "--svd_config)?"]
+    listed = _LISTED if len(hints) == 0 else _LISTED_BELOW_HINTS
     for kind, items in faults.items():
         if not items:
             continue
         lines.append(f"{len(items)} {'key' if len(items) == 1 else 'keys'} {kind}:")
-        lines += [f"  {item}" for item in items[:_LISTED]]
-        if len(items) > _LISTED:
-            lines.append(f"  … and {len(items) - _LISTED} more")
-    return "\n".join(lines + _hints(checkpoint, expected, sources))
+        lines += [f"  {item}" for item in items[:listed]]
+        if len(items) > listed:
+            lines.append(f"  … and {len(items) - listed} more")
+    return "\n".join(lines + hints)
 
 
 def _hints(checkpoint, expected, sources):
     """What the pattern of faults says about the file."""
     names = {original_name(name) for name in checkpoint.names()}
     unknown = [name for name in names if name not in expected and unused_reason(name) is None]
-    hints = [hint for starts, hint in _FOREIGN_LAYOUTS if any(name.startswith(starts) for name in unknown)]
+    hints = [hint for pattern, hint in _MISTAKEN if any(pattern.fullmatch(name) for name in unknown)]
+    if hints:
+        return hints
+    if checkpoint.metadata.get("format") == DELTA_KIND:
+        return [f"This is the trained part of a model alone, which belongs on {checkpoint.metadata.get('base_name')}: "
+                "give it as --SVD.delta, and that file as --SVD.checkpoint."]
     if _IMAGE_DECODER_KEY in names and _IMAGE_DECODER_KEY not in expected:
         hints.append(
             "This looks like an image-decoder checkpoint: use configs/svd_image_decoder.yaml or "
@@ -87,6 +116,14 @@ def _hints(checkpoint, expected, sources):
         )
     if _VIDEO_DECODER_KEY in names and _VIDEO_DECODER_KEY not in expected:
         hints.append("This looks like a video-decoder checkpoint: use configs/svd.yaml or configs/svd_xt.yaml.")
-    if not sources and not hints:
-        hints.append("None of the model's keys are in it: this is not an SVD checkpoint.")
-    return hints
+    if hints:
+        return hints
+    if not sources:
+        return ["None of the model's keys are in it: this is not an SVD checkpoint."]
+    missing = {part for part, start in _PARTS for name in expected if name.startswith(start) and name not in sources}
+    there = {part for part, start in _PARTS if any(name.startswith(start) for name in sources)}
+    if missing - there and there:
+        lacking = " and ".join(sorted(missing - there))
+        return [f"It holds the {' and '.join(sorted(there))} without the {lacking}: name a whole model to complete it "
+                "(image_to_video.py --SVD.base, train.py --train.base, the tools --base)."]
+    return []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+DELTA_KIND = "svd-mindspore delta"  # what the metadata of a trained part alone says under "format"
+
 # (pattern of the whole original name, why the model does without it)
 UNUSED_KEYS = (
     (

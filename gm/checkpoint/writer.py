@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
+from gm.errors import UserError
 from gm.files import atomic_path, require_space
 
 _CODES = {
@@ -57,6 +59,19 @@ def write_safetensors(path, entries, read, metadata=None, progress=None):
             if progress is not None:
                 progress(array.nbytes)
     return len(header) + data_size
+
+
+def check_output(output, inputs=(), overwrite=False):
+    """UserError if a file to be written is one of the inputs (paths or None), or is there already."""
+    output = Path(output)
+    if not os.path.lexists(output):
+        return
+    for path in inputs:
+        if path is not None and Path(path).exists() and output.exists() and os.path.samefile(output, path):
+            raise UserError(f"the output would replace the input {path}: choose another name")
+    if output.is_dir() or not overwrite:
+        remedy = "name a file in it" if output.is_dir() else "delete it, choose another name or add --overwrite"
+        raise UserError(f"{output} is already there: {remedy}")
 
 
 def _width_first(entry):

@@ -15,10 +15,10 @@ from gm.precision import parameter_dtype
 
 
 class PretrainedBase:
-    """A checkpoint. UserError if it does not fit the config."""
+    """A checkpoint; arguments as of `gm.model.Weights`. UserError if it does not fit the config."""
 
-    def __init__(self, config, path):
-        self.weights = Weights(config, path)
+    def __init__(self, config, path, base=None, use_ema=False):
+        self.weights = Weights(config, path, base, use_ema)
         self.shapes = {name: self.weights.checkpoint.shape(source) for name, source in self.weights.sources.items()}
 
     def load(self, component, amp_level):
@@ -38,7 +38,8 @@ class PretrainedBase:
         return fingerprint(self.weights)
 
     def describe(self):
-        return str(Path(self.weights.checkpoint.path).resolve())
+        file = self.weights.checkpoint
+        return f"{Path(file.path).resolve()}: {file.description}"
 
 
 class RandomBase:
@@ -76,6 +77,8 @@ def encoders_hash(base):
     return sampled_hash([name for name in base.shapes if name.startswith((*prefixes, first_stage))], base.read)
 
 
-def open_base(config, path, seed):
-    """The base of a checkpoint's path, or of a seed where path is None."""
-    return RandomBase(config, seed) if path is None else PretrainedBase(config, path)
+def open_base(config, train):
+    """The base that the section `train` of the settings names: a checkpoint, or a seed where there is none."""
+    if train.pretrained is None:
+        return RandomBase(config, train.seed)
+    return PretrainedBase(config, train.pretrained, train.base, train.use_ema)

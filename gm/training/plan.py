@@ -26,7 +26,7 @@ class Plan:
     def __init__(self, settings, config, data=open_data):
         self.settings, self.train, self.config = settings, settings.train, config
         check_size(settings, config.model)
-        self.base = open_base(config, self.train.pretrained, self.train.seed)
+        self.base = open_base(config, self.train)
         self.dataset, self.held_out = data(self.train)
         self.global_batch = self.train.loader.batch_size * parallel.size()
         self.go_on_from(0, 0)

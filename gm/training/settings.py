@@ -115,7 +115,8 @@ class Log:
 SCHEMA = {
     "environment": Section(Environment),
     "train": {
-        "output_dir": "str", "pretrained": "Optional[str]", "resume": "Optional[str]", "temporal_only": "bool",
+        "output_dir": "str", "pretrained": "Optional[str]", "base": "Optional[str]", "use_ema": "bool",
+        "resume": "Optional[str]", "temporal_only": "bool",
         "epochs": "float", "max_steps": "Optional[int]", "seed": "int", "cache": "Optional[str]", "cache_epochs": "int",
         "amp_level": f"Literal[{', '.join(map(repr, AMP_LEVELS))}]", "recompute": "bool", "ema": "bool",
         "save": "Literal['delta', 'full']",

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor
 from safetensors.numpy import save_file
 
 from gm.checkpoint.delta import apply_delta, fingerprint, write_delta
-from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.model_file import open_model
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
 
@@ -28,7 +28,7 @@ def weights(path, value=1.0, dtype=np.float32):
     """Something like `gm.model.Weights` of a file that holds SHAPES."""
     entries = [(name, shape, dtype) for name, shape in SHAPES.items()]
     write_safetensors(path, entries, lambda name: np.full(SHAPES[name], value, dtype))
-    return SimpleNamespace(checkpoint=open_checkpoint(path), sources={name: name for name in SHAPES})
+    return SimpleNamespace(checkpoint=open_model(path), sources={name: name for name in SHAPES})
 
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])

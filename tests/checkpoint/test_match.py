@@ -14,6 +14,7 @@ class FakeCheckpoint:
     """Names, shapes and types only: all that `match` looks at."""
 
     path = Path("fake.safetensors")
+    description, metadata = "", {}
 
     def __init__(self, shapes, dtypes=None):
         self.shapes = shapes
@@ -46,8 +47,9 @@ def test_a_key_on_the_unused_list_is_used_if_the_model_has_it():
 
 
 def test_all_faults_come_in_one_message():
-    shapes = {UNET + "weight": (32,), "x.a": (3, 1), "x.b": (3,), "surprise": (1,)}
-    expected = {UNET + "weight": (32,), "x.a": (3,), "x.b": (3,), "lost.one": (2,), "lost.two": (2,)}
+    right = {f"{UNET}{i}": (1,) for i in range(9)}
+    shapes = {**right, UNET + "weight": (32,), "x.a": (3, 1), "x.b": (3,), "surprise": (1,)}
+    expected = {**right, UNET + "weight": (32,), "x.a": (3,), "x.b": (3,), "lost.one": (2,), "lost.two": (2,)}
     message = refusal(shapes, expected, {"x.b": np.int8})
     assert "2 keys missing:\n  lost.one\n  lost.two" in message
     assert "1 key unexpected:\n  surprise" in message
@@ -77,14 +79,19 @@ IMAGE = "first_stage_model.quant_conv.weight"
     [
         ({UNET + "bias": (1,), IMAGE: (1,)}, {UNET + "bias": (1,), VIDEO: (1,)}, "configs/svd_image_decoder.yaml"),
         ({UNET + "bias": (1,), VIDEO: (1,)}, {UNET + "bias": (1,), IMAGE: (1,)}, "configs/svd.yaml"),
-        ({"down_blocks.0.resnets.0.conv1.weight": (1,)}, {UNET + "bias": (1,)}, "diffusers layout"),
-        ({UNET + "bias": (1,), "model_ema.decay": ()}, {UNET + "bias": (1,)}, "extras of a training run"),
+        ({"unet.a.to_q.lora_A.weight": (1,)}, {UNET + "bias": (1,)}, "This is a LoRA"),
+        ({"lora_unet_a_to_q.lora_down.weight": (1,)}, {UNET + "bias": (1,)}, "This is a LoRA"),
+        ({UNET + "bias": (1,), "optimizer.state": ()}, {UNET + "bias": (1,)}, "extras of a training run"),
+        ({"double_blocks.0.img_attn.qkv.weight": (1,)}, {UNET + "bias": (1,)}, "a model of another kind"),
+        ({UNET + "bias": (1,)}, {UNET + "bias": (1,), VIDEO: (1,)}, "holds the UNet without the VAE"),
+        ({UNET + "bias": (64,)}, {UNET + "bias": (320,)}, "is the config the right one"),
         ({"bert.pooler.bias": (1,)}, {UNET + "bias": (1,)}, "not an SVD checkpoint"),
     ],
 )
 def test_the_pattern_of_faults_gives_a_hint(shapes, expected, hint):
     message = refusal(shapes, expected)
-    hints = ("svd_image_decoder.yaml", "configs/svd.yaml", "diffusers layout", "extras of", "not an SVD checkpoint")
+    hints = ("svd_image_decoder.yaml", "configs/svd.yaml", "is a LoRA", "extras of", "not an SVD checkpoint",
+             "another kind", "without the VAE", "is the config")
     assert hint in message
     assert sum(text in message for text in hints) == 1
 
