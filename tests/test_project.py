@@ -120,7 +120,7 @@ def requirement_lines(name):
     return [(line, above) for above, line in zip(["", *lines], lines) if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt", "requirements-extra.txt"])
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_every_requirement_is_bounded_and_gives_its_reason(name):
     for line, above in requirement_lines(name):
         assert above.startswith("# "), f"{line}: no reason in the line above it"
