@@ -134,7 +134,7 @@ class VideoSettings:
     sampling: changes of the config's `Options` by name; None leaves a value as it is. num_videos: of each picture, with
     the seeds seed, seed + 1, … height, width: in pixels, see `gm.pipeline.choose_size`. output_dir: folder, made if it
     is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
-    the original's invisible mark on the frames.
+    the original's invisible mark on the frames. memory_check: "off" tries what the estimate of memory says can't be.
 
     Raises:
         UserError: naming a value that cannot be.
@@ -148,11 +148,14 @@ class VideoSettings:
     output_fps: float | None = None
     output_type: str = "mp4"
     watermark: bool = False
+    memory_check: str = "on"
 
     def __post_init__(self):
         if not 1 <= self.num_videos <= 10**6:
             raise UserError(f"num_videos {self.num_videos}: must be 1 or more, and at most a million")
         if self.output_fps is not None and not 0.01 <= self.output_fps <= 1000:
             raise UserError(f"output_fps {self.output_fps}: must be more than 0: 0.01 to 1000")
+        if self.memory_check not in ("on", "off"):
+            raise UserError(f"memory_check {self.memory_check!r}: must be on or off")
         if self.output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type {self.output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
