@@ -19,7 +19,7 @@ from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_che
 from gm.console import peak_memory, show
 from gm.errors import UserError, run_cli
 from gm.inference_options import make_parser
-from gm.memory import parse_size
+from gm.memory import parse_size, report
 from gm.options import ModelSettings, Options, VideoSettings
 
 ROOT = Path(__file__).resolve().parent
@@ -41,7 +41,7 @@ def main(argv=None):
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.dry_run:
         print(json.dumps(job.record(), indent=2, default=str))
-        print("\n".join(f"{path}: {job.plan(path).change}" for path in images))
+        for_each(images, lambda path: check(job, path), lambda: "could be done")
         return 0
     with compile_cache.compile_cache(arguments.compile_cache, lambda: job.graph_conditions(images)) as found:
         job.model.cached = found
@@ -64,19 +64,36 @@ def make_job(arguments):
 
 def run_all(job, images):
     """Every picture; UserError at the end if one could not be done."""
+
+    def make(path):
+        picture = job.plan(path)
+        print(f"{path}: {picture.change}")
+        show(job.run(picture))
+
+    for_each(images, make, lambda: f"done, peak memory {peak_memory() / 1e9:.1f} GB")
+
+
+def check(job, path):
+    """For --dry_run: what would be done with one picture, and the memory of it; UserError where the run would fail."""
+    picture = job.plan(path)
+    size = picture.image.shape[:2]
+    print(f"{path}: {picture.change}\nmemory, estimated:\n{report(job.memory(size))}")
+    print(job.check_memory(size))
+
+
+def for_each(images, function, result):
+    """function(path) of every picture, then a line of how many have the result; UserError if one could not be done."""
     failures = []
     for path in images:
         try:
-            picture = job.plan(path)
-            print(f"{path}: {picture.change}")
-            show(job.run(picture))
+            function(path)
         except UserError as error:
             if len(images) == 1:
                 raise
             compile_cache.stop()
-            failures.append(f"{path}: {error}")
+            failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             print(f"error: {failures[-1]}", file=sys.stderr)
-    print(f"{len(images) - len(failures)} of {len(images)} pictures done, peak memory {peak_memory() / 1e9:.1f} GB")
+    print(f"{len(images) - len(failures)} of {len(images)} pictures {result()}")
     if failures:
         raise UserError("\n  ".join([f"{len(failures)} of {len(images)} pictures failed:", *failures]))
 

@@ -29,6 +29,8 @@ def parse(argv):
     parser.add_argument("--help", "-h", action="store_true", help="print this and every option, and stop")
     parser.add_argument("--config", default=ROOT / "configs/svd_train.yaml", help="YAML file with the options below")
     parser.add_argument("--svd_config", default=ROOT / "configs/svd.yaml", help="YAML file of the model")
+    parser.add_argument("--memory_check", choices=("on", "off"), default="on",
+                        help="off: try also what, by the estimate of memory, will not fit")
     parser.add_argument("--dry_run", action="store_true", help="print settings, parameters and memory, and stop")
     arguments, rest = parser.parse_known_args(argv)
     if arguments.help:
@@ -61,7 +63,7 @@ def main(argv=None):
     from gm import ops
     from gm.model import load_model_config
     from gm.ops import parallel
-    from gm.training import dry_run, loop
+    from gm.training import dry_run, loop, memory
     from gm.training.plan import Plan
     from gm.training.settings import load_settings
 
@@ -72,10 +74,15 @@ def main(argv=None):
     ops.set_device(environment.device_target, environment.mode, environment.fast_float32)
     if environment.distributed:
         parallel.init()
+    check = arguments.memory_check == "on"
     if arguments.dry_run:
-        print(dry_run.describe(Plan(settings, config)))
+        plan = Plan(settings, config)
+        for warning in plan.warnings():
+            print(f"warning: {warning}", file=sys.stderr)
+        print(dry_run.describe(plan))
+        print(memory.check(plan) if check else "memory is not checked")
         return 0
-    return loop.run(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)])
+    return loop.run(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gm.errors import UserError
+from gm.files import require_file
 from gm.signatures import check_call, fits, hint, join, plain, syntax
 
 MAX_BASES = 4  # a longer chain of files is a mistake, or unreadable
+MAX_VALUES = 100_000  # of one file, repeated ones (`*name`) counted each time: a few lines can stand for billions
+MAX_DEPTH = 100  # levels of one file
+LARGEST = 2**63 - 1  # of whole numbers; nothing counted here comes near it, and NumPy takes no larger ones
+# What YAML's constructors raise for a value that is not of the kind that its tag names (`!!int abc`).
+_NOT_OF_ITS_KIND = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
+_USUAL_NAMES = {"lr": "learning_rate", "bs": "batch_size"}  # what others call our options
 
 
 class Section(NamedTuple):
@@ -64,9 +71,10 @@ def _change(settings: dict, override: str) -> dict:
     if is_open or not isinstance(old, str) or text == "null":
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            if not is_open:
-                raise UserError(f"override {override!r}: {_first_line(error)}") from error
+            _check_numbers(value)
+        except (yaml.YAMLError, OmegaConfBaseException, RecursionError, *_NOT_OF_ITS_KIND) as error:
+            if not is_open or isinstance(value, int):
+                raise UserError(f"override {_shortened(override)!r}: {_first_line(error)}") from error
         if is_open and isinstance(value, (str, dict)):
             value = text
     for key in reversed(keys):
@@ -90,13 +98,18 @@ def _read_chain(path: Path, seen: tuple) -> dict:
 
 
 def _read_mapping(path: Path) -> dict:
+    require_file(path, "the config")
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
             raise UserError(f"{path}: expected `key: value` lines at the top level")
+        if _count(node, {}) > MAX_VALUES:
+            raise UserError(f"{path}: more than {MAX_VALUES:,} values, repeated ones (`*name`) counted each time")
         # omegaconf's own loader refuses duplicate keys and reads 1e-4 as a number, which PyYAML's does not.
-        return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        mapping = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        _check_numbers(mapping)
+        return mapping
     except OSError as error:
         raise UserError(f"cannot read the config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -107,30 +120,76 @@ def _read_mapping(path: Path) -> dict:
         raise UserError(f"{path}:{line} {getattr(error, 'problem', None) or _first_line(error)}") from error
     except OmegaConfBaseException as error:
         raise _about_key(path, error) from error
+    except RecursionError as error:
+        raise UserError(f"{path}: values nested too deeply, or that contain themselves") from error
+    except _NOT_OF_ITS_KIND as error:
+        raise UserError(f"{path}: a value is not what its tag says, or too large: {_first_line(error)}") from error
+
+
+def _count(node, counted: dict, depth: int = 0) -> int:
+    """Values of a YAML node with its repetitions written out; RecursionError beyond `MAX_DEPTH` levels, of which one
+    that contains itself has endlessly many."""
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if id(node) not in counted:
+        below = node.value if isinstance(node, yaml.CollectionNode) else ()
+        items = [item for pair in below for item in pair] if isinstance(node, yaml.MappingNode) else below
+        counted[id(node)] = 1 + sum(_count(item, counted, depth + 1) for item in items)
+    return counted[id(node)]
+
+
+def _check_numbers(value: Any) -> None:
+    """ValueError for a whole number beyond `LARGEST`."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{_shortened(value)} is too large for a whole number, 2**63 - 1 is the largest")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_numbers(item)
+
+
+def _shortened(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:40]}… ({len(text)} characters)"
 
 
 def _merged(base: dict, change: dict, source, base_source) -> dict:
     faults: list[str] = []
-    merged = _merge(base, change, "", faults)
+    merged = _merge(base, change, "", faults, base)
     _raise_if(faults, f"{source} does not fit {base_source}:")
     return merged
 
 
-def _merge(base: dict, change: dict, path: str, faults: list[str]) -> dict:
+def _merge(base: dict, change: dict, path: str, faults: list[str], root: dict) -> dict:
     merged = dict(base)
     for key, value in change.items():
         where = join(path, key)
         old = base.get(key)
         if key not in base:
-            faults.append(f"{where}: no such key{hint(key, base)}")
+            faults.append(f"{where}: no such key{_suggestion(key, base, root)}")
         elif isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = _merge(old, value, where, faults)
+            merged[key] = _merge(old, value, where, faults, root)
         elif isinstance(old, dict) != isinstance(value, dict) and old is not None and value is not None:
             kinds = ("a section", "a single value") if isinstance(old, dict) else ("a single value", "a section")
             faults.append(f"{where}: is {kinds[0]}, cannot become {kinds[1]}")
         else:
             merged[key] = value
     return merged
+
+
+def _suggestion(key: Any, section: dict, root: dict) -> str:
+    """The option of that name in another section, else a near miss in this one, else one anywhere."""
+    paths: dict[str, list[str]] = {}
+    for path in _leaves(root, ""):
+        paths.setdefault(path.rpartition(".")[2], []).append(path)
+    elsewhere = paths.get(_USUAL_NAMES.get(key, key), [])
+    if elsewhere:
+        return f" (did you mean {' or '.join(map(repr, elsewhere[:3]))}?)"
+    return hint(key, section) or hint(key, [path for named in paths.values() for path in named])
+
+
+def _leaves(section: dict, path: str):
+    for key, value in section.items():
+        where = join(path, key)
+        yield from _leaves(value, where) if isinstance(value, dict) else [where]
 
 
 def check(config, schema: Mapping, path) -> None:

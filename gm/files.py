@@ -60,6 +60,17 @@ def _reason(error, temporary):
     return f"{reason}: {error.filename}" if other else reason
 
 
+def require_file(path, what):
+    """Raise UserError where something is at `path` that is no ordinary file, before it is opened.
+
+    what: the kind of file in words, such as "the config". What does not exist is left to the one that opens it.
+    """
+    with contextlib.suppress(ValueError):  # a null character in the name
+        kind = kind_of(path)
+        if kind not in ("a file", "a link to nothing", None):
+            raise UserError(f"{what} {path} is {kind}, not a file: name the file itself")
+
+
 def require_space(folder, size):
     """Raise UserError unless the file system of `folder` has `size` bytes free."""
     free = shutil.disk_usage(folder).free

@@ -66,7 +66,7 @@ GROUPS = {
                 choices=OUTPUT_TYPES),
         _option("--output_fps", "frames per second of the written video; by default SVD.fps", float),
         _option("--watermark", "put the original's invisible mark on the frames", switch, False),
-        _option("--dry_run", "check everything, print the settings, stop", switch, False, flag=True),
+        _option("--dry_run", "check everything, print the settings and the memory of each picture, stop", switch, False, flag=True),
     ],
     "weights": [
         _option("--SVD.config", "YAML file of the model and its default settings, in place of configs/<version>.yaml"),
@@ -100,6 +100,8 @@ GROUPS = {
         _option("--memory_budget", "8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at most; by "
                 "default of what is left on a CPU's machine, 256 MB at most; the same result up to rounding; without "
                 "effect where compiled kernels hold no scores"),
+        _option("--memory_check", "off: try also what, by the estimate of memory, will not fit", default="on",
+                choices=("on", "off")),
     ],
     "speed": [
         _option("--SVD.sampler", "euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's",

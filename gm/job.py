@@ -30,13 +30,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gm import ops
+from gm import memory, ops, video_memory
 from gm.console import peak_memory, timed, versions
 from gm.data import outputs, videos
 from gm.data.images import fit_image, load_image
 from gm.data.watermark import check_size, embed_watermark
 from gm.diffusion.preview import Preview
-from gm.errors import UserError
+from gm.errors import UserError, memory_faults
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
 from gm.ops import native
 from gm.options import Options
@@ -161,15 +161,34 @@ class Job:
             change = f"{before} scaled and cropped around the centre to {change} (height x width)"
         return Picture(path, fit_image(image, *size), change)
 
+    def memory(self, size, low_memory=None, **changes):
+        """{stage: `gm.estimate.Need`} of a video of (height, width) pixels; changes: to the options."""
+        decoded = self.settings.output_type != "latents"
+        return video_memory.needed(self.pipeline, size, replace(self.options, **changes), decoded, low_memory)
+
+    def check_memory(self, size):
+        """A sentence about the memory that a video of (height, width) pixels needs.
+
+        UserError where it is not there: with both numbers and what would fit. Other devices than the CPU have memory of
+        their own, of which nothing is known here.
+        """
+        if self.settings.memory_check == "off" or ops.device() != "CPU":
+            return "memory is not checked"
+        remedies = video_memory.remedies(self.pipeline, size, self.options, self.memory)
+        return memory.check(self.memory(size), remedies)
+
     def run(self, picture):
         """Make all videos of a `Picture`: a generator of `gm.events`."""
         trained = self.pipeline.config.sampling
         if picture.image.shape[:2] != (trained.height, trained.width):
             yield Warned(f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
                          "look worse")
+        self.check_memory(picture.image.shape[:2])
+        needed = memory.advice(self.memory(picture.image.shape[:2]))
         try:
-            for k in range(self.settings.num_videos):
-                yield from self._video(picture, replace(self.options, seed=self.options.seed + k), k)
+            with memory_faults(needed):
+                for k in range(self.settings.num_videos):
+                    yield from self._video(picture, replace(self.options, seed=self.options.seed + k), k)
         finally:
             if self.model.settings.low_memory:
                 self.pipeline.release(*PARTS)

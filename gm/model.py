@@ -17,6 +17,7 @@ from gm.checkpoint.model_file import open_model
 from gm.config import Section, build, check, load_config
 from gm.diffusion.denoiser import Denoiser
 from gm.errors import UserError
+from gm.estimate import held
 from gm.networks.clip import ClipVision
 from gm.networks.unet import VideoUNet
 from gm.networks.vae import VaeDecoder, VaeEncoder
@@ -170,18 +171,30 @@ class Weights:
         self.checkpoint = open_model(path, base, use_ema)
         # Without values yet; `load` hands each of them out once, as building takes as long as reading half the file.
         self._built = {name: build_component(config, name) for name in COMPONENTS}
-        self._sizes = {name: sum(map(math.prod, _shapes([cell]).values())) for name, cell in self._built.items()}
+        self._shapes = {name: _shapes([cell]) for name, cell in self._built.items()}
+        self._sizes = {name: sum(map(math.prod, shapes.values())) for name, shapes in self._shapes.items()}
         self.sources = match(self.checkpoint, _shapes(self._built.values()))
 
     def size(self, name):
         """Number of values of a component."""
         return self._sizes[name]
 
+    def shape(self, name):
+        """Of a parameter, by its full name."""
+        return self.checkpoint.shape(self.sources[name])
+
     def narrow(self):
         """Names of the parameters that `load(..., narrow=True)` leaves in the file's float16."""
         file = self.checkpoint
         return {name for name, source in self.sources.items()
                 if file.dtype(source) == np.float16 and kept_narrow(name, file.shape(source))}
+
+    def held(self, name, amp_level="O0", narrow=False):
+        """What a component takes when it is loaded so: `gm.estimate.Held`."""
+        left, file = self.narrow() if narrow else (), self.checkpoint
+        wanted = {p: 2 if p in left or parameter_dtype(p, amp_level) == ms.float16 else 4 for p in self._shapes[name]}
+        return held((math.prod(shape), file.dtype(self.sources[p]).itemsize, wanted[p])
+                    for p, shape in self._shapes[name].items())
 
     def load(self, name, amp_level="O0", narrow=False):
         """A component with its values; arguments as of `loading`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,16 @@ from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
 
 OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
+# (option, smallest, largest value). The largest are far beyond what any model has seen (frames: 14 to 25, steps: the
+# noise levels of 1000 steps are a thousandth apart) and below what arithmetic in float32 or NumPy's generators bear.
+_WHOLE = (
+    ("num_frames", 1, 1000), ("sampling_steps", 1, 1000), ("decode_chunk_size", 1, 10**6), ("seed", 0, 2**63 - 1),
+    ("cache_interval", 1, 1000), ("decode_tile", 64, 10**6), ("encode_tile", 64, 10**6),
+)
+_NUMBERS = (
+    ("motion_bucket_id", 0, 1e4), ("noise_aug_strength", 0, 1e3), ("fps", -math.inf, 1e3),
+    ("min_guidance", -1e3, 1e3), ("max_guidance", -1e3, 1e3),
+)
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,7 @@ class Options:
         for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
-        for name, least in (("num_frames", 1), ("sampling_steps", 1), ("decode_chunk_size", 1), ("seed", 0),
-                            ("cache_interval", 1), ("decode_tile", 64), ("encode_tile", 64)):
-            value = getattr(self, name)
-            if value is not None and (value < least or value != int(value)):
-                faults.append(f"{name} {value}: must be a whole number, {least} or more")
-        for name in ("motion_bucket_id", "noise_aug_strength"):
-            if getattr(self, name) < 0:
-                faults.append(f"{name} {getattr(self, name)}: must not be negative")
+        faults += self._limit_faults()
         if None not in (self.guidance_sigma_min, self.guidance_sigma_max) \
                 and self.guidance_sigma_min > self.guidance_sigma_max:
             faults.append(f"guidance_sigma_min {self.guidance_sigma_min:g} is above guidance_sigma_max "
@@ -72,6 +76,24 @@ class Options:
             faults.append(f"fps {self.fps}: must be more than 0")
         if faults:
             raise UserError("\n  ".join(["these settings cannot be:", *faults]))
+
+    def _limit_faults(self):
+        faults = []
+        for name, least, most in _WHOLE:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not value >= least or value <= most and value != int(value):
+                faults.append(f"{name} {value}: must be a whole number, {least} or more")
+            elif value > most:
+                faults.append(f"{name} {value}: must be {most} or less")
+        for name, least, most in _NUMBERS:
+            value = getattr(self, name)
+            if value < least:
+                faults.append(f"{name} {value}: must not be {'negative' if least == 0 else f'below {least:g}'}")
+            elif value > most:
+                faults.append(f"{name} {value}: must be {most:g} or less")
+        return faults
 
     def warnings(self):
         """What is allowed but outside the model's training, as the original warns; a list of sentences."""
@@ -115,7 +137,7 @@ class VideoSettings:
     sampling: changes of the config's `Options` by name; None leaves a value as it is. num_videos: of each picture, with
     the seeds seed, seed + 1, … height, width: in pixels, see `gm.pipeline.choose_size`. output_dir: folder, made if it
     is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
-    the original's invisible mark on the frames.
+    the original's invisible mark on the frames. memory_check: "off" tries what the estimate of memory says can't be.
 
     Raises:
         UserError: naming a value that cannot be.
@@ -129,11 +151,14 @@ class VideoSettings:
     output_fps: float | None = None
     output_type: str = "mp4"
     watermark: bool = False
+    memory_check: str = "on"
 
     def __post_init__(self):
-        if self.num_videos < 1:
-            raise UserError(f"num_videos {self.num_videos}: must be 1 or more")
-        if self.output_fps is not None and not 0 < self.output_fps < float("inf"):
-            raise UserError(f"output_fps {self.output_fps}: must be more than 0")
+        if not 1 <= self.num_videos <= 10**6:
+            raise UserError(f"num_videos {self.num_videos}: must be 1 or more, and at most a million")
+        if self.output_fps is not None and not 0.01 <= self.output_fps <= 1000:
+            raise UserError(f"output_fps {self.output_fps}: must be more than 0: 0.01 to 1000")
+        if self.memory_check not in ("on", "off"):
+            raise UserError(f"memory_check {self.memory_check!r}: must be on or off")
         if self.output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type {self.output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")

@@ -26,6 +26,7 @@ from gm.precision import check_amp_level
 
 LARGEST_AREA = 2.0
 PARTS = {"clip": "clip", "condition_encoder": "condition_encoder", "denoiser": "unet", "decoder": "decoder"}
+LONGEST_SIDE = 16384  # pixels
 # What holds a component and goes with it.
 _MADE_OF = {
     "condition_encoder": ("tiled_condition_encoder",), "denoiser": ("deep_cache",), "decoder": ("tiled_decoder",),
@@ -44,6 +45,8 @@ def choose_size(config, size, height=None, width=None):
     """
     multiple = size_multiple(config.model)
     for name, value in (("height", height), ("width", width)):
+        if value is not None and value > LONGEST_SIDE:
+            raise UserError(f"{name} {value}: must be {LONGEST_SIDE} or less; attention over more pixels takes years")
         if value is not None and (value <= 0 or value % multiple):
             near = _nearest(value, multiple)
             raise UserError(f"{name} {value}: must be a multiple of {multiple}, for instance {near}")
@@ -77,6 +80,16 @@ def draw_noise(options, height, width, latent_shape):
     generator = np.random.default_rng(options.seed)
     pixels = generator.standard_normal((1, 3, height, width), np.float32)
     return pixels, generator.standard_normal((options.num_frames, *latent_shape), np.float32)
+
+
+def require_finite(array, what):
+    """Raise UserError unless every value is finite: such a result shows nothing and must not be written."""
+    wrong = array.size - np.count_nonzero(np.isfinite(array))
+    if wrong:
+        raise UserError(
+            f"{what}: {wrong:,} of {array.size:,} values are not finite. Either the weights are damaged, or a number "
+            "overflowed: try --amp_level=O0 (float32) and settings nearer to the defaults"
+        )
 
 
 def denoise_with(denoiser, t):
@@ -244,7 +257,9 @@ class ImageToVideo:
         arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
         if options.sampler == "lcm":  # it draws noise in every step
             arguments.append(np.random.default_rng((options.seed, 1)))
-        yield from SAMPLERS[options.sampler](*arguments)
+        for step in SAMPLERS[options.sampler](*arguments):
+            require_finite(step.latents, f"the latents after step {step.index} of {step.total}")
+            yield step
 
     def decode(self, latents, options):
         """Latents of the last step, float32 (t, z, h/8, w/8) -> pixels float32 (t, 3, h, w), about [-1, 1]."""
@@ -254,7 +269,9 @@ class ImageToVideo:
         """`decode` as a generator of the pixels of options.decode_chunk_size frames."""
         scaled = latents / np.float32(SCALE_FACTOR)
         decoder = self._tiled("decoder", TiledDecoder, options.decode_tile)
-        yield from decoded_chunks(decoder, scaled, options.decode_chunk_size)
+        for pixels in decoded_chunks(decoder, scaled, options.decode_chunk_size):
+            require_finite(pixels, "the decoded frames")
+            yield pixels
         if self.low_memory:
             del decoder
             self.release("decoder")

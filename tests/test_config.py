@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import List, Literal, Optional, Tuple, Union  # noqa: UP035
@@ -125,6 +126,18 @@ def test_unusable_override_is_refused_by_its_text(write, override):
         ("base: 3\na: 1", "expected the name of a file"),
         ("base: none.yaml\na: 1", "none.yaml: No such file"),
         ("base: a.yaml", "comes back to itself"),
+        ("a: !!int abc", "not what its tag says, or too large: invalid literal for int() with base 10: 'abc'"),
+        ("a: !!bool perhaps", "not what its tag says"),
+        ("a: !!timestamp x", "not what its tag says"),
+        ("a: " + "9" * 5000, "too large: "),
+        ("a: " + "9" * 30, "too large for a whole number"),
+        ("a: [{b: 0x" + "f" * 400 + "}]", "characters) is too large for a whole number"),
+        ("a: &x [*x]", "contain themselves"),
+        ("a: &x {b: *x}", "contain themselves"),
+        ("a: " + "[" * 200 + "]" * 200, "nested too deeply"),
+        ("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+            f"{after}: &{after} [{', '.join(['*' + name] * 10)}]\n" for name, after in zip("abcdefghi", "bcdefghij")
+        ), "more than 100,000 values"),
     ],
 )
 def test_broken_files_are_refused_by_name(write, text, expected):
@@ -132,9 +145,34 @@ def test_broken_files_are_refused_by_name(write, text, expected):
     assert expected in message and "a.yaml" in message or "none.yaml" in message
 
 
+@pytest.mark.parametrize("override, expected", [
+    ("model.num_frames=!!int abc", "invalid literal"), ("model.num_frames=!!timestamp x", "model.num_frames"),
+    ("model.num_frames=" + "9" * 5000, "(5017 characters)"), ("model.num_frames=" + "9" * 30, "too large"),
+    ("model.num_frames=&x [*x]", "recursive"), ("nothing=" + "9" * 30, "too large"),
+])
+def test_overrides_of_the_wrong_kind_are_one_line(write, override, expected):
+    message = refusal(load_config, write(BASE + "nothing: null"), [override])
+    assert expected in message and "\n" not in message and len(message) < 300
+
+
+@pytest.mark.parametrize("key, expected", [
+    ("lr", "'model.rate.learning_rate'"), ("model.lr", "'model.rate.learning_rate'"),
+    ("model.learning_rate", "'model.rate.learning_rate'"), ("num_frames", "'model.num_frames'"),
+    ("batch", "'a.batch' or 'b.batch'"), ("model.rat", "'rate'"), ("learning_rat", "'model.rate.learning_rate'"),
+])
+def test_an_option_of_another_section_is_found(write, key, expected):
+    path = write("model: {num_frames: 1, rate: {learning_rate: 2}}\na: {batch: 1}\nb: {batch: 1}")
+    assert f"{key}: no such key (did you mean {expected}?)" in refusal(load_config, path, [f"{key}=3"])
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path, "a folder"), ("/dev/zero", "a device")):
+        assert refusal(load_config, path) == f"the config {path} is {kind}, not a file: name the file itself"
+
+
 def test_missing_binary_and_too_long_a_chain(tmp_path, write):
     assert "No such file" in refusal(load_config, tmp_path / "no.yaml")
-    assert "cannot read the config" in refusal(load_config, tmp_path)
     (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in refusal(load_config, tmp_path / "bin.yaml")
     for number in range(6):

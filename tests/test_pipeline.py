@@ -77,6 +77,24 @@ def test_every_condition_reaches_the_conditioning(pipeline):
     assert np.abs(brighter.concat - base.concat).max() > 1e-3
 
 
+def test_what_is_not_finite_is_not_handed_out(pipeline):
+    options = pipeline.options(num_frames=2, sampling_steps=2)
+    latents = sample(pipeline, options)[-1]
+    latents[1, 2, 3, 4] = np.nan
+    with pytest.raises(UserError, match="the decoded frames: .* are not finite"):
+        pipeline.decode(latents, options)
+    bias = pipeline.denoiser.unet.out[2].bias
+    bias.set_data(Tensor(np.full(bias.shape, np.inf, np.float32)))
+    with pytest.raises(UserError, match="the latents after step 1 of 2: 512 of 512 values are not finite"):
+        sample(pipeline, options)
+
+
+@pytest.mark.parametrize("side", [6_400_000, 10**30])
+def test_absurd_sizes(pipeline, side):
+    with pytest.raises(UserError, match="height .*0: must be 16384 or less"):
+        choose_size(pipeline.config, (64, 64), side, None)
+
+
 def test_float16_is_near_float32(untrained, pipeline):
     options = pipeline.options(num_frames=2, sampling_steps=2)
     expected = sample(pipeline, options)[-1]

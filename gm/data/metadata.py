@@ -16,6 +16,7 @@ from tqdm import tqdm
 from gm.data.frame_folder import open_clip
 from gm.data.listed import ListedPaths
 from gm.errors import UserError
+from gm.files import require_file
 
 REQUIRED = ("path", "length", "motion_bucket_id")
 _SHOWN = 20  # faults or clips named in one message
@@ -83,6 +84,7 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
 
 def _read_table(csv_path):
     """The CSV's columns that are used, as strings, stripped but for the paths, plus each row's line in the file."""
+    require_file(csv_path, "the metadata file")
     try:
         _refuse_packed(csv_path)
         # Header as data: so no first column is taken for an index, and repeated names are not silently renamed.
@@ -116,12 +118,11 @@ def _read_table(csv_path):
 
 
 def _refuse_packed(csv_path):
-    if csv_path.is_file():  # what a pipe has given is gone
-        with open(csv_path, "rb") as file:
-            head = file.read(8)
-        for beginning, what in _PACKED.items():
-            if head.startswith(beginning):
-                raise UserError(f"{csv_path} is {what}")
+    with open(csv_path, "rb") as file:
+        head = file.read(8)
+    for beginning, what in _PACKED.items():
+        if head.startswith(beginning):
+            raise UserError(f"{csv_path} is {what}")
 
 
 def _line_numbers(raw):
@@ -258,12 +259,22 @@ def _drop_short(csv_path, clips, frames, step):
     if dropped:
         short = _listing([(clip.line, f"{clip.path} ({clip.length} frames)") for clip in dropped], "clip")
         rule = f"frames * step = {frames} * {step} = {needed} frames"
+        remedy = _what_would_keep(dropped, frames, step)
         if not kept:
-            raise UserError(f"{csv_path}: every clip is shorter than {rule}; lower one of them. {short}")
-        _log.warning(
-            "%s: %d of %d clips dropped, shorter than %s: %s", csv_path, len(dropped), len(clips), rule, short
-        )
+            raise UserError(f"{csv_path}: every clip is shorter than {rule}; {remedy}. {short}")
+        _log.warning("%s: %d of %d clips dropped, shorter than %s; %s: %s", csv_path, len(dropped), len(clips), rule,
+                     remedy, short)
     return Metadata(kept, dropped)
+
+
+def _what_would_keep(dropped, frames, step):
+    """The largest step that keeps all of these clips, or, where none does, the most frames that the step 1 allows."""
+    shortest, longest = (f(clip.length for clip in dropped) for f in (min, max))
+    if shortest >= frames:
+        return f"step={shortest // frames} would keep them all"
+    if longest >= frames and step > 1:
+        return f"step={longest // frames} would keep the longest of them, frames={shortest} with step=1 all"
+    return f"frames={shortest} with step=1 would keep them all"
 
 
 def _listing(items, noun):

@@ -36,6 +36,7 @@ def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, togeth
             null, cond = np.split(denoise(np.concatenate([x, x]), np.concatenate([sigmas, sigmas]), both), 2)
         else:
             null, cond = denoise(x, sigmas, without), denoise(x, sigmas, conditioning)
-        return null + scales * (cond - null)
+        with np.errstate(invalid="ignore"):  # infinities: who takes the result looks for them
+            return null + scales * (cond - null)
 
     return denoise_guided

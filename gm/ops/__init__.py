@@ -22,6 +22,7 @@ from mindspore.ops import (
     zeros_like,
 )
 
+from gm.estimate import Setting
 from gm.memory import attention_scores, available_memory
 from gm.ops import context, fused, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
@@ -52,9 +53,9 @@ from gm.ops.table import choose, describe
 
 __all__ = [
     "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "affine_per_channel", "arange",
-    "assign", "attention", "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d",
-    "cos", "describe", "describe_float32", "device", "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm",
-    "linear", "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "set_device",
+    "assign", "attention", "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos",
+    "describe", "describe_float32", "device", "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear",
+    "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "memory_setting", "set_device",
     "set_memory_budget", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose", "upsample_nearest",
     "version", "widened", "zeros_like",
 ]
@@ -74,6 +75,12 @@ def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     if library is not None:
         fused.use(library)
     bind(choose(device(), version(), library is not None))
+
+
+def memory_setting():
+    """What of the choices made here decides how much memory networks take: `gm.estimate.Setting`."""
+    kernels = device() != "CPU" or native.library() is not None  # other devices' own operations hold no scores either
+    return Setting(context.mode() == GRAPH_MODE, kernels)
 
 
 def set_memory_budget(budget=None):

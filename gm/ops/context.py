@@ -25,6 +25,11 @@ def device():
     return ms.get_context("device_target")
 
 
+def mode():
+    """GRAPH_MODE or PYNATIVE_MODE."""
+    return ms.get_context("mode")
+
+
 def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     """Choose device and execution mode. Call once, before any network is built.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 
 from gm.checkpoint.delta import fingerprint, sampled_hash
 from gm.diffusion.denoiser import Denoiser
+from gm.estimate import Held
 from gm.model import COMPONENTS, Weights, build_component, expected_parameters, set_value
 from gm.networks.init import initial_values
 from gm.precision import parameter_dtype
@@ -24,6 +26,10 @@ class PretrainedBase:
     def load(self, component, amp_level):
         """A component of `gm.model.COMPONENTS` with its values."""
         return self.weights.load(component, amp_level)
+
+    def held(self, component, amp_level):
+        """What a component takes in memory: `gm.estimate.Held`."""
+        return self.weights.held(component, amp_level)
 
     def read(self, name):
         """The stored values of a parameter, in the dtype of the file."""
@@ -55,6 +61,11 @@ class RandomBase:
         for p in cell.get_parameters():
             set_value(p, self.read(p.name), parameter_dtype(p.name, amp_level))
         return Denoiser(cell) if component == "unet" else cell
+
+    def held(self, component, amp_level):
+        """What a component takes in memory: `gm.estimate.Held`."""
+        parameters = build_component(self.config, component).get_parameters()
+        return Held(sum(p.size * (2 if parameter_dtype(p.name, amp_level) == ms.float16 else 4) for p in parameters))
 
     def read(self, name):
         return initial_values(name, self.shapes, self.seed)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 from omegaconf import OmegaConf
 
-from gm.checkpoint.lora import WEIGHT
+from gm.memory import report
 from gm.model import COMPONENTS
-from gm.ops import parallel
-from gm.precision import parameter_dtype
-from gm.training.lora import lora_layers
-from gm.training.step import is_temporal
+from gm.training.memory import needed, trainable
 
 
 def describe(plan):
@@ -26,24 +22,9 @@ def describe(plan):
         f"{len(plan.dataset)} clips, {plan.total} steps of "
         f"{plan.global_batch * plan.train.optimizer.accumulate} clips; "
         f"{len(plan.held_out) if plan.held_out else 0} clips held out",
-        "", "# memory of one device, GB (activations are not counted: they grow with frames x height x width)",
+        "", "# memory of one device, estimated", report(needed(plan)),
     ]
-    memory = memory_estimate(plan.base.shapes, plan.train)
-    lines += [f"{size / 1e9:>15.2f}  {what}" for what, size in memory.items()]
-    lines.append(f"{sum(memory.values()) / 1e9:>15.2f}  in all")
     return "\n".join(lines)
-
-
-def trainable(shapes, train):
-    """{full name: number of values} of the parameters that would be trained."""
-    prefix, temporal_only = COMPONENTS["unet"].prefix, train.temporal_only
-    if train.lora.rank:
-        layers = lora_layers(shapes, temporal_only, train.lora.targets)
-        return {layer: train.lora.rank * sum(shapes[layer + WEIGHT]) for layer in layers}
-    return {
-        name: math.prod(shape) for name, shape in shapes.items()
-        if name.startswith(prefix) and (not temporal_only or is_temporal(name))
-    }
 
 
 def trainable_counts(shapes, train):
@@ -53,29 +34,3 @@ def trainable_counts(shapes, train):
         parts = name[len(COMPONENTS["unet"].prefix):].split(".")
         counts[".".join(parts[:2] if parts[0].endswith("blocks") else parts[:1])] += values
     return dict(counts)
-
-
-def memory_estimate(shapes, train):
-    """{what: bytes} of everything whose size does not depend on the clips."""
-    chosen = sum(trainable(shapes, train).values())
-    half = {name: "16" in str(parameter_dtype(name, train.amp_level)) for name in shapes}
-    cached = train.cache is not None
-    used = {name: math.prod(shape) for name, shape in shapes.items()
-            if name.startswith(COMPONENTS["unet"].prefix) or not cached and not _is_decoder(name)}
-    loaded = "UNet" if cached else "UNet and encoders"
-    found = {
-        loaded: sum(values * (2 if half[name] else 4) for name, values in used.items()),
-        "sums of gradients": 4 * chosen,
-        "gradients of one batch": 4 * chosen,
-        "two moments": 8 * chosen // (parallel.size() if train.optimizer.shard else 1),
-    }
-    if train.amp_level == "O2":
-        found["float32 weights"] = 4 * chosen
-    if train.ema:
-        found["running mean of the weights"] = 4 * chosen
-    return found
-
-
-def _is_decoder(name):
-    return name.startswith("first_stage_model.") and not name.startswith(("first_stage_model.encoder.",
-                                                                         "first_stage_model.quant_conv."))

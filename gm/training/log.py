@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from gm.console import versions
@@ -21,6 +23,7 @@ from gm.files import atomic_path
 
 # Losses differ by orders of magnitude between noise levels, so their mean says little: these are the buckets' edges.
 SIGMA_EDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
+_OWN_BUSINESS = ("train.resume", "train.output_dir")  # settings that a resumed run changes as a matter of course
 BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*SIGMA_EDGES, math.inf)))
 
 
@@ -47,6 +50,17 @@ class RunFolder:
     def _write(self, name, text):
         with atomic_path(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+    def changes(self, settings):
+        """Lines, one for each setting that differs from those the folder's run was started with last; none where there
+        was no run or its settings cannot be read."""
+        try:
+            old = OmegaConf.load(self.path / "settings.yaml")
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
+            return []
+        before, now = dict(_leaves(OmegaConf.to_container(old))), dict(_leaves(OmegaConf.to_container(settings)))
+        return [f"{name}: {before[name]} before, {value} now" for name, value in now.items()
+                if name in before and before[name] != value and name not in _OWN_BUSINESS]
 
     def cut_metrics(self, step):
         """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""
@@ -98,12 +112,25 @@ class Log:
             self.board.close()
 
 
-def _summary_writer(path):
+def require_tensorboard():
+    """The SummaryWriter class; UserError where tensorboardX is not there. Asked before the first long step."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise UserError("train.log.tensorboard: tensorboardX is not installed: pip install tensorboardX") from error
-    return SummaryWriter(os.fspath(path / "tensorboard"))
+    return SummaryWriter
+
+
+def _summary_writer(path):
+    return require_tensorboard()(os.fspath(path / "tensorboard"))
+
+
+def _leaves(section, path=""):
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
 
 
 def _finite(value):

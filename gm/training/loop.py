@@ -13,8 +13,10 @@ from mindspore import Tensor
 
 from gm.data.loader import ClipLoader
 from gm.diffusion.loss import DiffusionLoss
-from gm.errors import UserError
+from gm.errors import UserError, memory_faults
+from gm.memory import advice
 from gm.ops import parallel
+from gm.training import memory
 from gm.training.data import open_data
 from gm.training.ema import Ema
 from gm.training.examples import Encoded, Encoders, encode, join, make_example, tensors
@@ -150,8 +152,11 @@ class Trainer:
         return norm
 
 
-def run(settings, config, argv, data=open_data):
-    """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status."""
+def run(settings, config, argv, data=open_data, memory_check=True):
+    """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status.
+
+    memory_check: UserError where the estimate says that the memory does not suffice.
+    """
     plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)
     first = parallel.rank() == 0
@@ -160,6 +165,8 @@ def run(settings, config, argv, data=open_data):
             f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
             "--train.output_dir"
         )
+    if memory_check:
+        memory.check(plan)
     if plan.train.cache is not None:
         plan.fill_cache()
     trainer = Trainer(plan)
@@ -169,14 +176,15 @@ def run(settings, config, argv, data=open_data):
     plan.go_on_from(state.step, state.samples)
     total = plan.total
     if first:
+        changes = folder.changes(settings) if source is not None else []
         folder.create(settings, config, argv)
         remove_unfinished(folder.checkpoints)
         remove_unfinished(folder.weights)
         folder.cut_metrics(state.step)
-        _announce(trainer, source)
+        _announce(trainer, source, changes)
     log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
     try:
-        with StopOnSignal() as stop:
+        with StopOnSignal() as stop, memory_faults(advice(memory.needed(plan))):
             stopped = _steps(trainer, folder, log, stop)
     finally:
         if log is not None:
@@ -200,7 +208,7 @@ def _require_equal_steps(state):
         )
 
 
-def _announce(trainer, source):
+def _announce(trainer, source, changes):
     plan, values = trainer.plan, sum(w.size for w in trainer.optimizer.weights)
     print(f"base: {plan.base.describe()}")
     print(f"{values:,} trainable values in {len(trainer.optimizer.weights)} tensors; {len(plan.dataset)} clips, "
@@ -208,8 +216,12 @@ def _announce(trainer, source):
     if plan.train.pretrained is None:
         print("warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not the "
               "encoders", file=sys.stderr)
+    for warning in plan.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     if source is not None:
         print(f"resumed from {source}, step {trainer.state.step}")
+        for change in changes:
+            print(f"warning: {change}", file=sys.stderr)
     elif plan.train.resume is not None:
         print("no checkpoint to resume from yet: starting at step 0")
 

@@ -13,6 +13,7 @@ from gm.training.cache import CachedClips
 from gm.training.data import open_data
 from gm.training.draws import training_draws, validation_draws
 from gm.training.examples import Encoders
+from gm.training.log import require_tensorboard
 from gm.training.schedule import total_steps
 from gm.training.settings import check_size
 
@@ -26,6 +27,8 @@ class Plan:
     def __init__(self, settings, config, data=open_data):
         self.settings, self.train, self.config = settings, settings.train, config
         check_size(settings, config.model)
+        if self.train.log.tensorboard:
+            require_tensorboard()
         self.base = open_base(config, self.train)
         self.dataset, self.held_out = data(self.train)
         self.global_batch = self.train.loader.batch_size * parallel.size()
@@ -54,6 +57,14 @@ class Plan:
         self.dataset = CachedClips(self.dataset, folder / "training", self.train.cache_epochs, made_with)
         if self.held_out is not None:
             self.held_out = CachedClips(self.held_out, folder / "validation", 1, made_with)
+
+    def warnings(self):
+        """Sentences that the user should see."""
+        data, trained = self.train.dataset.init_args, self.config.sampling
+        if (data.height, data.width) == (trained.height, trained.width):
+            return []
+        return [f"the model was trained at {trained.height}x{trained.width} (height x width), the clips are "
+                f"{data.height}x{data.width} (train.dataset.init_args.height and width)"]
 
     def training_draws(self, position):
         return training_draws(self.train.seed, position, self.train.loss, self.latent_shape, self.pixel_shape)

@@ -129,25 +129,26 @@ SCHEMA = {
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the linear layers of an attention
 
-# (option below train, smallest value, largest value); both are allowed.
+# (option below train, smallest value, largest value); both are allowed. The largest sizes are beyond any model and
+# below what arithmetic and NumPy bear.
 _INFINITE = math.inf
 _LIMITS = (
-    ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63), ("cache_epochs", 1, 999),
-    ("dataset.init_args.frames", 1, _INFINITE), ("dataset.init_args.step", 1, _INFINITE),
-    ("dataset.init_args.height", 1, _INFINITE), ("dataset.init_args.width", 1, _INFINITE),
+    ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63 - 1), ("cache_epochs", 1, 999),
+    ("dataset.init_args.frames", 1, 1000), ("dataset.init_args.step", 1, 10**6),
+    ("dataset.init_args.height", 1, 16384), ("dataset.init_args.width", 1, 16384),
     ("dataset.init_args.flip", 0, 1),
-    ("loader.batch_size", 1, _INFINITE), ("loader.workers", 1, _INFINITE), ("loader.prefetch", 1, _INFINITE),
+    ("loader.batch_size", 1, 10**6), ("loader.workers", 1, 1000), ("loader.prefetch", 1, 10**6),
     ("loader.max_failed_share", 0, 1),
     ("loss.p_std", 0, _INFINITE), ("loss.cond_aug_std", 0, _INFINITE), ("loss.dropout", 0, 1 / 3),
     ("optimizer.learning_rate", 0, _INFINITE), ("optimizer.beta1", 0, 1 - 1e-9), ("optimizer.beta2", 0, 1 - 1e-9),
     ("optimizer.eps", 1e-30, _INFINITE), ("optimizer.weight_decay", 0, _INFINITE),
     ("optimizer.clip_norm", 1e-30, _INFINITE), ("optimizer.accumulate", 1, _INFINITE),
-    ("lora.rank", 0, _INFINITE), ("lora.alpha", 1e-30, _INFINITE),
+    ("lora.rank", 0, 10**6), ("lora.alpha", 1e-30, _INFINITE),
     ("schedule.warmup_steps", 0, _INFINITE), ("schedule.end_factor", 0, 1),
     ("loss_scale.initial", 1, 2.0**24), ("loss_scale.growth_steps", 1, _INFINITE),
     ("checkpoint.every", 1, _INFINITE), ("checkpoint.keep", 1, _INFINITE),
     ("validation.every", 1, _INFINITE), ("validation.share", 0, 0.9), ("validation.clips", 1, _INFINITE),
-    ("sample.every", 1, _INFINITE), ("sample.seed", 0, 2**63), ("log.every", 1, _INFINITE),
+    ("sample.every", 1, _INFINITE), ("sample.seed", 0, 2**63 - 1), ("log.every", 1, _INFINITE),
 )
 
 

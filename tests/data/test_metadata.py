@@ -3,6 +3,7 @@ import gzip
 import logging
 import lzma
 import os
+import re
 import socket
 import time
 import unicodedata
@@ -128,8 +129,10 @@ def test_other_encodings_and_missing_files_are_told(folder):
     assert "not UTF-8" in fault(folder, HEAD + "ü.mp4,20,1\n", encoding="latin-1")
     with pytest.raises(UserError, match="no metadata file at .*none.csv"):
         read_metadata(folder / "none.csv", folder, 4, 2)
-    with pytest.raises(UserError, match="cannot read metadata"):
-        read_metadata(folder, folder, 4, 2)
+    os.mkfifo(folder / "pipe.csv")
+    for path, kind in ((folder, "a folder"), (folder / "pipe.csv", "a pipe"), ("/dev/zero", "a device")):
+        with pytest.raises(UserError, match=f"metadata file {path} is {kind}"):
+            read_metadata(path, folder, 4, 2)
 
 
 def test_short_clips_are_dropped_and_listed(folder, caplog):
@@ -140,6 +143,22 @@ def test_short_clips_are_dropped_and_listed(folder, caplog):
     assert [clip.line for clip in metadata.dropped] == [3, 4]
     assert "2 of 3 clips dropped" in caplog.text and "d.mp4 (7 frames)" in caplog.text
     assert "every clip is shorter than frames * step = 4 * 3 = 12" in fault(folder, text, step=3)
+
+
+@pytest.mark.parametrize("lengths, frames, step, remedy", [
+    ((9, 8, 40), 4, 3, "step=2 would keep them all"),
+    ((9, 3, 40), 4, 3, "step=2 would keep the longest of them, frames=3 with step=1 all"),
+    ((3, 2, 40), 4, 3, "frames=2 with step=1 would keep them all"),
+    ((3, 2, 40), 4, 1, "frames=2 with step=1 would keep them all"),
+])
+def test_what_would_keep_short_clips_is_named_and_does_so(folder, caplog, lengths, frames, step, remedy):
+    text = HEAD + "".join(f"a.mp4,{length},1\n" for length in lengths)
+    with caplog.at_level(logging.WARNING):
+        read(folder, text, frames=frames, step=step)
+    assert remedy in caplog.text
+    changed = dict(part.split("=") for part in re.findall(r"(?:frames|step)=\d+", remedy.split(", ")[-1]))
+    kept = read(folder, text, **{"frames": frames, **{name: int(value) for name, value in changed.items()}})
+    assert len(kept.clips) == 3
 
 
 def test_odd_buckets_are_a_warning(folder, caplog):

@@ -89,6 +89,12 @@ def options(**changes):
     ({"sampler": "ddim"}, "sampler 'ddim': must be one of euler"),
     ({"cache_interval": 0}, "cache_interval 0: must be a whole number, 1 or more"),
     ({"guidance_sigma_max": float("nan")}, "guidance_sigma_max nan"),
+    ({"num_frames": 10**9}, "num_frames 1000000000: must be 1000 or less"),
+    ({"sampling_steps": 10**30}, "sampling_steps 10{30}: must be 1000 or less"),
+    ({"seed": 2**63}, "seed 9223372036854775808: must be 9223372036854775807 or less"),
+    ({"fps": 1e308}, "fps 1e.308: must be 1000 or less"),
+    ({"max_guidance": 1e30}, "max_guidance 1e.30: must be 1000 or less"),
+    ({"noise_aug_strength": 1e30, "num_frames": 0}, "num_frames 0(.|\\n)*noise_aug_strength 1e.30"),
 ])
 def test_options_that_cannot_be(changes, words):
     with pytest.raises(UserError, match=words):

@@ -1,0 +1,271 @@
+"""How much memory a video or a training run will take, from shapes alone and before anything large is allocated.
+
+`generation` and `training` give {stage: `Need`}: what the process holds at most in each of its stages. `gm.memory`
+shows them and compares them with what is left. No mindspore here.
+
+Shapes decide most of it: weights, gradients, moments, pixels. What the framework adds is measured, on a CPU with
+MindSpore 2.8.0 (`benchmarks/memory.py` prints prediction and measurement side by side): the compiler's memory for each
+block of a network, and how many copies of a network's widest activation are alive at once. The last are counted in
+units, one unit being a float32 activation of all frames at full resolution with the narrowest level's channels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+FLOAT = 4  # bytes
+# Bytes of the process when MindSpore is imported: of its own, and pages of libraries.
+_PROGRAM, _LIBRARIES = 0.16e9, 0.25e9
+_FIRST_CALL, _FIRST_STEP = 0.05e9, 0.03e9  # what is set up, buffers of threads, by the first network and by the UNet
+# Graph mode's front end, bytes for each block: a ResBlock or a transformer of the UNet, over space and time, and a
+# block of the other networks. It keeps them. Training's graphs have a backward half too.
+_COMPILED, _COMPILED_SMALL = 22.5e6, 4.5e6
+_COMPILED_TRAINING, _COMPILED_RECOMPUTED = 35e6, 72e6
+# Units alive at once, in graph mode and in PyNative; and without the compiled kernels, whose operations are then
+# several operators each.
+_UNITS = {"encoder": (3.7, 5.4), "resblock": (14, 14), "transformer": (48, 48), "decoder": (4, 8)}
+_UNITS_PLAIN = {"encoder": (10, 10), "resblock": (14, 14), "transformer": (48, 48), "decoder": (4.5, 9)}
+_PLAIN_COMPILED = 1.35  # without kernels, as a multiple of with
+_LOWER_UNITS = 10  # of a decoder at the latents' resolution, with that level's channels; only tiles tell it apart
+# Units that the backward pass keeps of a block, of its own level's pixels and channels.
+_KEPT = {"resblock": 15, "transformer": 58, "inputs": 3}
+_KEPT_PYNATIVE = 1.75  # as a multiple of graph mode's
+_FRAME = 30  # bytes for a pixel of a decoded frame: float32 twice, and bytes
+
+
+class Held(NamedTuple):
+    """Weights: bytes of memory of their own, and pages of the mapped file, which the system can take back."""
+
+    own: float = 0
+    mapped: float = 0
+
+
+class Need(NamedTuple):
+    """The most that a process holds in a stage: {what: bytes} of its own, and pages of files, which the system can take
+    back, but which the stage reads all the time."""
+
+    parts: dict
+    mapped: float
+
+    @property
+    def own(self):
+        return sum(self.parts.values())
+
+    @property
+    def total(self):
+        """What is measured as the resident memory, in bytes."""
+        return self.own + self.mapped
+
+
+class Setting(NamedTuple):
+    """What of the program decides memory: graph mode or PyNative, and whether the compiled kernels are there."""
+
+    graph: bool = True
+    kernels: bool = True
+
+    def units(self, network):
+        return (_UNITS if self.kernels else _UNITS_PLAIN)[network][0 if self.graph else 1]
+
+    def compiled(self, size):
+        """Bytes of the compiler for `size` bytes of blocks."""
+        return size * (1 if self.kernels else _PLAIN_COMPILED) if self.graph else 0
+
+
+class Size(NamedTuple):
+    """Pixels and frames. evaluated: frames of one call of the UNet, twice as many with both halves of guidance."""
+
+    height: int
+    width: int
+    frames: int
+    evaluated: int
+
+
+def held(values):
+    """`Held` of weights: (number of values, bytes of each in the file, bytes of each in the network) of each."""
+    own = mapped = 0
+    for count, stored, wanted in values:
+        if stored == wanted:
+            mapped += count * wanted
+        else:
+            own += count * wanted
+    return Held(own, mapped)
+
+
+def unet_blocks(unet):
+    """[(is a transformer, channels, how often its side is halved)] of the UNet's blocks, from its config section."""
+    blocks = []
+    for level, mult in enumerate(unet.channel_mult):
+        kinds = [False, True] if 2**level in unet.attention_resolutions else [False]
+        # The way down has one block of each kind fewer than the way up.
+        blocks += [(kind, mult * unet.model_channels, level) for kind in kinds * (2 * unet.num_res_blocks + 1)]
+    last = len(unet.channel_mult) - 1
+    widest = unet.channel_mult[-1] * unet.model_channels
+    return blocks + [(kind, widest, last) for kind in (False, True, False)]
+
+
+def _vae_blocks(vae, per_level):
+    return len(vae.ch_mult) * per_level + 3
+
+
+def _factor(vae):
+    return 2 ** (len(vae.ch_mult) - 1)
+
+
+def _latent_pixels(model, size):
+    return size.height * size.width / _factor(model.vae) ** 2
+
+
+def _encoder_activations(model, size, setting, tile=None):
+    vae = model.vae
+    pixels = size.height * size.width
+    if tile is not None:
+        pixels = min(pixels, _tile_side(vae, tile, vae.num_res_blocks) ** 2)
+    return setting.units("encoder") * pixels * vae.ch * FLOAT
+
+
+def _tile_side(vae, tile, blocks):
+    """Pixels of a tile's side with its margins (`gm.diffusion.tiles`)."""
+    margin = math.ceil(sum((2 * blocks + 1) / 2**i for i in range(len(vae.ch_mult))))
+    return tile + 2 * margin * _factor(vae)
+
+
+def _unet_units(model, size):
+    """[(kind, bytes of an activation)] of the UNet's blocks."""
+    values = size.evaluated * _latent_pixels(model, size) * FLOAT
+    return [("transformer" if transformer else "resblock", values * channels / 4**level)
+            for transformer, channels, level in unet_blocks(model.unet)]
+
+
+def _unet_activations(model, size, setting):
+    return max(setting.units(kind) * unit for kind, unit in _unet_units(model, size))
+
+
+def _scores(model, size, setting, most):
+    """Attention's scores and their softmax: the kernels hold none."""
+    if setting.kernels:
+        return 0
+    pixels, unet = _latent_pixels(model, size), model.unet
+    found = max((size.evaluated * (pixels / 4**level) ** 2 * channels / unet.num_head_channels
+                 for transformer, channels, level in unet_blocks(unet) if transformer))
+    return 2 * FLOAT * min(found, most)
+
+
+def _decoder_activations(model, size, setting, chunk, tile=None):
+    vae = model.vae
+    frames = min(chunk, size.frames)
+    pixels = size.height * size.width
+    upper = pixels if tile is None else min(pixels, _tile_side(vae, tile, vae.num_res_blocks + 1) ** 2)
+    found = setting.units("decoder") * frames * upper * vae.ch * FLOAT
+    if upper < pixels:
+        found += _LOWER_UNITS * frames * _latent_pixels(model, size) * vae.ch * vae.ch_mult[-1] * FLOAT
+        found += 2 * 3 * FLOAT * frames * pixels  # of this round and the one before
+    return found
+
+
+def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(None, None), decoded=True, scores=2**26):
+    """{"conditioning", "sampling", "decoding": `Need`} of making one video.
+
+    Args:
+        model: the section model of a config. weights: {component of `gm.model.COMPONENTS`: `Held`}.
+        size: `Size`. chunk: frames decoded at a time. setting: `Setting`.
+        low_memory: every component goes when it has done its part.
+        tiles: (encode_tile, decode_tile) in pixels, None for whole. decoded: False where latents are the result.
+        scores: the most that attention holds at once, see `gm.memory.attention_scores`.
+    """
+    small = model.clip.layers + _vae_blocks(model.vae, model.vae.num_res_blocks)
+    compiled = setting.compiled(_COMPILED_SMALL * small)
+    parts = {"program": _PROGRAM + _FIRST_CALL, "compiled graphs": compiled, "encoders": 0, "UNet": 0, "decoder": 0}
+    activations = _encoder_activations(model, size, setting, tiles[0])
+    mapped = {"program": _LIBRARIES, **{name: weights[name].mapped for name in ("clip", "condition_encoder")}}
+    parts["encoders"] = weights["clip"].own + weights["condition_encoder"].own
+    stages = {"conditioning": _need(parts, activations, mapped)}
+
+    parts["compiled graphs"] += setting.compiled(_COMPILED * len(unet_blocks(model.unet))) + _FIRST_STEP
+    if low_memory:  # pages of the file stay until the system wants them back
+        parts["encoders"] = 0
+    parts["UNet"], mapped["unet"] = weights["unet"]
+    activations += _unet_activations(model, size, setting) + _scores(model, size, setting, scores)
+    stages["sampling"] = _need(parts, activations, mapped)
+    if not decoded:
+        return stages
+
+    blocks = _vae_blocks(model.vae, model.vae.num_res_blocks + 1)
+    parts["compiled graphs"] += setting.compiled(2 * _COMPILED_SMALL * blocks)  # over space and time
+    if low_memory:
+        parts["UNet"] = 0
+    parts["decoder"], mapped["decoder"] = weights["decoder"]
+    # What was freed is not given back to the system, and little of it serves again.
+    activations += _decoder_activations(model, size, setting, chunk, tiles[1])
+    activations += _FRAME * size.frames * size.height * size.width
+    stages["decoding"] = _need(parts, activations, mapped)
+    return stages
+
+
+def _need(parts, activations, mapped):
+    kept = {name: value for name, value in {**parts, "activations": activations}.items() if value}
+    return Need(kept, sum(mapped.values()))
+
+
+def training(model, weights, size, setting, trained, *, half=False, ema=False, recompute=False, devices=1,
+             encoders=True, clips=0, sample=False):
+    """{"encoding", "training", perhaps "sample video": `Need`} of one device of a training run.
+
+    Args:
+        model, setting: as of `generation`. weights: the components' `Held`, of the UNet and, where encoders, of
+            "clip", "condition_encoder" and "first_stage_encoder". size: `Size`, whose frames are those of a clip and
+            whose evaluated are those of a batch.
+        trained: number of values that are trained: copies of loaded ones, which stay beside them, or LoRA's.
+        half: the network is float16 and its trained weights are kept in float32 too. ema: a running mean is kept.
+        recompute: the blocks are computed again in the backward pass. devices: that share the moments.
+        encoders: they are held while training; else the clips come from a cache, which is filled first.
+        clips: how many are decoded ahead, with their pixels. sample: videos are made on the way.
+    """
+    pixels = clips * size.frames * size.height * size.width * 3 * FLOAT
+    small = model.clip.layers + 2 * _vae_blocks(model.vae, model.vae.num_res_blocks)
+    coders = [weights[name] for name in ("clip", "condition_encoder", "first_stage_encoder")]
+    encoding = {
+        "program": _PROGRAM + _FIRST_CALL, "encoders": sum(part.own for part in coders),
+        "compiled graphs": setting.compiled(_COMPILED_SMALL * small), "clips read ahead": pixels,
+    }
+    mapped = {"program": _LIBRARIES, "encoders": sum(part.mapped for part in coders)}
+    activations = _encoder_activations(model, size, setting)
+    stages = {"encoding": _need(encoding, activations, mapped)}
+
+    blocks = unet_blocks(model.unet)
+    parts = {
+        **encoding, "UNet": weights["unet"].own, "trained weights": FLOAT * trained,
+        "sums of gradients": FLOAT * trained, "gradients of one batch": FLOAT * trained,
+        "two moments": 2 * FLOAT * trained / devices,
+    }
+    parts["compiled graphs"] += _FIRST_STEP + setting.compiled(
+        (_COMPILED_RECOMPUTED if recompute else _COMPILED_TRAINING) * len(blocks)
+    )
+    if not encoders:
+        parts["encoders"] = parts["clips read ahead"] = mapped["encoders"] = 0
+    if half:
+        parts["float32 weights"] = FLOAT * trained
+    if ema:
+        parts["running mean of the weights"] = FLOAT * trained
+    mapped["unet"] = weights["unet"].mapped
+    activations += _kept_activations(model, size, setting, recompute)
+    stages["training"] = _need(parts, activations, mapped)
+    if sample:
+        video = generation(model, weights, size._replace(evaluated=2 * size.frames), size.frames, setting)
+        decoding = video["decoding"].parts
+        parts["sample video"] = sum(decoding.get(name, 0) for name in ("decoder", "activations", "compiled graphs"))
+        stages["sample video"] = _need(parts, activations, {**mapped, "decoder": weights["decoder"].mapped})
+    return stages
+
+
+def _kept_activations(model, size, setting, recompute):
+    """Bytes of what the forward pass leaves for the backward pass, which is then computed beside it."""
+    more = 1 if setting.graph else _KEPT_PYNATIVE
+    blocks = [(kind, more * unit) for kind, unit in _unet_units(model, size)]
+    if not recompute:
+        return sum(_KEPT[kind] * unit for kind, unit in blocks)
+    inputs = sum(_KEPT["inputs"] * unit for kind, unit in blocks if kind == "resblock")
+    # The stage whose inside is there, a ResBlock and perhaps a transformer, and its gradients.
+    inside = 2 * max((_KEPT["resblock"] + _KEPT["transformer"] * (kind == "transformer")) * unit
+                     for kind, unit in blocks)
+    return inputs + inside + _unet_activations(model, size, setting)

@@ -1,0 +1,81 @@
+"""The memory that a run will take on each device, estimated before anything is loaded."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from gm import estimate, memory, ops
+from gm.checkpoint.lora import WEIGHT
+from gm.model import COMPONENTS, size_multiple
+from gm.ops import parallel
+from gm.training.lora import lora_layers
+from gm.training.step import is_temporal
+
+_LORA_RANK = 16  # in the remedy
+
+
+def trainable(shapes, train, rank=None):
+    """{full name: number of values} of the parameters that would be trained; rank: instead of train.lora's."""
+    rank = train.lora.rank if rank is None else rank
+    prefix, temporal_only = COMPONENTS["unet"].prefix, train.temporal_only
+    if rank:
+        layers = lora_layers(shapes, temporal_only, train.lora.targets)
+        return {layer: rank * sum(shapes[layer + WEIGHT]) for layer in layers}
+    return {
+        name: math.prod(shape) for name, shape in shapes.items()
+        if name.startswith(prefix) and (not temporal_only or is_temporal(name))
+    }
+
+
+def needed(plan, batch_size=None, recompute=None, cache=None, rank=None, size=None):
+    """{stage: `gm.estimate.Need`} of a `Plan`, on the device and in the mode of now.
+
+    The other arguments: train.loader.batch_size, train.recompute, whether there is a train.cache, train.lora.rank and
+    (height, width) in place of the plan's own.
+    """
+    train, data = plan.train, plan.train.dataset.init_args
+    batch = train.loader.batch_size if batch_size is None else batch_size
+    cache = train.cache is not None if cache is None else cache
+    rank = train.lora.rank if rank is None else rank
+    height, width = (data.height, data.width) if size is None else size
+    clips = (train.loader.prefetch + 1) * batch + train.loader.workers
+    return estimate.training(
+        plan.config.model, {name: plan.base.held(name, train.amp_level) for name in COMPONENTS},
+        estimate.Size(height, width, data.frames, data.frames * batch), ops.memory_setting(),
+        sum(trainable(plan.base.shapes, train, rank).values()), half=train.amp_level == "O2", ema=train.ema,
+        recompute=train.recompute if recompute is None else recompute,
+        devices=parallel.size() if train.optimizer.shard else 1, encoders=not cache, clips=clips,
+        sample=train.sample.every is not None,
+    )
+
+
+def check(plan):
+    """A sentence about the memory that the run needs; UserError where it is not there, see `gm.memory.check`.
+
+    Other devices than the CPU have memory of their own, of which nothing is known here.
+    """
+    if ops.device() != "CPU":
+        return "memory is not checked"
+    return memory.check(needed(plan), _remedies(plan))
+
+
+def _remedies(plan):
+    """For `gm.memory.check`: what changes the result the least first."""
+    train, changes = plan.train, {}
+    steps = [("cache", "--train.cache=FOLDER", True, train.cache is None)]
+    steps.append(("recompute", "--train.recompute=True", True, not train.recompute))
+    steps.append(("batch_size", "--train.loader.batch_size=1", 1, train.loader.batch_size > 1))
+    steps.append(("rank", f"--train.lora.rank={_LORA_RANK}", _LORA_RANK, not train.lora.rank))
+    words = []
+    for name, word, value, possible in steps:
+        if possible:
+            yield word, functools.partial(needed, plan, **{name: value})
+            changes[name] = value
+            words.append(word)
+            yield " ".join(words), functools.partial(needed, plan, **changes)
+    multiple, data = size_multiple(plan.config.model), train.dataset.init_args
+    for eighths in range(7, 0, -1):
+        size = [max(multiple, side * eighths // 8 // multiple * multiple) for side in (data.height, data.width)]
+        smaller = " ".join(f"--train.dataset.init_args.{name}={side}" for name, side in zip(("height", "width"), size))
+        yield f"{' '.join(words)} {smaller}", functools.partial(needed, plan, **changes, size=size)

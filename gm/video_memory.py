@@ -1,0 +1,58 @@
+"""The memory that a video will take, estimated before anything is loaded, and what would take less."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from gm import estimate, ops
+from gm.checkpoint.delta import changed_names
+from gm.checkpoint.formats import open_checkpoint
+from gm.model import size_multiple
+from gm.ops import reference
+from gm.pipeline import PARTS
+
+
+def needed(pipeline, size, options, decoded=True, low_memory=None):
+    """{stage: `gm.estimate.Need`} of a video by a `gm.pipeline.ImageToVideo`, on the device and in the mode of now.
+
+    Args:
+        size: (height, width) in pixels. options: `gm.options.Options`. decoded: False where latents are the result.
+        low_memory: in place of the pipeline's own.
+    """
+    low_memory = pipeline.low_memory if low_memory is None else low_memory
+    weights = {name: pipeline.weights.held(name, pipeline.amp_level, low_memory) for name in PARTS.values()}
+    if pipeline.delta is not None:
+        with open_checkpoint(pipeline.delta) as delta:
+            changed = sum(math.prod(pipeline.weights.shape(name)) for name in changed_names(delta))
+        weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
+    guided = (options.min_guidance, options.max_guidance) != (1, 1) and not low_memory
+    frames = estimate.Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
+    return estimate.generation(
+        pipeline.config.model, weights, frames, options.decode_chunk_size, ops.memory_setting(), low_memory,
+        (options.encode_tile, options.decode_tile), decoded, reference.MAX_SCORES,
+    )
+
+
+def remedies(pipeline, size, options, stages):
+    """Pairs for `gm.memory.check`: what a user can change, what costs the least first.
+
+    stages: function of size and changes, by the options' names and low_memory, that gives the stages.
+    """
+    low, chunk = {} if pipeline.low_memory else {"low_memory": True}, min(options.decode_chunk_size, options.num_frames)
+    chunks = [{"decode_chunk_size": chunk >> k} for k in range(1, chunk.bit_length())]
+    tries = chunks + ([low, *({**low, **fewer} for fewer in chunks)] if low else [])
+    least = {**low, "decode_chunk_size": 1}
+    for changes in (*tries, {**least, "decode_tile": 256}):
+        yield _words(changes), functools.partial(stages, size, **changes)
+    multiple = size_multiple(pipeline.config.model)
+    for eighths in range(7, 0, -1):
+        smaller = tuple(max(multiple, side * eighths // 8 // multiple * multiple) for side in size)
+        if smaller != tuple(size):
+            words = f"--height={smaller[0]} --width={smaller[1]} {_words(least)}"
+            yield words, functools.partial(stages, smaller, **least)
+
+
+def _words(changes):
+    return " ".join("--low_memory" if name == "low_memory" else f"--SVD.{name}={value}"
+                    for name, value in changes.items())
