@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from mindspore import Tensor
 from gm.data.loader import ClipLoader
 from gm.diffusion.loss import DiffusionLoss
 from gm.errors import UserError
+from gm.files import require_space
 from gm.ops import parallel
 from gm.training.data import open_data
 from gm.training.ema import Ema
@@ -23,11 +25,12 @@ from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.lora import add_lora, initial_lora, lora_alpha
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
+from gm.training.owner import owned
 from gm.training.plan import Plan
 from gm.training.sample import SampleVideo
 from gm.training.schedule import learning_rate
 from gm.training.signals import StopOnSignal
-from gm.training.state import TrainingState, checkpoints, remove_unfinished, step_of
+from gm.training.state import TrainingState, checkpoints, step_of
 from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
 from gm.training.validation import Validation
 
@@ -154,6 +157,14 @@ def run(settings, config, argv, data=open_data):
     """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status."""
     plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)
+    if parallel.rank() == 0:
+        folder.make()
+    with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another "
+               "--train.output_dir"):
+        return _run(plan, folder, argv)
+
+
+def _run(plan, folder, argv):
     first = parallel.rank() == 0
     if plan.train.resume is None and checkpoints(folder.checkpoints):
         raise UserError(
@@ -169,9 +180,9 @@ def run(settings, config, argv, data=open_data):
     plan.go_on_from(state.step, state.samples)
     total = plan.total
     if first:
-        folder.create(settings, config, argv)
-        remove_unfinished(folder.checkpoints)
-        remove_unfinished(folder.weights)
+        if state.step < total:
+            _require_space(trainer, folder)
+        folder.describe(plan.settings, plan.config, argv)
         folder.cut_metrics(state.step)
         _announce(trainer, source)
     log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
@@ -185,9 +196,20 @@ def run(settings, config, argv, data=open_data):
         if trainer.exported is None:  # there was no step left to do
             trainer.export(folder)
         print("weights: " + ", ".join(map(str, trainer.exported)))
-        if stopped:
+        if stopped and state.step < total:
             print(f"stopped after step {state.step} of {total}; go on with the same command and --train.resume=latest")
+            return 128 + (stop.number or signal.SIGTERM)  # the others end well: a launcher kills all when one does not
     return 0
+
+
+def _require_space(trainer, folder):
+    """UserError where the disk is too small for the checkpoints to come: one more than are kept, for a moment."""
+    train, base = trainer.train, trainer.plan.base
+    count = max(1, train.checkpoint.keep + 1 - len(checkpoints(folder.checkpoints)))
+    trained = sum(4 * weight.size for weight in trainer.optimizer.weights)
+    whole = sum(math.prod(shape) * np.dtype(base.dtype(name)).itemsize for name, shape in base.shapes.items())
+    exported = (whole if train.save == "full" else trained) * (2 if train.ema else 1)
+    require_space(folder.path, count * trainer.state.size() + exported)
 
 
 def _require_equal_steps(state):
@@ -228,6 +250,7 @@ def _steps(trainer, folder, log, stop):
             rate = learning_rate(state.step, train.optimizer.learning_rate, train.schedule, plan.total)
             losses, sigmas = trainer.accumulate(loader, batches)
             norm = trainer.update(rate)
+            stop.unsaved = True
             stopped = _note(trainer, log, window, (losses, sigmas, rate, norm), stop, start)
             if state.step % train.validation.every == 0 or state.step == plan.total:
                 _validate(trainer, log)
@@ -237,6 +260,7 @@ def _steps(trainer, folder, log, stop):
                 window.start = time.perf_counter()
             if state.step % train.checkpoint.every == 0 or state.step == plan.total or stopped:
                 saved = _save(trainer, folder, log)
+                stop.unsaved = False
     except UserError:  # such as too many clips that cannot be decoded: the steps so far are whole
         # The other devices know nothing of it, and go on: moments that they share out cannot be gathered any more.
         if state.step > saved and not state.spread:

@@ -13,7 +13,7 @@ from gm.errors import UserError
 from gm.training.ema import Ema
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
-from gm.training.state import TrainingState, checkpoints, remove_unfinished
+from gm.training.state import TrainingState, checkpoints
 from gm.training.step import zeros_like_each
 
 SHAPES = {"u.weight": (3, 2), "u.bias": (3,)}
@@ -95,14 +95,6 @@ def test_the_loss_scale_of_float32_is_not_taken_over_by_float16(tmp_path):
     saved.loss_scale = LossScale(saved.loss_scale, dynamic=False)
     other.load(saved.save(tmp_path, 2))
     assert (other.loss_scale.scale, other.step) == (2.0**4, 30)
-
-
-def test_what_a_killed_process_left_is_never_a_checkpoint(tmp_path):
-    path = make(1).save(tmp_path, 3)
-    (tmp_path / ".tmp-0123.safetensors").write_bytes(path.read_bytes())
-    assert checkpoints(tmp_path) == [path]
-    remove_unfinished(tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_no_checkpoint(tmp_path):
