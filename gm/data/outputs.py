@@ -64,6 +64,7 @@ def next_base(folder, stem):
         folder.mkdir(parents=True, exist_ok=True)
         used = _used_numbers(folder, stem)
         give_back(_is_used)
+        _remove_left_claims(folder)
         for number in itertools.count():
             digits = f"{number:03d}"
             if digits not in used and _reserve(folder, f"{stem}_{digits}"):
@@ -93,6 +94,14 @@ def _is_used(base):
     """Whether something has a base name, so that it needs no lock any more."""
     ends = f"{base.name}.", f"{base.name}_"
     return any(name == base.name or name.startswith(ends) for name in os.listdir(base.parent))
+
+
+def _remove_left_claims(folder):
+    """Those of processes that were killed."""
+    for path in folder.glob(".*_*.claim"):
+        lock = locks.take(path)
+        if lock is not None:
+            lock.release()
 
 
 def _reserve(folder, name):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
+from gm.checkpoint.formats import open_checkpoint
 from gm.data.loader import ClipLoader
 from gm.diffusion.loss import DiffusionLoss
 from gm.errors import UserError
@@ -157,6 +158,8 @@ def run(settings, config, argv, data=open_data):
     """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status."""
     plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)
+    if plan.train.resume not in (None, "latest"):
+        open_checkpoint(plan.train.resume)  # a fault is told before anything is made
     if parallel.rank() == 0:
         folder.make()
     with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another "

@@ -66,6 +66,11 @@ def test_the_name_of_a_process_that_was_killed_is_taken_over(tmp_path):
         assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
         assert os.listdir(tmp_path) == [".x_000.claim"]
     assert next_base(tmp_path, "x").name == "x_000"
+    outputs.give_back()
+    for name in (".x_000.claim", "x_000.mp4", ".y_007.claim"):
+        (tmp_path / name).touch()
+    next_base(tmp_path, "x")
+    assert sorted(os.listdir(tmp_path)) == [".x_001.claim", "x_000.mp4"]
 
 
 def test_no_more_names_are_held_than_are_needed(tmp_path):

@@ -209,10 +209,12 @@ def test_epochs_count_clips_also_when_the_batch_has_changed(arguments, tmp_path,
 
 
 def test_what_a_killed_export_left_is_removed(arguments, tmp_path):
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights/.tmp-0123.safetensors").write_bytes(b"half")
+    for folder in ("weights", "checkpoints", "."):
+        (tmp_path / folder / ".tmp-svd-01234567").mkdir(0o700, parents=True)
+        (tmp_path / folder / ".tmp-svd-01234567" / "delta.safetensors").write_bytes(b"half")
     train.main(arguments(tmp_path))
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["delta.safetensors"]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_resume_latest_of_a_new_folder_starts_at_the_beginning(arguments, tmp_path, capsys):
