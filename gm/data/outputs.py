@@ -52,8 +52,8 @@ def next_base(folder, stem):
     """A base name for one video's files: `<folder>/<stem>_000`, or the first number after it that nothing uses.
 
     A number is used if a file or folder is named with it, alone or followed by "." or "_". Makes the folder. The name
-    is reserved for this process by a locked hidden file, until `give_back`, the next call after something took the
-    name, or the end of the process: processes running side by side never get the same one.
+    is reserved for this process by a locked hidden file, until `give_back` or the end of the process: processes running
+    side by side never get the same one.
 
     Raises:
         UserError: the folder cannot be made or written to, or `stem` is too long for the names of the files.
@@ -63,7 +63,6 @@ def next_base(folder, stem):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         used = _used_numbers(folder, stem)
-        give_back(_is_used)
         _remove_left_claims(folder)
         for number in itertools.count():
             digits = f"{number:03d}"
@@ -90,12 +89,6 @@ def _used_numbers(folder, stem):
     return {found.group(1) for found in map(pattern.match, os.listdir(folder)) if found}
 
 
-def _is_used(base):
-    """Whether something has a base name, so that it needs no lock any more."""
-    ends = f"{base.name}.", f"{base.name}_"
-    return any(name == base.name or name.startswith(ends) for name in os.listdir(base.parent))
-
-
 def _remove_left_claims(folder):
     """Those of processes that were killed."""
     for path in folder.glob(".*_*.claim"):
@@ -115,13 +108,15 @@ def _reserve(folder, name):
     return True
 
 
-def give_back(chosen=lambda base: True):
-    """Release the names that `next_base` reserved, all or those for which chosen(base) is true."""
-    for base in [base for base in _claims if chosen(base)]:
-        _claims.pop(base).release()
+def give_back(base):
+    """Release a name that `next_base` reserved, once its files are written or will never be."""
+    _claims.pop(base).release()
 
 
-atexit.register(give_back)
+@atexit.register
+def _give_all_back():
+    for base in list(_claims):
+        give_back(base)
 
 
 def write_png(image, path):

@@ -65,22 +65,14 @@ def test_the_name_of_a_process_that_was_killed_is_taken_over(tmp_path):
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
         assert os.listdir(tmp_path) == [".x_000.claim"]
-    assert next_base(tmp_path, "x").name == "x_000"
-    outputs.give_back()
+    base = next_base(tmp_path, "x")
+    assert base.name == "x_000"
+    outputs.give_back(base)
+    assert not os.listdir(tmp_path)
     for name in (".x_000.claim", "x_000.mp4", ".y_007.claim"):
         (tmp_path / name).touch()
     next_base(tmp_path, "x")
     assert sorted(os.listdir(tmp_path)) == [".x_001.claim", "x_000.mp4"]
-
-
-def test_no_more_names_are_held_than_are_needed(tmp_path):
-    for number in range(3):
-        Path(f"{next_base(tmp_path, 'x')}.mp4").touch()
-        assert [p.name for p in tmp_path.glob(".*")] == [f".x_{number:03d}.claim"]
-    next_base(tmp_path, "y")
-    assert [p.name for p in tmp_path.glob(".*")] == [".y_000.claim"]
-    outputs.give_back()
-    assert not list(tmp_path.glob(".*")) and next_base(tmp_path, "y").name == "y_000"
 
 
 def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path):

@@ -13,7 +13,7 @@ from gm.errors import UserError
 from gm.training.ema import Ema
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
-from gm.training.state import TrainingState, checkpoints
+from gm.training.state import Damaged, TrainingState, checkpoints
 from gm.training.step import zeros_like_each
 
 SHAPES = {"u.weight": (3, 2), "u.bias": (3,)}
@@ -81,6 +81,63 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, size, caplog):
     assert path.name in caplog.text
     with pytest.raises(UserError):
         state.load(path)
+
+
+def zero_data(content):
+    """As a power failure leaves it: the header is on the disk, the data is not."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    return content[:start] + bytes(len(content) - start)
+
+
+def other_record(content):
+    start = content.index(b'{"format"')
+    return content[:start] + b"[".ljust(len(content) - start)
+
+
+DAMAGE = {
+    "zeros": lambda content: bytes(len(content)),
+    "zero data": zero_data,
+    "a flipped byte": lambda content: content[: content.index(b'{"format"') - 9] + b"\x7f"
+    + content[content.index(b'{"format"') - 8:],
+    "no record": other_record,
+    "a record without its numbers": lambda content: content.replace(b'"updates"', b'"UPDATES"'),
+    "a record of other types": lambda content: content.replace(b'"step": 20', b'"step": []'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_inside_is_seen_and_nothing_taken(tmp_path, damage, caplog):
+    make(1).save(tmp_path, 3)
+    path = make(2).save(tmp_path, 3)
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    assert path.read_bytes() != content
+    state = make(5)
+    with pytest.raises(Damaged):
+        state.load(path)
+    assert_equal(state, make(5))
+    assert state.load_latest(tmp_path).name == "step-00000010.safetensors"
+    assert_equal(state, make(1))
+    assert path.name in caplog.text
+
+
+def test_checkpoints_of_earlier_versions_are_read(tmp_path, monkeypatch):
+    """They have neither checksums nor every fixed setting."""
+    saved = make(3, fixed={})
+    record = saved._record
+    monkeypatch.setattr(saved, "_record", lambda checksums: record({}))
+    state = make(4)
+    state.load(saved.save(tmp_path, 1))
+    assert_equal(state, make(3))
+
+
+def test_the_folder_is_made_again_where_it_was_deleted(tmp_path):
+    assert make(1).save(tmp_path / "run" / "checkpoints", 1).exists()
+
+
+def test_size(tmp_path):
+    state = make(1)
+    assert 0 < state.save(tmp_path, 1).stat().st_size - state.size() < 3000
 
 
 def test_damaged_checkpoints_of_later_steps_do_not_push_out_new_ones(tmp_path):
