@@ -8,6 +8,11 @@ program. The options of the original's simple_video_sample.py work as well.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import json
 import shlex
 import sys

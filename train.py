@@ -7,6 +7,11 @@ python train.py --config=configs/svd_train.yaml --svd_config=configs/svd.yaml --
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import argparse
 import logging
 import sys

@@ -4,6 +4,10 @@ MindSpore numbers the graphs of a process in the order of their compilation and 
 the n-th compilation, whatever it is of: other shapes, other options or another source file below gm/ are not noticed
 (seen with 2.8.0: other frames, or a failing Reshape). So every set of conditions gets a folder of its own, named by a
 hash of all that decides which graphs there are and in what order, and a folder appears only when a run has ended well.
+
+A graph names the library of compiled kernels that it calls, and MindSpore would load any that is named there. So a
+cache is used only where nobody else can write, as long as its files are those that were written, and if they name no
+library but this run's own.
 """
 
 from __future__ import annotations
@@ -12,20 +16,32 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
+import sys
 from pathlib import Path
 
+from gm import trust
 from gm.errors import UserError
+from gm.files import remove_leftovers, temporary_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
+_CHECKSUMS = "checksums.json"
 _used = []  # folders of this process: MindSpore reads the path once and counts on, so there can be one
 
 
 def quiet():
     """Silence MindSpore's warnings at every graph that it caches or loads. Before mindspore is imported."""
     os.environ.setdefault("MS_SUBMODULE_LOG_v", "{PIPELINE:3}")
+
+
+def ignore_environment():
+    """MindSpore's own switch would mix the graphs of different runs up (see above); with a line if it is on."""
+    if os.environ.get(_ENABLE) == "1":
+        print(f"warning: {_ENABLE} is left out of account: it gives wrong results; --compile_cache is safe",
+              file=sys.stderr)
+    stop()
 
 
 def key(conditions, root=ROOT):
@@ -67,21 +83,70 @@ def compile_cache(folder, conditions):
         return
     if _used:
         raise RuntimeError("a process can have one compile cache: MindSpore counts its graphs from the start")
-    kept = Path(folder).resolve() / key(conditions())
-    found = kept.is_dir()
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        place = kept if found else Path(tempfile.mkdtemp(prefix=".making-", dir=kept.parent))
-    except OSError as error:
-        raise UserError(f"--compile_cache {folder}: cannot be written: {error.strerror or error}") from error
-    _used.append(place)
-    os.environ.update({_ENABLE: "1", _PATH: str(place)})
-    try:
+    folder = _own_folder(folder)
+    if folder is None:
+        yield False
+        return
+    kept = folder / key(conditions())
+    found = kept.is_dir() and _is_whole(kept)
+    with contextlib.ExitStack() as stack:
+        place = kept if found else stack.enter_context(temporary_folder(folder)) / "graphs"
+        place.mkdir(mode=0o700, exist_ok=True)
+        _used.append(place)
+        os.environ.update({_ENABLE: "1", _PATH: str(place)})
+        stack.callback(stop)
         yield found
         if not found and any(place.iterdir()):
+            (place / _CHECKSUMS).write_text(json.dumps(_checksums(place)), encoding="utf-8")
             with contextlib.suppress(OSError):  # another run was faster
                 place.rename(kept)
-    finally:
-        stop()
-        if not found:
-            shutil.rmtree(place, ignore_errors=True)
+
+
+def _own_folder(folder):
+    """The folder of all caches, made if need be; None, with a line, where others could write into it."""
+    folder = Path(folder).resolve()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with temporary_folder(folder):
+            reason = trust.fault(folder)
+    except OSError as error:
+        raise UserError(f"--compile_cache {folder}: cannot be written: {error.strerror or error}") from error
+    if reason is not None:
+        print(f"warning: --compile_cache is not used: {reason}", file=sys.stderr)
+        return None
+    remove_leftovers(folder)
+    return folder
+
+
+def _checksums(folder):
+    """{path below the folder: hash} of all files."""
+    paths = sorted(path for path in folder.rglob("*") if path.name != _CHECKSUMS and not path.is_dir())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _is_whole(kept):
+    """Whether a kept folder is as it was written and calls no foreign library; else it is removed, with a line."""
+    try:
+        if trust.fault(kept) is None:
+            stored = json.loads((kept / _CHECKSUMS).read_bytes())
+            if stored == _checksums(kept) and not _foreign_libraries(kept):
+                return True
+    except (OSError, ValueError):
+        pass
+    print(f"warning: the compile cache {kept} is damaged or was changed, and is made anew", file=sys.stderr)
+    shutil.rmtree(kept, ignore_errors=True)
+    return False
+
+
+def _foreign_libraries(kept):
+    """Whether a graph would load anything but the kernels of this run."""
+    from gm.ops import native
+
+    own = re.escape(os.fsencode(native.library() or "\0"))
+    for path in kept.rglob("*.mindir"):
+        content = path.read_bytes()
+        # "func_name", the mark of a string, its length in one byte or two, the library, ":" and the kernel
+        rest = re.sub(rb"func_name\*[\x00-\xff]{1,2}?" + own + b":", b"", content, flags=re.DOTALL)
+        if b"func_name" in rest or b".so" in re.sub(own + b":", b"", rest):
+            return True
+    return False

@@ -6,6 +6,8 @@ import contextlib
 import re
 import sys
 
+from gm import interrupts, streams
+
 
 class UserError(Exception):
     """A wrong input, option or file. The message names the value and the remedy."""
@@ -24,26 +26,35 @@ def memory_faults(advice="take a smaller size or fewer frames, or free some memo
     try:
         yield
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
-        first = str(error).strip().split("\n")[0]
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(first):
+        # MindSpore's devices say it below a headline of dashes.
+        told = [line.strip(" -:") for line in str(error).splitlines() if _OUT_OF_MEMORY.search(line)]
+        if not isinstance(error, MemoryError) and not told:
             raise
-        raise UserError(f"out of memory ({first or type(error).__name__}): {advice}") from error
+        raise UserError(f"out of memory ({max(told, key=len, default=type(error).__name__)}): {advice}") from error
 
 
 def run_cli(main, argv=None):
     """Call `main(argv)` as a program: its return value, or 1 after a printed UserError, is the exit status.
 
-    Ctrl-C ends with 130, the shell's own convention, and one line instead of a traceback.
+    Ctrl-C, SIGTERM and SIGHUP end it with one line and the shell's status for them, see `gm.interrupts`. What cannot be
+    printed stops nothing; where stdout is full, the status is 1 at the end.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+    from gm import compile_cache
+
+    streams.open_missing()
+    interrupts.catch()
+    output = streams.make_safe()
+    compile_cache.ignore_environment()
     try:
         with memory_faults():
-            status = main(argv)
+            status = main(argv) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with interrupts.lock:  # an interrupt takes files away, of which no more need be said
+            print(f"error: {error}", file=sys.stderr)
         status = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status or 0)
+    sys.stdout.flush()
+    reason = streams.lost(output)
+    if reason is not None:
+        print(f"error: not all that was to be printed could be written: {reason}", file=sys.stderr)
+        status = status or 1
+    sys.exit(status)

@@ -5,42 +5,101 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import stat
-import uuid
+import tempfile
 from pathlib import Path
 
+from gm import interrupts
 from gm.errors import UserError
+
+_PREFIX = ".tmp-svd-"  # of the folders that things are made in
+
+
+@contextlib.contextmanager
+def temporary_folder(parent):
+    """A new folder in `parent` that only this user can enter; removed at the end, and by an interrupt.
+
+    The process holds a lock on it, by which `remove_leftovers` knows that it lives. OSError where it cannot be made.
+    """
+    with interrupts.lock:
+        place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        held = os.open(place, os.O_RDONLY)
+        _lock(held)
+
+        def remove():
+            shutil.rmtree(place, ignore_errors=True)
+
+        interrupts.add(remove)
+    try:
+        yield place
+    finally:
+        remove()
+        interrupts.remove(remove)
+        os.close(held)
+
+
+def _lock(descriptor):
+    """Whether this process has the lock of an open file or folder now; where there are no locks, it has not."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_leftovers(parent):
+    """Delete what killed processes of this user left half-made in a folder; a living one's stays."""
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
+                _remove_if_left(entry)
+
+
+def _remove_if_left(entry):
+    with contextlib.suppress(OSError):
+        info = entry.stat(follow_symlinks=False)
+        if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
+            return
+        held = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            if _lock(held):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        finally:
+            os.close(held)
 
 
 @contextlib.contextmanager
 def atomic_path(path):
     """`with atomic_path(path) as temporary:` make a file or folder there; it takes the name `path` when all went well.
 
-    Nothing is at `temporary` yet. It lies in the same folder and has the same suffix, by which encoders and MindSpore
-    choose the format. On any exception, Ctrl-C included, it is removed and an older `path` stays as it was.
-    Raises UserError at once where the folder cannot be written to, and for every OSError until the end (disk full).
+    Nothing is at `temporary` yet. It has the same name, in a folder beside `path` that nobody else can enter, so that
+    nothing can be put in its place. On any exception, Ctrl-C included, it is removed and an older `path` stays as it
+    was. Raises UserError at once where the folder cannot be written to or the name is too long, and for every OSError
+    until the end (disk full).
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        temporary.touch(exist_ok=False)  # not left to the writer: some say it in words of their own, and late
-        temporary.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {path.parent}: {error.strerror}; choose another folder") from error
-    try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {_reason(error, temporary)}") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+    with contextlib.ExitStack() as stack:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                path.lstat()
+            temporary = stack.enter_context(temporary_folder(path.parent)) / path.name
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {_place(path, error)}") from error
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {_reason(error, temporary)}") from error
+
+
+def _place(path, error):
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{error.strerror}; choose a shorter one"
+    return f"{path.parent}: {error.strerror}; choose another folder"
 
 
 def _flush(path):

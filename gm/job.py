@@ -34,10 +34,12 @@ from gm import memory, ops, video_memory
 from gm.console import peak_memory, timed, versions
 from gm.data import outputs, videos
 from gm.data.images import fit_image, load_image
+from gm.data.rescue import Rescue
 from gm.data.watermark import check_size, embed_watermark
 from gm.diffusion.preview import Preview
 from gm.errors import UserError, memory_faults
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
+from gm.files import require_space
 from gm.ops import native
 from gm.options import Options
 from gm.pipeline import PARTS, ImageToVideo, choose_size
@@ -122,6 +124,8 @@ class Job:
             raise UserError(f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}")
         self.options = self.pipeline.options(**settings.sampling)
         outputs.make_folder(settings.output_dir)
+        if settings.output_type in ("mp4", "gif"):
+            videos.try_out(settings.output_type, settings.output_fps or self.options.fps, settings.output_dir)
 
     def warnings(self):
         """Sentences that the user should see, the model's included."""
@@ -149,6 +153,7 @@ class Job:
     def plan(self, path):
         """The `Picture` of a file, at the size that the settings ask for."""
         path = Path(path)
+        outputs.check_name(self.settings.output_dir, path.stem)
         image = load_image(path)
         try:
             size = choose_size(self.pipeline.config, image.shape[:2], self.settings.height, self.settings.width)
@@ -195,7 +200,14 @@ class Job:
 
     def _video(self, picture, options, k):
         base = outputs.next_base(self.settings.output_dir, picture.path.stem)
-        yield Started(base, options.seed, k + 1, self.settings.num_videos)
+        try:
+            require_space(base.parent, options.num_frames * picture.image.nbytes)
+            yield Started(base, options.seed, k + 1, self.settings.num_videos)
+            yield from self._make(picture, options, base)
+        finally:
+            outputs.give_back(base)
+
+    def _make(self, picture, options, base):
         seconds, frames = {}, None
         with timed(seconds, "conditioning"):
             yield from self._load("clip", "condition_encoder")
@@ -203,11 +215,14 @@ class Job:
             conditioning = self.pipeline.condition(picture.image, options)
         with timed(seconds, "sampling"):
             latents = yield from self._sample(picture.image, options, conditioning)
-        if self.settings.output_type != "latents":
-            with timed(seconds, "decoding"):
-                frames = yield from self._decode(latents, options)
-        with timed(seconds, "writing"):
-            files = self._write(base, picture.image, latents, frames, self.settings.output_fps or options.fps)
+        if not np.isfinite(latents).all():
+            raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
+        with Rescue(base, latents) as rescue:
+            if self.settings.output_type != "latents":
+                with timed(seconds, "decoding"):
+                    rescue.frames = frames = yield from self._decode(latents, options)
+            with timed(seconds, "writing"):
+                files = self._write(base, picture.image, latents, frames, self.settings.output_fps or options.fps)
         record = {
             "video": files["video"].name, "image": str(picture.path.resolve()), "height": picture.image.shape[0],
             "width": picture.image.shape[1], **self.record(), **asdict(options), "seconds": seconds,
@@ -251,18 +266,17 @@ class Job:
     def _write(self, base, image, latents, frames, fps):
         """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png; returns their paths."""
         kind = self.settings.output_type
-        files = {"image": Path(f"{base}_image.png")}
-        outputs.write_png(image, files["image"])
-        if kind == "latents":
-            files["video"] = Path(f"{base}.npy")
+        ending = {"frames": "_frames", "latents": ".npy"}.get(kind, f".{kind}")
+        files = {"image": Path(f"{base}_image.png"), "video": Path(f"{base}{ending}")}
+        if kind == "latents":  # what took long comes first
             outputs.write_npy(latents, files["video"])
-            return files
-        files["sheet"] = Path(f"{base}_sheet.png")
-        outputs.write_png(videos.contact_sheet(frames), files["sheet"])
-        files["video"] = Path(f"{base}_frames" if kind == "frames" else f"{base}.{kind}")
-        if kind == "frames":
+        elif kind == "frames":
             videos.write_frames(frames, files["video"])
         else:
             write = {"mp4": videos.write_video, "gif": videos.write_gif}[kind]
             write(frames, files["video"], fps)
+        outputs.write_png(image, files["image"])
+        if frames is not None:
+            files["sheet"] = Path(f"{base}_sheet.png")
+            outputs.write_png(videos.contact_sheet(frames), files["sheet"])
         return files

@@ -5,6 +5,11 @@ python svd_tools/convert.py --pt_weights_file svd.safetensors --config configs/s
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import os
 import sys
 import time

@@ -5,6 +5,11 @@ python svd_tools/evaluate.py outputs/*.mp4 --image assets/demo.png
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import math
 import sys
 from pathlib import Path

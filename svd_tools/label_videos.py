@@ -5,6 +5,11 @@ The bucket follows from the measured motion by this project's own mapping, not S
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import csv
 import io
 import math
@@ -21,7 +26,8 @@ from gm.data import motion
 from gm.data.frame_folder import open_clip
 from gm.data.search import find_clips
 from gm.errors import UserError, run_cli
-from gm.files import atomic_path, count_suffixes
+from gm.files import atomic_path, count_suffixes, remove_leftovers
+from gm.locks import held
 
 COLUMNS = ("path", "length", "motion_bucket_id", "fps", "motion_score")
 _CHUNK = 8  # frames of a long video held at a time
@@ -90,8 +96,14 @@ def label_videos(folder, output, workers=2, resume=False, frames_fps=None):
 
     What is left out for its suffix, and links to folders that are searched anyway, are told on stderr.
     While it runs, each finished video is a line of `output` + ".partial"; the CSV itself appears at the end, whole.
-    UserError if either file exists and `resume` is not set.
+    UserError if either file exists and `resume` is not set, or another process is labelling into this CSV.
     """
+    with held(output.with_name(f".{output.name}.lock"), f"another process is writing {output}: wait for it"):
+        remove_leftovers(output.parent)
+        return _label_videos(folder, output, workers, resume, frames_fps)
+
+
+def _label_videos(folder, output, workers, resume, frames_fps):
     partial = output.with_name(output.name + ".partial")
     existing = [path for path in (output, partial) if path.exists()]
     if existing and not resume:

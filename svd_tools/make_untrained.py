@@ -5,6 +5,11 @@ python svd_tools/make_untrained.py --output build/svd_untrained.safetensors
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 from pathlib import Path
 
 from jsonargparse import ArgumentParser

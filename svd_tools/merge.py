@@ -5,6 +5,11 @@ python svd_tools/merge.py --checkpoint=svd.safetensors --delta=DIR/weights/delta
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import os
 import sys
 from pathlib import Path

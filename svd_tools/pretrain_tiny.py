@@ -8,6 +8,11 @@ Can be stopped at any time (Ctrl-C, SIGTERM, a power cut) and goes on with the s
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import logging
 import os
 import sys
@@ -37,8 +42,9 @@ def main(argv=None):
     try:
         output = pretrain(recipe, options.output_dir, Path(options.config).parent)
     except Stopped as stopped:
-        print(f"stopped in {stopped}; the same command goes on", file=sys.stderr)
-        return 0
+        place, status = stopped.args
+        print(f"stopped in {place}; the same command goes on", file=sys.stderr)
+        return status
     print(f"{output}: the trained model, float16")
     return 0
 

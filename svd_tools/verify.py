@@ -9,6 +9,11 @@ the recording alone. The exit status is 1 if any row fails.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import importlib
 import time
 from pathlib import Path

@@ -10,4 +10,12 @@ def _fresh_device():
     ops.set_device("CPU", ops.PYNATIVE_MODE)
 
 
+@pytest.fixture(autouse=True)
+def _own_signals(monkeypatch):
+    """A program that is called here must not take pytest's."""
+    from gm import interrupts
+
+    monkeypatch.setattr(interrupts, "catch", lambda: None)
+
+
 pytest_plugins = ["tests.untrained"]

@@ -53,6 +53,48 @@ def test_a_run_that_ends_badly_leaves_nothing(tmp_path, fail):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("damage", [b"", b"y", None])
+def test_graphs_that_were_damaged_or_changed_are_made_anew(tmp_path, damage, capsys):
+    use(tmp_path, {})
+    (graph,) = tmp_path.glob("*/graph")
+    graph.unlink() if damage is None else graph.write_bytes(damage)
+    assert not use(tmp_path, {})
+    assert "damaged or was changed" in capsys.readouterr().err
+    assert use(tmp_path, {}) and graph.read_text() == "x"
+
+
+def test_graphs_are_kept_where_nobody_else_can_write(tmp_path, capsys):
+    assert not use(tmp_path / "new", {})
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    for mode in (0o777, 0o775):
+        (tmp_path / "new").chmod(mode)
+        with compile_cache.compile_cache(tmp_path / "new", dict) as found:
+            assert not found and "MS_COMPILER_CACHE_PATH" not in os.environ
+        assert "others can write to" in capsys.readouterr().err
+    (tmp_path / "new").chmod(0o700)
+    assert use(tmp_path / "new", {})
+
+
+@pytest.mark.parametrize("planted", [b"/tmp/evil.so:LayerNorm", b"./x:Silu", b"/home/me/kernels.so.x:Silu"])
+def test_no_library_is_loaded_that_a_graph_names(tmp_path, monkeypatch, planted):
+    own = "/home/me/kernels.so"
+    monkeypatch.setattr("gm.ops.native.library", lambda: own)
+    graph = b"\x03aot\x80\n\tfunc_name*" + bytes([len(own) + 5]) + own.encode() + b":Silu\x80\x01\x08"
+    long = b"func_name*\xa5\x01" + own.encode() + b":Silu Custom__" + own.encode() + b":Silu"
+    (tmp_path / "a.mindir").write_bytes(graph + long)
+    assert not compile_cache._foreign_libraries(tmp_path)
+    (tmp_path / "b.mindir").write_bytes(graph + b"func_name*" + bytes([len(planted)]) + planted)
+    assert compile_cache._foreign_libraries(tmp_path)
+
+
+def test_mindspores_own_switch_is_turned_off(monkeypatch, capsys):
+    monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
+    compile_cache.ignore_environment()
+    assert "MS_COMPILER_CACHE_ENABLE" not in os.environ and "--compile_cache is safe" in capsys.readouterr().err
+    compile_cache.ignore_environment()
+    assert capsys.readouterr().err == ""
+
+
 def test_the_slower_of_two_runs_leaves_the_others_graphs(tmp_path):
     with compile_cache.compile_cache(tmp_path, dict):
         (Path(os.environ["MS_COMPILER_CACHE_PATH"]) / "graph").write_text("slow")

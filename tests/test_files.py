@@ -14,7 +14,7 @@ def test_failed_write_leaves_the_old_file_alone(tmp_path, error):
     path.write_text("old")
     with pytest.raises(error), atomic_path(path) as temporary:
         temporary.write_text("half")
-        assert temporary.parent == path.parent and temporary.suffix == ".mp4" and path.read_text() == "old"
+        assert temporary.parent.parent == path.parent and temporary.suffix == ".mp4" and path.read_text() == "old"
         raise error
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.mp4"]
 

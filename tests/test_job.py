@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,3 +156,39 @@ def test_graph_mode_says_when_it_compiles(tmp_path, model, monkeypatch):
             if isinstance(event, Sampling):
                 break
         assert sum(isinstance(event, Compiling) for event in seen) == expected
+
+
+def test_what_was_sampled_is_kept_when_it_cannot_be_written(tmp_path, model, monkeypatch):
+    running = job(model, tmp_path)
+
+    def refuse(*_):
+        raise UserError("no ffmpeg")
+
+    monkeypatch.setattr("gm.data.videos.write_video", refuse)
+    with pytest.raises(UserError, match="no ffmpeg; the frames are kept in"):
+        list(running.run(picture(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["sea_000_frames"]
+    with pytest.raises(UserError, match="no ffmpeg"):  # now that it is known, before any work
+        job(model, tmp_path)
+
+
+def test_names_and_space_are_looked_at_before_the_work(tmp_path, model, monkeypatch):
+    with pytest.raises(UserError, match="too long"):
+        job(model, tmp_path).plan(tmp_path / ("x" * 250 + ".png"))
+    monkeypatch.setattr("gm.files.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="not enough disk space"):
+        next(event for event in job(model, tmp_path).run(picture(tmp_path)) if isinstance(event, Started))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_that_are_no_numbers_are_not_written(tmp_path, model, monkeypatch):
+    steps = model.pipeline.steps
+
+    def spoilt(*arguments):
+        for step in steps(*arguments):
+            yield step._replace(latents=step.latents * np.float32(np.nan))
+
+    monkeypatch.setattr(model.pipeline, "steps", spoilt)
+    with pytest.raises(UserError, match="NaN"):
+        list(job(model, tmp_path, output_type="latents").run(picture(tmp_path)))
+    assert list(tmp_path.iterdir()) == []

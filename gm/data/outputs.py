@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
+import errno
 import itertools
 import json
 import os
@@ -17,12 +17,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gm import locks
 from gm.errors import UserError
-from gm.files import atomic_path
+from gm.files import atomic_path, remove_leftovers
+
+_LONGEST = "_image.png"  # of what is added to a base name, the longest
+_claims = {}  # base name: its lock
 
 
 def make_folder(folder):
     """Make the folder if it is not there and see that files can be written in it.
+
+    What a killed process left half-made in it is removed.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -32,6 +38,7 @@ def make_folder(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        remove_leftovers(folder)
     except OSError as error:
         raise _not_writable(folder, error) from error
 
@@ -45,16 +52,21 @@ def next_base(folder, stem):
     """A base name for one video's files: `<folder>/<stem>_000`, or the first number after it that nothing uses.
 
     A number is used if a file or folder is named with it, alone or followed by "." or "_". Makes the folder. The name
-    is reserved for this process by a hidden file, removed when the process ends, so that processes running side by side
-    never get the same one. UserError if the folder cannot be made or written to.
+    is reserved for this process by a locked hidden file, until `give_back` or the end of the process: processes running
+    side by side never get the same one.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or `stem` is too long for the names of the files.
     """
     folder = Path(folder)
+    check_name(folder, stem)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         used = _used_numbers(folder, stem)
+        _remove_left_claims(folder)
         for number in itertools.count():
             digits = f"{number:03d}"
-            if digits not in used and _reserve(folder / f".{stem}_{digits}.claim"):
+            if digits not in used and _reserve(folder, f"{stem}_{digits}"):
                 used = _used_numbers(folder, stem)  # again: another process may have finished since
                 if digits not in used:
                     return folder / f"{stem}_{digits}"
@@ -62,24 +74,49 @@ def next_base(folder, stem):
         raise _not_writable(folder, error) from error
 
 
+def check_name(folder, stem):
+    """UserError where a picture's name is too long for what is added to it."""
+    try:
+        os.lstat(Path(folder) / f"{stem}_0000{_LONGEST}")
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"the name {stem} is too long for the files that are called after it: "
+                            "give the picture a shorter one, or choose another folder") from error
+
+
 def _used_numbers(folder, stem):
     pattern = re.compile(re.escape(stem) + r"_(\d{3,})(?:[._]|\Z)")
     return {found.group(1) for found in map(pattern.match, os.listdir(folder)) if found}
 
 
-def _reserve(claim):
-    """Create the file `claim` until this process ends; False where another process, or this one, holds it."""
-    try:
-        claim.open("x").close()
-    except FileExistsError:
+def _remove_left_claims(folder):
+    """Those of processes that were killed."""
+    for path in folder.glob(".*_*.claim"):
+        lock = locks.take(path)
+        if lock is not None:
+            lock.release()
+
+
+def _reserve(folder, name):
+    """Lock a hidden file for a base name; False where another process, or this one, holds it."""
+    if folder / name in _claims:
         return False
-    atexit.register(_release, claim.absolute())
+    lock = locks.take(folder / f".{name}.claim")
+    if lock is None:
+        return False
+    _claims[folder / name] = lock
     return True
 
 
-def _release(claim):
-    with contextlib.suppress(OSError):
-        claim.unlink()
+def give_back(base):
+    """Release a name that `next_base` reserved, once its files are written or will never be."""
+    _claims.pop(base).release()
+
+
+@atexit.register
+def _give_all_back():
+    for base in list(_claims):
+        give_back(base)
 
 
 def write_png(image, path):

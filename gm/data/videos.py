@@ -15,11 +15,14 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
+from gm import interrupts
 from gm.errors import UserError
-from gm.files import atomic_path
+from gm.files import atomic_path, temporary_folder
 
 _SHEET_WIDTH = 2400  # pixels at most
 _SHEET_GAP = 4
+# What ffmpeg may take at most, many times what it takes on a slow machine: it must not hang for ever.
+_SECONDS, _SECONDS_PER_MEGAPIXEL = 120, 20
 _GIF_MAX_FPS = 50.0  # a delay below 2/100 s is played at 1/10 s by the browsers
 
 
@@ -82,13 +85,46 @@ def _encode(frames, path, fps, options):
         raise UserError(f"cannot write {path}: no ffmpeg; run `pip install imageio-ffmpeg` ({error})") from error
     height, width = frames.shape[1:3]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-framerate", str(fps), "-i", "-"]
+    limit = _SECONDS + _SECONDS_PER_MEGAPIXEL * len(frames) * height * width / 1e6
     with atomic_path(path) as temporary:
         # absolute: a relative name that begins with "-" or holds ":" would be read as an option or a protocol
         command = [program, "-hide_banner", "-loglevel", "error", "-y", *source, *options, os.path.abspath(temporary)]
-        result = subprocess.run(command, input=frames.tobytes(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if result.returncode:
-            lines = result.stderr.decode(errors="replace").strip().splitlines()  # the first is the cause
-            raise UserError(f"cannot write {path}: ffmpeg: {lines[0] if lines else result.returncode}")
+        try:
+            status, messages = _run(command, frames.tobytes(), limit)
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"cannot write {path}: ffmpeg ({program}) did not end in {limit:.0f} s") from error
+        if status:
+            lines = messages.decode(errors="replace").strip().splitlines()  # the first is the cause
+            ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
+            raise UserError(f"cannot write {path}: ffmpeg: {lines[0] if lines else ended}")
+
+
+def _run(command, content, limit):
+    """(exit status, stderr) of a program that reads `content`; it ends with this process, and after `limit` seconds."""
+    pipe = subprocess.PIPE
+    with interrupts.lock:
+        process = subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe)
+        interrupts.add(process.kill)
+    try:
+        messages = process.communicate(content, limit)[1]
+        return process.returncode, messages
+    finally:
+        process.kill()
+        process.wait()
+        interrupts.remove(process.kill)
+
+
+def try_out(kind, fps, folder):
+    """Write two small frames as a `kind` ("mp4" or "gif") and throw them away: what cannot be written is told early.
+
+    UserError as in `write_video`: no ffmpeg, one that fails, a rate that it does not take.
+    """
+    write = {"mp4": write_video, "gif": write_gif}[kind]
+    try:
+        with temporary_folder(folder) as place:
+            write(np.zeros((2, 64, 64, 3), np.uint8), place / f"trial.{kind}", fps)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def write_frames(frames, folder):

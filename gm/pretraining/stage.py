@@ -14,16 +14,17 @@ from gm.errors import UserError
 from gm.training.log import Log, RunFolder
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
+from gm.training.owner import owned
 from gm.training.schedule import learning_rate
 from gm.training.signals import StopOnSignal
-from gm.training.state import TrainingState, remove_unfinished
+from gm.training.state import TrainingState
 from gm.training.step import GradientSums
 
 _NO_SCALE = OmegaConf.create({"initial": 1.0, "growth_steps": 1})  # float32 needs none
 
 
 class Stopped(Exception):
-    """A signal ended a stage early; its state is saved."""
+    """A signal ended a stage early; its state is saved. Arguments: the stage's folder, the exit status."""
 
 
 class Phase(NamedTuple):
@@ -43,15 +44,18 @@ def run_stage(folder, phase, settings, record):
         record: {name: value} that a resumed stage must have in common with the one that was interrupted.
 
     Raises:
-        Stopped: after SIGTERM or Ctrl-C, with the state saved. UserError: a loss that is no longer finite.
+        Stopped: after a signal (see `gm.interrupts`), with the state saved. UserError: a loss that is no longer finite.
     """
     folder = RunFolder(Path(folder))
-    for path in (folder.checkpoints, folder.weights):
-        path.mkdir(parents=True, exist_ok=True)
+    folder.make()
+    with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another --output_dir"):
+        _run(folder, phase, settings, record)
+
+
+def _run(folder, phase, settings, record):
     gradients = GradientSums(phase.loss, phase.parameters)
     optimizer = AdamW(phase.parameters, gradients.sums, settings.optimizer)
     state = TrainingState(optimizer, None, LossScale(_NO_SCALE, dynamic=False), record)
-    remove_unfinished(folder.checkpoints)
     state.load_latest(folder.checkpoints)
     folder.cut_metrics(state.step)
     log = Log(folder, settings.steps, state.step, tensorboard=False)
@@ -66,12 +70,14 @@ def run_stage(folder, phase, settings, record):
                 if not np.isfinite(norm):
                     raise UserError(f"step {state.step}: the gradient is not finite; lower the learning rate")
                 state.step += 1
+                stop.unsaved = True
                 seconds = time.perf_counter() - start
                 log.advance(loss, 1 / seconds)
                 log.write("train", state.step, loss=loss, lr=rate, grad_norm=norm, seconds=seconds)
                 if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stop.requested:
                     state.save(folder.checkpoints, 1)
+                    stop.unsaved = False
                 if stop.requested:
-                    raise Stopped(str(folder.path))
+                    raise Stopped(str(folder.path), 128 + stop.number)
     finally:
         log.close()

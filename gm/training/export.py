@@ -19,6 +19,7 @@ def export(folder, kind, base, names, weights, ema=None, lora_alpha=None):
     Returns the paths.
     """
     write = {"delta": _write_delta, "full": _write_full}[kind]
+    Path(folder).mkdir(parents=True, exist_ok=True)  # it may have been deleted during the run
     written = []
     for suffix, parameters in (("", weights), ("_ema", ema.means if ema else None)):
         if parameters is not None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from gm.console import versions
 from gm.errors import UserError
-from gm.files import atomic_path
+from gm.files import atomic_path, remove_leftovers
 
 # Losses differ by orders of magnitude between noise levels, so their mean says little: these are the buckets' edges.
 SIGMA_EDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -34,14 +34,20 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints, self.weights = self.path / "checkpoints", self.path / "weights"
         self.samples, self.metrics = self.path / "samples", self.path / "metrics.jsonl"
+        self.lock = self.path / ".lock"
 
-    def create(self, settings, config, argv):
-        """Make the folder and write down how the run was started. UserError if it cannot be written to."""
+    def make(self):
+        """Make the folder, without what a killed process left half-written. UserError if it cannot be made."""
         try:
             for folder in (self.checkpoints, self.weights):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"train.output_dir {self.path}: {error.strerror}; choose another folder") from error
+        for folder in (self.path, self.checkpoints, self.weights, self.samples):
+            remove_leftovers(folder)
+
+    def describe(self, settings, config, argv):
+        """Write down how the run was started. UserError if that cannot be written."""
         self._write("settings.yaml", OmegaConf.to_yaml(settings))
         self._write("model.yaml", OmegaConf.to_yaml(config))
         self._write("command.txt", shlex.join(argv) + "\n")
@@ -67,10 +73,10 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_bytes().splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+                    kept.append(line.decode() + "\n")
         self._write(self.metrics.name, "".join(kept))
 
 

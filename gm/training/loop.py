@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor
 
+from gm.checkpoint.formats import open_checkpoint
 from gm.data.loader import ClipLoader
 from gm.diffusion.loss import DiffusionLoss
 from gm.errors import UserError, memory_faults
+from gm.files import require_space
 from gm.memory import advice
 from gm.ops import parallel
 from gm.training import memory
@@ -25,11 +28,12 @@ from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.lora import add_lora, initial_lora, lora_alpha
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
+from gm.training.owner import owned
 from gm.training.plan import Plan
 from gm.training.sample import SampleVideo
 from gm.training.schedule import learning_rate
 from gm.training.signals import StopOnSignal
-from gm.training.state import TrainingState, checkpoints, remove_unfinished, step_of
+from gm.training.state import TrainingState, checkpoints, step_of
 from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
 from gm.training.validation import Validation
 
@@ -159,6 +163,16 @@ def run(settings, config, argv, data=open_data, memory_check=True):
     """
     plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)
+    if plan.train.resume not in (None, "latest"):
+        open_checkpoint(plan.train.resume)  # a fault is told before anything is made
+    if parallel.rank() == 0:
+        folder.make()
+    with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another "
+               "--train.output_dir"):
+        return _run(plan, folder, argv, memory_check)
+
+
+def _run(plan, folder, argv, memory_check):
     first = parallel.rank() == 0
     if plan.train.resume is None and checkpoints(folder.checkpoints):
         raise UserError(
@@ -176,10 +190,10 @@ def run(settings, config, argv, data=open_data, memory_check=True):
     plan.go_on_from(state.step, state.samples)
     total = plan.total
     if first:
-        changes = folder.changes(settings) if source is not None else []
-        folder.create(settings, config, argv)
-        remove_unfinished(folder.checkpoints)
-        remove_unfinished(folder.weights)
+        changes = folder.changes(plan.settings) if source is not None else []
+        if state.step < total:
+            _require_space(trainer, folder)
+        folder.describe(plan.settings, plan.config, argv)
         folder.cut_metrics(state.step)
         _announce(trainer, source, changes)
     log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
@@ -193,9 +207,20 @@ def run(settings, config, argv, data=open_data, memory_check=True):
         if trainer.exported is None:  # there was no step left to do
             trainer.export(folder)
         print("weights: " + ", ".join(map(str, trainer.exported)))
-        if stopped:
+        if stopped and state.step < total:
             print(f"stopped after step {state.step} of {total}; go on with the same command and --train.resume=latest")
+            return 128 + (stop.number or signal.SIGTERM)  # the others end well: a launcher kills all when one does not
     return 0
+
+
+def _require_space(trainer, folder):
+    """UserError where the disk is too small for the checkpoints to come: one more than are kept, for a moment."""
+    train, base = trainer.train, trainer.plan.base
+    count = max(1, train.checkpoint.keep + 1 - len(checkpoints(folder.checkpoints)))
+    trained = sum(4 * weight.size for weight in trainer.optimizer.weights)
+    whole = sum(math.prod(shape) * np.dtype(base.dtype(name)).itemsize for name, shape in base.shapes.items())
+    exported = (whole if train.save == "full" else trained) * (2 if train.ema else 1)
+    require_space(folder.path, count * trainer.state.size() + exported)
 
 
 def _require_equal_steps(state):
@@ -240,6 +265,7 @@ def _steps(trainer, folder, log, stop):
             rate = learning_rate(state.step, train.optimizer.learning_rate, train.schedule, plan.total)
             losses, sigmas = trainer.accumulate(loader, batches)
             norm = trainer.update(rate)
+            stop.unsaved = True
             stopped = _note(trainer, log, window, (losses, sigmas, rate, norm), stop, start)
             if state.step % train.validation.every == 0 or state.step == plan.total:
                 _validate(trainer, log)
@@ -249,6 +275,7 @@ def _steps(trainer, folder, log, stop):
                 window.start = time.perf_counter()
             if state.step % train.checkpoint.every == 0 or state.step == plan.total or stopped:
                 saved = _save(trainer, folder, log)
+                stop.unsaved = False
     except UserError:  # such as too many clips that cannot be decoded: the steps so far are whole
         # The other devices know nothing of it, and go on: moments that they share out cannot be gathered any more.
         if state.step > saved and not state.spread:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from gm.data.outputs import make_folder
 from gm.ops import parallel
 from gm.training.base import encoders_hash, open_base
 from gm.training.cache import CachedClips
@@ -14,6 +17,7 @@ from gm.training.data import open_data
 from gm.training.draws import training_draws, validation_draws
 from gm.training.examples import Encoders
 from gm.training.log import require_tensorboard
+from gm.training.owner import owned
 from gm.training.schedule import total_steps
 from gm.training.settings import check_size
 
@@ -31,6 +35,7 @@ class Plan:
             require_tensorboard()
         self.base = open_base(config, self.train)
         self.dataset, self.held_out = data(self.train)
+        self.clips_hash = _clips_hash(self.dataset, self.train.dataset.init_args.data_dir)
         self.global_batch = self.train.loader.batch_size * parallel.size()
         self.go_on_from(0, 0)
         data, vae = self.train.dataset.init_args, config.model.vae
@@ -70,7 +75,7 @@ class Plan:
         return training_draws(self.train.seed, position, self.train.loss, self.latent_shape, self.pixel_shape)
 
     def fill_cache(self):
-        """Encode what the cache lacks, this device its share of it."""
+        """Encode what the cache lacks, this device its share of it. UserError where another run is doing so."""
         load = functools.lru_cache(lambda: Encoders(self.config, self.base, self.train.amp_level))
 
         def share(positions):
@@ -79,16 +84,31 @@ class Plan:
         def held_out_draws(clip):
             return validation_draws(self.train.seed, clip, 0, 1.0, self.train.loss, self.latent_shape, self.pixel_shape)
 
-        self.dataset.fill(share(self.dataset.missing()), load, self.training_draws, self.train.loader)
+        missing, missing_held_out = self.dataset.missing(), []
         if self.held_out is not None:
-            count = min(self.train.validation.clips, len(self.held_out))
-            self.held_out.fill(share(self.held_out.missing(count)), load, held_out_draws, self.train.loader)
-        parallel.mean([0.0])  # nobody reads before all have written
+            missing_held_out = self.held_out.missing(min(self.train.validation.clips, len(self.held_out)))
+        if parallel.mean([float(bool(missing or missing_held_out))])[0]:
+            make_folder(self.train.cache)
+            busy = f"another run is filling {self.train.cache}: wait for it, or name another --train.cache"
+            with owned(Path(self.train.cache) / ".lock", busy):
+                self.dataset.fill(share(missing), load, self.training_draws, self.train.loader)
+                if self.held_out is not None:
+                    self.held_out.fill(share(missing_held_out), load, held_out_draws, self.train.loader)
+                parallel.mean([0.0])  # nobody reads before all have written
 
     def fixed(self):
         """What a checkpoint and the run that resumes from it must have in common."""
         return {
             "train.seed": self.train.seed, "train.temporal_only": self.train.temporal_only, "train.ema": self.train.ema,
             "train.lora": OmegaConf.to_container(self.train.lora) if self.train.lora.rank else None,
-            "number of training clips": len(self.dataset), "train.pretrained": self.base.record["base_hash"],
+            "number of training clips": len(self.dataset),
+            "training clips (names, lengths, labels)": self.clips_hash,
+            "train.pretrained": self.base.record["base_hash"],
         }
+
+
+def _clips_hash(dataset, folder):
+    """Of what the list of clips says, whatever folder they lie in; None of clips that are drawn."""
+    rows = [(os.path.relpath(clip.path, folder), clip.length, clip.motion_bucket_id, clip.fps)
+            for clip in getattr(dataset, "clips", ())]
+    return hashlib.sha256(repr(rows).encode(errors="surrogateescape")).hexdigest()[:16] if rows else None

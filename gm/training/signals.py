@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
+import time
+
+from gm import interrupts
+
+_TOGETHER = 1.0  # seconds: signals so close are one request (a closing terminal sends two)
 
 
 class StopOnSignal:
-    """`with StopOnSignal() as stop:` SIGTERM or Ctrl-C sets `stop.requested` instead of ending the process.
+    """`with StopOnSignal() as stop:` a signal of `gm.interrupts` asks to stop instead of ending the process.
 
-    The step that is being computed is finished first. A second signal ends the process at once, as without this.
+    It does so while there is something to save: the step that is being computed is then finished first. Another signal
+    a second later or more ends the process at once, and so does the first where nothing would be lost by it.
+
+    Attributes:
+        unsaved: whether there are steps that no checkpoint has yet; for the owner to set.
+        number: of the signal that asked, None as long as none did.
     """
 
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
     def __init__(self):
-        self.requested = False
-        self._old = {}
+        self.unsaved, self.number = False, None
+        self._time = 0.0
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def requested(self):
+        return self.number is not None
 
     def __enter__(self):
-        self._old = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        self._stack.enter_context(interrupts.listener(self._note))
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        self._stack.close()
 
-    def _note(self, number, _):
-        self.requested = True
-        for other, handler in self._old.items():
-            signal.signal(other, handler)
+    def _note(self, number):
+        now = time.monotonic()
+        if self.number is not None:
+            return now - self._time < _TOGETHER
+        if not self.unsaved:
+            return False
+        self.number, self._time = number, now
+        interrupts.say("stopping: this step is finished and saved first; once more ends it at once")
+        return True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,12 @@ from gm.ops import parallel
 KIND = "svd-mindspore training state"
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 _RECORD = "record"  # the numbers, as JSON in a tensor of bytes
+_COUNTS = ("step", "samples", "skipped", "updates", "good")
 _log = logging.getLogger(__name__)
+
+
+class Damaged(UserError):
+    """A checkpoint whose content is not what was written."""
 
 
 class TrainingState:
@@ -60,12 +67,17 @@ class TrainingState:
         kind, _, weight = name.partition("/")
         return self.optimizer.moment(kind, weight) if kind in self.optimizer.moments else p.asnumpy()
 
-    def _record(self):
-        return {
+    def _record(self, checksums):
+        record = {
             "format": KIND, "step": self.step, "samples": self.samples, "skipped": self.skipped,
             "updates": self.optimizer.updates, "loss_scale": self.loss_scale.scale, "good": self.loss_scale.good,
-            "dynamic": self.loss_scale.dynamic, "fixed": self.fixed,
+            "dynamic": self.loss_scale.dynamic, "fixed": self.fixed, "checksums": checksums,
         }
+        return np.frombuffer(json.dumps(record).encode(), np.uint8)
+
+    def size(self):
+        """Bytes of the file that `save` writes, but for its header."""
+        return sum(4 * math.prod(self._shape(name)) for name in self._tensors())
 
     def save(self, folder, keep):
         """Write step-<n>.safetensors, whole or not at all, and delete all but the last `keep`; returns its path.
@@ -78,10 +90,20 @@ class TrainingState:
             for name, p in tensors.items():
                 self._array(name, p)
             return path
-        record = np.frombuffer(json.dumps(self._record()).encode(), np.uint8)
+        checksums = dict.fromkeys(tensors, _checksum(b""))  # of a fixed length, as the record's is needed first
+        record = self._record(checksums)
         entries = [(name, self._shape(name), np.float32) for name in tensors]
         entries.append((_RECORD, record.shape, record.dtype))
-        write_safetensors(path, entries, lambda name: record if name == _RECORD else self._array(name, tensors[name]))
+
+        def read(name):
+            if name == _RECORD:  # bytes come last
+                return self._record(checksums)
+            array = self._array(name, tensors[name])
+            checksums[name] = _checksum(array)
+            return array
+
+        path.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted during the run
+        write_safetensors(path, entries, read)
         # Later ones are damaged, or this would not be the next step: they must not push out what is whole.
         for old in [found for found in checkpoints(folder) if step_of(found) <= self.step][:-keep]:
             with contextlib.suppress(OSError):
@@ -91,15 +113,22 @@ class TrainingState:
     def load(self, path):
         """Take everything from a file that `save` wrote.
 
-        Raises UserError, and changes nothing, if the file is damaged or belongs to another kind of run.
+        Raises UserError, and changes nothing, if the file is damaged (`Damaged`) or belongs to another kind of run.
         """
         tensors = self._tensors()
-        with open_checkpoint(path) as checkpoint:
+        try:
+            opened = open_checkpoint(path)
+        except UserError as error:
+            raise Damaged(str(error)) from error
+        with opened as checkpoint:
             names = set(checkpoint.names())
             if _RECORD not in names:
                 raise UserError(f"{path} is not a training checkpoint; it goes to --train.pretrained, if anywhere")
-            record = json.loads(checkpoint.read(_RECORD).tobytes())
+            record = _read_record(path, checkpoint)
             self._check(path, record, names - {_RECORD}, checkpoint, tensors)
+            for name, checksum in record.get("checksums", {}).items():
+                if _checksum(checkpoint.read(name)) != checksum:
+                    raise Damaged(f"{path}: {name} is not what was written")
             for name, p in tensors.items():
                 if p is not None:
                     p.set_data(Tensor(np.array(checkpoint.read(name))))
@@ -114,7 +143,7 @@ class TrainingState:
         faults = [
             f"{name} was {record['fixed'].get(name)!r} and is {value!r} now"
             for name, value in self.fixed.items()
-            if record["fixed"].get(name) != value
+            if record["fixed"].get(name, value) != value
         ]
         if names != set(tensors):
             faults.append(f"it holds {len(names)} tensors, this run has {len(tensors)}")
@@ -128,11 +157,10 @@ class TrainingState:
         """Load the newest checkpoint of a folder that is whole; returns its path, None if there is none."""
         for path in reversed(checkpoints(folder)):
             try:
-                open_checkpoint(path)
-            except UserError as error:
+                self.load(path)
+            except Damaged as error:
                 _log.warning("left out: %s", error)
                 continue
-            self.load(path)
             return path
         return None
 
@@ -148,8 +176,18 @@ def step_of(path):
     return int(_NAME.fullmatch(Path(path).name).group(1))
 
 
-def remove_unfinished(folder):
-    """Delete what a killed process left half-written."""
-    for path in Path(folder).glob(".tmp-*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+def _checksum(array):
+    return f"{zlib.crc32(np.ascontiguousarray(array)):08x}"
+
+
+def _read_record(path, checkpoint):
+    """The numbers of a checkpoint, a dict with all that `load` takes from it."""
+    try:
+        record = json.loads(checkpoint.read(_RECORD).tobytes())
+        whole = record["format"] == KIND and all(type(record[name]) is int for name in _COUNTS) \
+            and isinstance(record["fixed"], dict) and isinstance(record.get("checksums", {}), dict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path}: its record is damaged ({type(error).__name__})") from error
+    if not whole:
+        raise Damaged(f"{path}: its record is damaged")
+    return record

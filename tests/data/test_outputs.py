@@ -11,6 +11,7 @@ from PIL import Image
 from gm.data import outputs
 from gm.data.outputs import next_base, write_json, write_npy, write_png
 from gm.errors import UserError
+from gm.files import atomic_path
 
 
 def test_next_base_takes_the_first_free_number(tmp_path):
@@ -51,12 +52,48 @@ def test_next_base_looks_again_once_it_holds_the_name(tmp_path, monkeypatch):
     """Another process may write its video and give its claim back between our look at the folder and our claim."""
     reserve = outputs._reserve
 
-    def other_finishes_first(claim):
+    def other_finishes_first(folder, name):
         (tmp_path / "x_000.mp4").touch()
-        return reserve(claim)
+        return reserve(folder, name)
 
     monkeypatch.setattr(outputs, "_reserve", other_finishes_first)
     assert next_base(tmp_path, "x").name == "x_001"
+
+
+def test_the_name_of_a_process_that_was_killed_is_taken_over(tmp_path):
+    code = "import os, sys; from gm.data.outputs import next_base; next_base(sys.argv[1], 'x'); os.kill(os.getpid(), 9)"
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+        assert os.listdir(tmp_path) == [".x_000.claim"]
+    base = next_base(tmp_path, "x")
+    assert base.name == "x_000"
+    outputs.give_back(base)
+    assert not os.listdir(tmp_path)
+    for name in (".x_000.claim", "x_000.mp4", ".y_007.claim"):
+        (tmp_path / name).touch()
+    next_base(tmp_path, "x")
+    assert sorted(os.listdir(tmp_path)) == [".x_001.claim", "x_000.mp4"]
+
+
+def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path):
+    longest = "x" * (255 - len("_0000_image.png"))
+    write_png(np.zeros((2, 2, 3), np.uint8), f"{next_base(tmp_path, longest)}_image.png")
+    for stem in (longest + "x", longest + "é"):
+        with pytest.raises(UserError, match="the name x.* is too long"):
+            next_base(tmp_path, stem)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    code = ("import os, sys; from gm.files import atomic_path\n"
+            "with atomic_path(sys.argv[1]) as place:\n    place.write_text('half')\n    os.kill(os.getpid(), 9)")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")])
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".tmp-other").mkdir()
+    with atomic_path(tmp_path / "b.txt") as temporary:  # of a process that lives
+        outputs.make_folder(tmp_path)
+        assert not left.exists()
+        temporary.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == [".tmp-other", "b.txt"]
 
 
 def test_output_folder_that_cannot_be_written(tmp_path):

@@ -12,6 +12,7 @@ from gm.data import videos
 from gm.data.videos import (
     contact_sheet,
     to_uint8,
+    try_out,
     write_frames,
     write_gif,
     write_video,
@@ -216,11 +217,47 @@ def test_no_such_folder_is_a_user_error(tmp_path, write):
 
 
 def test_ctrl_c_during_ffmpeg_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(command, **_):
+    def interrupted(command, *_):
         Path(command[-1]).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(videos.subprocess, "run", interrupted)
+    monkeypatch.setattr(videos, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_video(moving(), tmp_path / "x.mp4", 7)
     assert not os.listdir(tmp_path)
+
+
+def ffmpeg(tmp_path, monkeypatch, script):
+    """Put a shell script in ffmpeg's place."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(videos.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
+    return program
+
+
+def test_an_ffmpeg_that_hangs_has_a_time_limit(tmp_path, monkeypatch):
+    ffmpeg(tmp_path, monkeypatch, "exec sleep 77")
+    monkeypatch.setattr(videos, "_SECONDS", 0.5)
+    with pytest.raises(UserError, match=r"x\.mp4: ffmpeg .* did not end in \d+ s"):
+        write_video(moving(), tmp_path / "x.mp4", 7)
+    assert os.listdir(tmp_path) == ["ffmpeg"]
+
+
+@pytest.mark.parametrize(("script", "reason"), [("kill -SEGV $$", "ended by signal 11"), ("exit 3", "exit status 3")])
+def test_an_ffmpeg_that_crashes(tmp_path, monkeypatch, script, reason):
+    ffmpeg(tmp_path, monkeypatch, script)
+    with pytest.raises(UserError, match=f"ffmpeg: {reason}"):
+        write_video(moving(), tmp_path / "x.mp4", 7)
+    assert os.listdir(tmp_path) == ["ffmpeg"]
+
+
+def test_what_cannot_be_written_is_found_by_trying(tmp_path, monkeypatch):
+    for kind in ("mp4", "gif"):
+        try_out(kind, 7, tmp_path)
+        with pytest.raises(UserError, match="ffmpeg"):
+            try_out(kind, 1e-12, tmp_path)
+    ffmpeg(tmp_path, monkeypatch, "exit 1")
+    with pytest.raises(UserError, match="exit status 1"):
+        try_out("mp4", 7, tmp_path)
+    assert os.listdir(tmp_path) == ["ffmpeg"]

@@ -126,26 +126,61 @@ def test_a_compiler_that_fails(tmp_path):
 
 
 @needs_kernels
-def test_compiled_once_and_found_again(tmp_path):
-    first = in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout
-    written = Path(first.strip()).stat().st_mtime_ns
-    assert in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout == first
-    assert Path(first.strip()).stat().st_mtime_ns == written
-
-
-@needs_kernels
-def test_a_library_that_was_cut_off_is_compiled_again(tmp_path):
+def test_compiled_once_and_found_again_but_not_where_it_is_damaged(tmp_path):
     first = in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout
     path = Path(first.strip())
-    path.write_bytes(b"")
+    content, written = path.read_bytes(), path.stat().st_mtime_ns
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert native._find(path.parent, path.name.split("-")[1]) == path and path.stat().st_mtime_ns == written
+    for damaged in (b"", content[:5000], bytes(len(content)), content[:-1] + b"x"):
+        path.write_bytes(damaged)
+        assert native._find(path.parent, path.name.split("-")[1]) is None and not path.exists()
+    path.write_bytes(bytes(len(content)))  # a bus error, if it were loaded
     assert in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout == first
-    assert path.stat().st_size > 10_000
+    assert path.read_bytes() == content
 
 
 @needs_kernels
-def test_a_folder_that_mindspore_cannot_load_from(tmp_path):
-    done = in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path / "a:b"))
-    assert done.stdout.strip() == "None" and "XDG_CACHE_HOME" in done.stderr
+def test_a_library_that_others_could_write_is_not_loaded(tmp_path):
+    (tmp_path / "svd_mindspore").mkdir()
+    key = native._key(COMPILER)
+    content = b"planted"
+    path = tmp_path / "svd_mindspore" / f"kernels-{key}-{native._digest(content)}.so"
+    for mode in (0o600, 0o620, 0o602):
+        path.write_bytes(content)
+        path.chmod(mode)
+        assert (native._find(path.parent, key) is None) == (mode != 0o600)
+    path.symlink_to(tmp_path)
+    assert native._find(path.parent, key) is None
+    if os.geteuid() == 0:
+        path.write_bytes(content)
+        os.chown(path, 12345, 12345)
+        assert native._find(path.parent, key) is None
+
+
+@pytest.mark.parametrize("reason", ["others can write", "':' in its name", "Not a directory"])
+def test_where_they_cannot_be_kept_they_are_compiled_for_this_run(tmp_path, monkeypatch, capsys, reason):
+    base = tmp_path / ("a:b" if ":" in reason else "cache")
+    base.touch() if "Not" in reason else base.mkdir()
+    if "others" in reason:
+        base.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base))
+    closing = []
+    monkeypatch.setattr(native.atexit, "register", closing.append)
+    folder = native._kept_folder()
+    assert reason in capsys.readouterr().err
+    assert tmp_path not in folder.parents and folder.stat().st_mode & 0o777 == 0o700
+    closing[0]()
+    assert not folder.exists()
+
+
+@needs_kernels
+def test_a_compiler_that_speaks_another_encoding(tmp_path):
+    fake = tmp_path / "g++"
+    fake.write_bytes(b"#!/bin/sh\nprintf 'caf\\351\\n'\nprintf 'd\\351faut\\n' >&2\n[ \"$1\" = --version ]\n")
+    fake.chmod(0o755)
+    done = in_new_process(SHOW, PATH=f"{tmp_path}:/bin:/usr/bin", XDG_CACHE_HOME=str(tmp_path))
+    assert done.stdout.strip() == "None" and "faut" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_kernels_can_be_left_out():

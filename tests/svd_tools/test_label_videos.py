@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from gm import locks
 from gm.data import motion
 from gm.data.metadata import read_metadata
 from gm.data.videos import write_frames, write_gif, write_video
@@ -230,3 +231,11 @@ def test_the_command_line(videos, tmp_path):
     assert result.returncode == 1, result.stderr
     assert "3 videos labelled" in result.stdout and "1 videos left out" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_one_process_at_a_time_writes_a_list(tmp_path):
+    lock = locks.take(tmp_path / ".labels.csv.lock")
+    for resume in (False, True):
+        with pytest.raises(UserError, match="another process is writing .*labels.csv"):
+            tool.label_videos(tmp_path, tmp_path / "labels.csv", resume=resume)
+    lock.release()

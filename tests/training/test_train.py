@@ -8,18 +8,21 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 import train
+from gm import locks
 from gm.checkpoint.delta import apply_delta
 from gm.checkpoint.formats import open_checkpoint
 from gm.data.outputs import write_png
 from gm.data.video_reader import open_video
 from gm.errors import UserError
 from gm.model import Weights, load_model_config
+from gm.training.log import Log
 from gm.training.state import checkpoints, step_of
 from gm.training.step import is_temporal
 
@@ -160,6 +163,51 @@ def test_a_folder_with_a_run_is_not_written_over(arguments, tmp_path):
         train.main(argv)
 
 
+def test_a_run_has_one_owner_and_its_own_clips(arguments, tmp_path, clips, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = locks.take(folder / ".lock")
+    for more in ((), ("train.resume=latest",)):
+        with pytest.raises(UserError, match="another run is writing to .*run"):
+            train.main(arguments(folder, *more))
+    lock.release()
+    with monkeypatch.context() as full:
+        full.setattr("gm.files.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(UserError, match="not enough disk space in .*run"):
+            train.main(arguments(folder))
+    assert not (folder / "metrics.jsonl").exists()
+    assert train.main(arguments(folder)) == 0
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b"\xff\xfe no UTF-8\n[1]\n")
+    assert train.main(arguments(folder, "train.max_steps=3", "train.resume=latest")) == 0
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3] and not list(folder.rglob(".*"))
+    other = tmp_path / "other.csv"
+    other.write_text((clips / "labels.csv").read_text().replace("2.gif,8,150", "2.gif,8,250"))
+    with pytest.raises(UserError, match=r"training clips \(names, lengths, labels\) was"):
+        train.main(arguments(folder, "train.resume=latest", f"train.dataset.init_args.metadata={other}"))
+
+
+def test_a_cache_is_filled_by_one_run(arguments, tmp_path):
+    (tmp_path / "cache").mkdir()
+    lock = locks.take(tmp_path / "cache" / ".lock")
+    with pytest.raises(UserError, match="another run is filling"):
+        train.main(arguments(tmp_path / "run", f"train.cache={tmp_path / 'cache'}"))
+    lock.release()
+
+
+def test_an_output_folder_that_is_deleted_during_the_run_is_made_again(arguments, tmp_path, monkeypatch):
+    advance = Log.advance
+
+    def deleting(self, *numbers):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        advance(self, *numbers)
+
+    monkeypatch.setattr(Log, "advance", deleting)
+    assert train.main(arguments(tmp_path / "run")) == 0
+    assert (tmp_path / "run/weights/delta.safetensors").exists() and len(checkpoints(tmp_path / "run/checkpoints")) == 1
+
+
 def test_an_older_checkpoint_is_not_resumed_beside_later_ones(arguments, tmp_path):
     folder, other = tmp_path / "run", tmp_path / "other"
     assert train.main(arguments(folder, "train.checkpoint.every=1")) == 0
@@ -209,10 +257,12 @@ def test_epochs_count_clips_also_when_the_batch_has_changed(arguments, tmp_path,
 
 
 def test_what_a_killed_export_left_is_removed(arguments, tmp_path):
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights/.tmp-0123.safetensors").write_bytes(b"half")
+    for folder in ("weights", "checkpoints", "."):
+        (tmp_path / folder / ".tmp-svd-01234567").mkdir(0o700, parents=True)
+        (tmp_path / folder / ".tmp-svd-01234567" / "delta.safetensors").write_bytes(b"half")
     train.main(arguments(tmp_path))
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["delta.safetensors"]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_resume_latest_of_a_new_folder_starts_at_the_beginning(arguments, tmp_path, capsys):

@@ -1,23 +1,30 @@
 """Fused kernels in C++, compiled with the machine's own compiler at first use. Never required.
 
 The library lies in $XDG_CACHE_HOME/svd_mindspore (by default ~/.cache/svd_mindspore), under a name that holds a hash of
-source, compiler and processor. SVD_KERNELS=0 in the environment leaves the kernels out.
+source, compiler and processor and another of its own content: what a power failure cut off is compiled anew. Where
+others could write there, it is compiled for this process alone. SVD_KERNELS=0 in the environment leaves them out.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from gm import trust
+from gm.files import remove_leftovers, temporary_folder
 
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
@@ -45,17 +52,13 @@ def _cache_folder():
 
 
 def compile_library(compiler, path, flags=_FLAGS):
-    """Compile the kernels into the shared library `path`, complete or not at all.
+    """Compile the kernels into the shared library `path`.
 
     Raises OSError or subprocess.SubprocessError when the compiler fails.
     """
     units, _ = _sources()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / path.name
-        subprocess.run([compiler, *flags, *map(str, units), "-o", str(built)], check=True, capture_output=True,
-                       text=True, timeout=_TIMEOUT)
-        os.replace(built, path)
+    subprocess.run([compiler, *flags, *map(str, units), "-o", os.fspath(path)], check=True, capture_output=True,
+                   text=True, errors="replace", timeout=_TIMEOUT)
 
 
 @functools.cache
@@ -68,16 +71,10 @@ def library():
         _say("no C++ compiler found: install g++ to make networks faster on this CPU (results are the same)")
         return None
     try:
-        version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=30).stdout
-        units, headers = _sources()
-        parts = [version, _processor(), " ".join(_FLAGS), *(p.read_text(encoding="utf-8") for p in units + headers)]
-        name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-        path = _cache_folder() / f"kernels-{name}.so"
-        if ":" in os.fspath(path):
-            raise OSError(f"MindSpore takes no folder with ':' in its name, {path.parent}; set XDG_CACHE_HOME")
-        if not _loads(path):  # not there yet, or cut off by a power failure
-            compile_library(compiler, path)
-            ctypes.CDLL(os.fspath(path))
+        key = _key(compiler)
+        folder = _kept_folder()
+        path = _find(folder, key) or _build(compiler, folder, key)
+        ctypes.CDLL(os.fspath(path))
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or str(error)).strip().split("\n")[0]
         _say(f"{compiler} could not compile the fused kernels, networks run without them: {reason}")
@@ -88,12 +85,80 @@ def library():
     return os.fspath(path)
 
 
-def _loads(path):
+def _key(compiler):
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, errors="replace",
+                             timeout=30).stdout
+    units, headers = _sources()
+    parts = [version, _processor(), " ".join(_FLAGS), *(p.read_text(encoding="utf-8") for p in units + headers)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _kept_folder():
+    """The folder of compiled libraries, this user's alone; or one for this process, with a line that says why."""
+    folder = _cache_folder()
     try:
-        ctypes.CDLL(os.fspath(path))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = folder.resolve()
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)
+        reason = trust.fault(folder)
+        if reason is None:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        reason = f"{folder}: {error.strerror}"
+    if ":" in os.fspath(folder):
+        reason = f"MindSpore takes no folder with ':' in its name, {folder}; set XDG_CACHE_HOME"
+    if reason is None:
+        return folder
+    _say(f"compiled kernels are not kept for the next run: {reason}")
+    remove_leftovers(tempfile.gettempdir())
+    stack = contextlib.ExitStack()
+    folder = stack.enter_context(temporary_folder(tempfile.gettempdir())).resolve()
+    atexit.register(stack.close)
+    reason = trust.fault(folder)
+    if reason is not None:
+        raise OSError(reason)
+    return folder
+
+
+def _find(folder, key):
+    """The library in a folder, None where there is none; one that is damaged, or could be another's, is removed."""
+    for path in sorted(folder.glob(f"kernels-{key}-*.so")):
+        if _is_whole(path):
+            return path
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return None
+
+
+def _is_whole(path):
+    """Whether a file is this user's or root's, writable by nobody else, and has the content that its name promises."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            info = os.fstat(file.fileno())
+            own = info.st_uid in (os.geteuid(), 0) and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            return own and stat.S_ISREG(info.st_mode) and path.stem.endswith(_digest(file.read()))
     except OSError:
         return False
-    return True
+
+
+def _build(compiler, folder, key):
+    remove_leftovers(folder)
+    with temporary_folder(folder) as place:
+        built = place / "kernels.so"
+        compile_library(compiler, built)
+        built.chmod(0o700)
+        with open(built, "rb") as file:
+            content = file.read()
+            os.fsync(file.fileno())
+        path = folder / f"kernels-{key}-{_digest(content)}.so"
+        os.replace(built, path)
+    return path
+
+
+def _digest(content):
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @functools.cache

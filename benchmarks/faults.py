@@ -1,0 +1,233 @@
+"""Kill the programs at random moments, let them go on, and compare every bit with a run that nobody disturbed.
+
+python benchmarks/faults.py --output_dir=build/faults --points=100
+
+Needs no download: a very small model with random weights, clips that are drawn. Moments are counted in the program's
+own processor time, so that other work on the machine does not shift them; they are spread evenly over the run, at a
+random place in each part. After a kill every file that has its final name must be whole, and after going on the results
+must have the same bits and nothing else may be left in the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+from jsonargparse import ArgumentParser
+
+from gm.checkpoint.formats import open_checkpoint
+from gm.console import progress_bar
+from gm.data.outputs import make_folder, write_json, write_png
+from gm.data.videos import write_gif
+from gm.errors import UserError, run_cli
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = f"""
+base: {ROOT / "configs" / "svd.yaml"}
+model:
+  unet:
+    model_channels: 32
+    channel_mult: [1]
+    num_res_blocks: 1
+    attention_resolutions: []
+    num_head_channels: 16
+    context_dim: 32
+    adm_in_channels: 96
+  vae: {{ch: 32, ch_mult: [1, 1], num_res_blocks: 1}}
+  clip: {{image_size: 28, width: 32, layers: 1, head_width: 16}}
+"""
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Program(NamedTuple):
+    """command, going_on: functions of (folder of the inputs, of the outputs) -> command line, the second after a kill;
+    results: pattern of the files to compare, below the output folder."""
+
+    command: Callable
+    going_on: Callable
+    results: str
+
+
+def _train(*more):
+    def command(inputs, output):
+        data = "--train.dataset.init_args."
+        return [
+            "train.py", f"--svd_config={inputs / 'small.yaml'}", f"--train.pretrained={inputs / 'small.safetensors'}",
+            f"--train.output_dir={output / 'run'}", f"{data}data_dir={inputs / 'clips'}",
+            f"{data}metadata={inputs / 'labels.csv'}", f"{data}frames=2", f"{data}step=2", f"{data}height=16",
+            f"{data}width=16", "--environment.device_target=CPU", "--train.loader.workers=1", "--train.epochs=1000",
+            "--train.max_steps=30", "--train.checkpoint.every=2", "--train.optimizer.learning_rate=1e-3",
+            *(option.format(output=output) for option in more),
+        ]
+
+    return Program(command, lambda *folders: [*command(*folders), "--train.resume=latest"], "run/weights/*")
+
+
+def _convert(inputs, output):
+    return ["svd_tools/convert.py", f"--pt_weights_file={inputs / 'small.safetensors'}",
+            f"--config={inputs / 'small.yaml'}", f"--out_dir={output}", "--dtype=float16"]
+
+
+def _label(inputs, output):
+    return ["svd_tools/label_videos.py", str(inputs / "clips"), f"--output={output / 'labels.csv'}"]
+
+
+def _generate(mode):
+    def command(inputs, output):
+        return ["image_to_video.py", f"--image={inputs / 'pictures'}", f"--output_dir={output}", f"--mode={mode}",
+                f"--SVD.config={inputs / 'small.yaml'}", f"--SVD.checkpoint={inputs / 'small.safetensors'}",
+                "--SVD.num_frames=3", "--SVD.sampling_steps=3", "--device_target=CPU"]
+
+    return Program(command, command, "*.mp4")
+
+
+PROGRAMS = {
+    "train": _train("--environment.mode=1"),
+    "train_graph": _train("--environment.mode=0", "--train.ema=True"),
+    "train_cache": _train("--environment.mode=1", "--train.cache={output}/cache", "--train.lora.rank=2"),
+    "convert": Program(_convert, lambda *folders: [*_convert(*folders), "--overwrite"], "*.safetensors"),
+    "label": Program(_label, lambda *folders: [*_label(*folders), "--resume"], "*.csv"),
+    "generate": _generate(1),
+    "generate_graph": _generate(0),
+}
+
+
+def prepare(folder):
+    """The model, its weights, six clips with labels and two pictures."""
+    random_pixels = np.random.default_rng(0)
+    make_folder(folder / "clips")
+    make_folder(folder / "pictures")
+    (folder / "small.yaml").write_text(MODEL)
+    _finish(["svd_tools/make_untrained.py", f"--config={folder / 'small.yaml'}",
+             f"--output={folder / 'small.safetensors'}"])
+    lines = ["path,length,motion_bucket_id"]
+    for k in range(6):
+        frames = np.full((8, 24, 24, 3), 40 * k, np.uint8)
+        for i, frame in enumerate(frames):
+            frame[4 + i:10 + i, 3 * k:3 * k + 6] = 255 - 40 * k
+        write_gif(frames, folder / "clips" / f"{k}.gif", 8)
+        lines.append(f"{k}.gif,8,{50 + 20 * k}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    for name in "ab":
+        write_png(random_pixels.integers(0, 256, (16, 16, 3), np.uint8), folder / "pictures" / f"{name}.png")
+
+
+def _start(command):
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True)
+
+
+def _finish(command):
+    process = _start(command)
+    output = process.communicate()[0]
+    if process.returncode:
+        raise UserError(f"{command[0]} failed with {process.returncode}:\n{output}")
+
+
+def _processor_time(process):
+    """Seconds that a process has computed so far; None once it has ended."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _kill_at(command, moment):
+    """Start a program and kill it at a moment; whether it was still running, and its processor time."""
+    process, last = _start(command), 0.0
+    while (now := _processor_time(process)) is not None and now < moment:
+        last = now
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL, last if now is None else now
+
+
+def _results(folder, pattern):
+    """{name: hash of the content}; of a video's name without its number."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(pattern))}
+
+
+def _faults(output, program, expected, going_on):
+    """What is wrong in an output folder: after a kill, and with going_on=False after the run that went on."""
+    found = []
+    for path in output.rglob("*.safetensors"):
+        if not any(part.startswith(".") for part in path.relative_to(output).parts):
+            try:
+                open_checkpoint(path)
+            except UserError as error:
+                found.append(str(error))
+    if going_on:
+        return found
+    found += [f"left behind: {path.relative_to(output)}" for path in output.rglob(".*")]
+    results = _results(output, program.results)
+    found += [f"{name} has other bits" for name in results if name in expected and results[name] != expected[name]]
+    return found + [f"{name} is missing" for name in expected if name not in results]
+
+
+def strike(name, folder, points, seed):
+    """Kill one program `points` times; a row of the table."""
+    program, inputs, output = PROGRAMS[name], folder / "inputs", folder / name
+    draw = random.Random(f"{seed} {name}")
+
+    def fresh():
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
+        return inputs, output
+
+    _, length = _kill_at(program.command(*fresh()), float("inf"))
+    expected = _results(output, program.results)
+    if not expected:
+        raise UserError(f"{name}: the undisturbed run left no results in {output}")
+    faults = [f"undisturbed: {fault}" for fault in _faults(output, program, expected, False)]
+    killed = 0
+    with progress_bar(points, name, "kill") as bar:
+        for k in range(points):
+            moment = length * (k + draw.random()) / points
+            was_running, _ = _kill_at(program.command(*fresh()), moment)
+            killed += was_running
+            faults += [f"killed at {moment:.2f} s: {fault}" for fault in _faults(output, program, expected, True)]
+            process = _start(program.going_on(inputs, output))
+            text = process.communicate()[0]
+            if process.returncode:
+                faults.append(f"killed at {moment:.2f} s: going on failed with {process.returncode}: {text[-500:]}")
+            faults += [f"killed at {moment:.2f} s: {fault}" for fault in _faults(output, program, expected, False)]
+            bar.update()
+    shutil.rmtree(output, ignore_errors=True)
+    return {"program": name, "seconds": length, "killed": killed, "finished before": points - killed, "faults": faults}
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--output_dir", required=True, help="folder for everything; faults.json is the result")
+    parser.add_argument("--points", type=int, default=100, help="kills of each program")
+    parser.add_argument("--programs", nargs="+", choices=list(PROGRAMS), default=list(PROGRAMS), help="which ones")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args(argv)
+    folder = Path(options.output_dir).resolve()
+    make_folder(folder)
+    if not (folder / "inputs" / "pictures" / "b.png").exists():
+        prepare(folder / "inputs")
+    rows = []
+    for name in options.programs:
+        rows.append(strike(name, folder, options.points, options.seed))
+        write_json(rows, folder / "faults.json")
+        print("{program:16s} {killed:4d} killed, {finished before} finished before; ".format(**rows[-1])
+              + f"{len(rows[-1]['faults'])} faults")
+        for fault in rows[-1]["faults"]:
+            print(f"  {fault}")
+    return 1 if any(row["faults"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

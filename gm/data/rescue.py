@@ -1,0 +1,55 @@
+"""What was sampled is not lost because it cannot be written: it is kept in another form, and the message says where."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gm.data.outputs import write_npy
+from gm.data.videos import write_frames
+from gm.errors import UserError
+
+
+class Rescue:
+    """`with Rescue(base, latents) as rescue:` decode and write a video; set `rescue.frames` once there are some.
+
+    Where the body fails, the frames are kept as <base>_frames, or else the latents as <base>.npy, or that in the
+    system's folder for temporary files, and a UserError of the body says so; for any other error a line is printed.
+
+    Args:
+        base: base name of the video's files. latents: float32 (t, z, h/8, w/8).
+    """
+
+    def __init__(self, base, latents):
+        self.base, self.latents, self.frames = Path(base), latents, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if error is None or not isinstance(error, Exception):
+            return False
+        place = self._keep()
+        if place is not None and isinstance(error, UserError):
+            raise UserError(f"{error}; {place}") from error
+        if place is not None:
+            print(place, file=sys.stderr)
+        return False
+
+    def _keep(self):
+        if self.frames is not None:
+            path = Path(f"{self.base}_frames")
+            with contextlib.suppress(UserError):
+                write_frames(self.frames, path)
+                return f"the frames are kept in {path}"
+        if np.isfinite(self.latents).all():
+            for folder in (lambda: self.base.parent, lambda: tempfile.mkdtemp(prefix="svd-")):
+                with contextlib.suppress(UserError, OSError):
+                    path = Path(folder()) / f"{self.base.name}.npy"
+                    write_npy(self.latents, path)
+                    return f"what was sampled is kept as latents in {path}"
+        return None
