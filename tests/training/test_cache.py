@@ -43,7 +43,7 @@ def test_a_complete_cache_needs_neither_encoders_nor_videos_decoded(arguments, t
     cache = f"train.cache={tmp_path / 'cache'}"
     train.main(arguments(tmp_path / "first", cache))
     monkeypatch.setattr(Encoders, "__init__", lambda *_: pytest.fail("the encoders were loaded"))
-    monkeypatch.setattr("gm.data.clips.open_video", lambda *_: pytest.fail("a video was opened"))
+    monkeypatch.setattr("gm.data.clips.open_clip", lambda *_: pytest.fail("a video was opened"))
     train.main(arguments(tmp_path / "second", cache))
     assert losses(read_metrics(tmp_path / "first")) == losses(read_metrics(tmp_path / "second"))
 
