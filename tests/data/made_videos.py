@@ -37,7 +37,7 @@ def numbers(frames):
 
 def ffmpeg(*arguments, data=None):
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, input=data, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE).stdout
+    return subprocess.run(command, input=data, check=True, capture_output=True).stdout
 
 
 def make(frames, path, *options, fps=30):
