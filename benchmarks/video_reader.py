@@ -90,7 +90,7 @@ def seconds(work):
 
 
 def measure(kind, path, folder, clips):
-    """{what: processor seconds} of one clip, opening the file included, and of the whole file, in eights."""
+    """{what: processor seconds} of one clip, opening the file included, and of the whole file by eight frames."""
     random = np.random.default_rng(0)
     span = (FRAMES - 1) * STEP + 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gm.data.clips import ClipDataset
 from gm.data.metadata import Metadata, read_metadata
 from gm.errors import UserError
@@ -18,7 +20,13 @@ def open_data(train):
         other = read_metadata(validation.metadata, folder, data.frames, data.step, data.verify_files)
     elif validation.share:
         metadata, other = _split(metadata, held_out(train.seed, len(metadata.clips), validation.share))
-    return _dataset(metadata, data, train.seed, data.flip), other and _dataset(other, data, train.seed, 0.0)
+    # Where the run, or the cache that several runs share, keeps what it found out about the video files.
+    indices = Path(train.output_dir if train.cache is None else train.cache) / "video_index"
+
+    def dataset(clips, flip):
+        return ClipDataset(clips, data.frames, data.step, data.height, data.width, flip, train.seed, indices)
+
+    return dataset(metadata, data.flip), other and dataset(other, 0.0)
 
 
 def _split(metadata, held):
@@ -27,7 +35,3 @@ def _split(metadata, held):
     apart = set(held)
     rest = [clip for i, clip in enumerate(metadata.clips) if i not in apart]
     return Metadata(rest, metadata.dropped), Metadata([metadata.clips[i] for i in held], [])
-
-
-def _dataset(metadata, data, seed, flip):
-    return ClipDataset(metadata, data.frames, data.step, data.height, data.width, flip, seed)

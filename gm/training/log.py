@@ -28,7 +28,7 @@ BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*
 
 
 class RunFolder:
-    """output_dir with checkpoints/, weights/, samples/, metrics.jsonl, and settings, command, versions."""
+    """output_dir with checkpoints/, weights/, samples/, video_index/, metrics.jsonl, settings, command, versions."""
 
     def __init__(self, path):
         self.path = Path(path)

@@ -1,0 +1,169 @@
+"""Geometry and colour: what ffmpeg shows, and what the drawn source was."""
+
+import logging
+
+import cv2
+import numpy as np
+import pytest
+
+from gm.data import video_pictures
+from gm.data.video_reader import open_video
+from gm.errors import UserError
+from tests.data.made_videos import HEIGHT, WIDTH, X264, by_matrix, coded, ffmpeg, make, numbers, shown
+
+
+def read(path):
+    with open_video(path) as video:
+        frames = video.frames(range(video.length))
+        assert video.size == frames.shape[1:3]
+        return frames
+
+
+# ffmpeg writes the matrix for these options → what a player shows, from the stored picture (t, h, w, 3)
+TURNS = {
+    (): lambda p: p,
+    ("-display_hflip",): lambda p: p[:, :, ::-1],
+    ("-display_vflip",): lambda p: p[:, ::-1],
+    ("-display_rotation", "180"): lambda p: p[:, ::-1, ::-1],
+    ("-display_rotation", "90"): lambda p: np.rot90(p, 1, (1, 2)),
+    ("-display_rotation", "270"): lambda p: np.rot90(p, 3, (1, 2)),
+    ("-display_rotation", "90", "-display_hflip"): lambda p: np.rot90(p, 1, (1, 2))[:, :, ::-1],
+    ("-display_rotation", "90", "-display_vflip"): lambda p: np.rot90(p, 1, (1, 2))[:, ::-1],
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return make(coded(6), tmp_path_factory.mktemp("plain") / "a.mp4", *X264)
+
+
+@pytest.mark.parametrize("options", TURNS, ids="".join)
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_every_turn_and_mirror(plain, tmp_path, options, suffix):
+    ffmpeg(*options, "-i", plain, "-c", "copy", tmp_path / f"turned.{suffix}")
+    frames = read(tmp_path / f"turned.{suffix}")
+    assert np.array_equal(frames, TURNS[options](read(plain)))
+    # ffmpeg turns before it makes RGB: colours at edges differ by little, a wrong turn by much
+    assert np.abs(frames.astype(int) - shown(tmp_path / f"turned.{suffix}", size=frames.shape[1:3])).max() <= 8
+
+
+@pytest.mark.parametrize("shape", ["64/45", "1/2", "2", "10/11"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_pixels_that_are_not_square(tmp_path, shape, suffix):
+    path = make(coded(3), tmp_path / f"a.{suffix}", "-vf", f"setsar={shape}", *X264)
+    with open_video(path) as video:
+        height, width = video.size
+        aspect = WIDTH / HEIGHT * eval(shape)
+        assert height == HEIGHT and width / height == pytest.approx(aspect, rel=0.02)
+    assert np.array_equal(read(path), shown(path, by_matrix("bt601", width), (height, width)))
+
+
+def test_the_shape_of_the_picture_in_mpeg2(tmp_path):
+    path = make(coded(3, 720, 480), tmp_path / "a.mpg", "-vf", "setdar=16/9", "-c:v", "mpeg2video", "-q:v", "2")
+    with open_video(path) as video:
+        assert video.size == (480, 853)
+
+
+def test_a_circle_is_round(tmp_path):
+    frames = np.full((2, 576, 720, 3), 30, np.uint8)
+    for frame in frames:  # round on a screen of 1024x576
+        cv2.ellipse(frame, (360, 288), (round(100 * 45 / 64), 100), 0, 0, 360, (220, 220, 220), -1)
+    picture = read(make(frames, tmp_path / "pal.mp4", "-vf", "setsar=64/45", *X264))[0, :, :, 1] > 128
+    assert abs(picture.any(0).sum() - 200) <= 2 and abs(picture.any(1).sum() - 200) <= 2
+
+
+def test_nonsense_about_the_shape_of_pixels_is_left_alone(tmp_path):
+    assert read(make(coded(2), tmp_path / "a.mp4", "-vf", "setsar=1/500", *X264)).shape == (2, HEIGHT, WIDTH, 3)
+
+
+MATRICES = {"bt709": "bt709", "smpte170m": "bt601", "bt470bg": "bt601", "bt2020nc": "bt2020", "smpte240m": "smpte240m"}
+
+
+@pytest.mark.parametrize("tag", MATRICES)
+@pytest.mark.parametrize("span", ["tv", "pc"])
+def test_the_colour_matrix_and_range_in_the_file(tmp_path, tag, span):
+    matrix = MATRICES[tag]
+    tagged = f"scale=out_color_matrix={matrix}:out_range={span}:flags=accurate_rnd+full_chroma_int," \
+             f"format=yuv444p,setparams=colorspace={tag}:range={span}"
+    source = coded(2)
+    path = make(source, tmp_path / "a.mkv", "-vf", tagged, "-c:v", "libx264", "-qp", "0")
+    frames = read(path)
+    assert np.array_equal(frames, shown(path, by_matrix(f"{matrix}:in_range={span}:out_range=pc")))
+    assert np.abs(frames.astype(int) - source).max() <= 3
+
+
+@pytest.mark.parametrize("width, height, matrix", [(1280, 720, "bt709"), (1280, 96, "bt709"), (96, 720, "bt709"),
+                                                   (720, 576, "bt601")])
+def test_untagged_colours_are_those_of_its_size(tmp_path, width, height, matrix):
+    source = coded(1, width, height)
+    make(source, tmp_path / "a.mkv", "-vf", f"scale=out_color_matrix={matrix},format=yuv444p", "-c:v", "libx264",
+         "-qp", "0")
+    assert np.abs(read(tmp_path / "a.mkv").astype(int) - source).mean() < 1
+
+
+FORMATS = {
+    "yuv420p10le": "libx265", "yuv422p": "libx264", "yuv422p10le": "prores_ks", "yuva444p10le": "prores_ks",
+    "rgb24": "png", "rgba": "png", "pal8": "png", "gray": "ffv1", "gray10le": "ffv1", "gray16be": "png", "ya8": "png",
+    "monob": "png", "gbrp": "libx264rgb", "gbrp16le": "ffv1", "yuvj420p": "mjpeg", "argb": "qtrle", "bgr0": "ffv1",
+    "yuva420p": "libvpx-vp9",
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_pixel_format(tmp_path, kind):
+    suffix = {"prores_ks": "mov", "qtrle": "mov", "libvpx-vp9": "webm"}.get(FORMATS[kind], "mkv")
+    source = coded(2)
+    path = make(source, tmp_path / f"a.{suffix}", "-pix_fmt", kind, "-c:v", FORMATS[kind])
+    frames = read(path)
+    assert np.array_equal(frames, shown(path, by_matrix("bt601:out_range=pc") if kind[:3] == "yuv" else "format=gbrp"))
+    if kind not in ("monob", "pal8", "gray", "gray10le", "gray16be", "ya8"):
+        assert np.abs(frames.astype(int) - source).mean() < 12
+    assert numbers(frames) == [0, 1]
+
+
+@pytest.mark.parametrize("suffix, codec", [
+    ("mp4", ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-flags", "+ildct+ilme")),
+    ("ts", ("-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-q:v", "2")),
+])
+def test_interlaced_pictures_are_made_whole(tmp_path, suffix, codec):
+    path = make(coded(24), tmp_path / f"a.{suffix}", "-vf", "interlace=scan=tff", *codec)
+    truth = shown(path, f"bwdif=mode=send_frame:deint=interlaced,{by_matrix('bt601')}")
+    assert np.abs(truth.astype(int) - shown(path)).mean() > 1, "there is no comb to take out"
+    with open_video(path) as video:
+        frames = video.frames(range(12))
+        # the filter treats the edges of the first frame in another way in each version of ffmpeg
+        assert np.abs(frames.astype(int) - truth)[1:-1].max() <= 2 and np.abs(frames.astype(int) - truth).mean() < 0.5
+        for indices in ([0], [11], [5, 3, 9], [4, 5, 6, 8]):
+            assert np.array_equal(video.frames(indices), frames[indices])
+    with open_video(path) as video:
+        assert np.array_equal(video.frames([7, 1]), frames[[7, 1]])
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_high_dynamic_range_is_brought_down_with_one_warning(tmp_path, caplog, transfer):
+    source = coded(2)
+    path = make(source, tmp_path / "a.mkv", "-vf", "setparams=colorspace=gbr:color_primaries=bt709:color_trc=bt709,"
+                f"zscale=t={transfer}:p=bt2020:m=bt2020nc:r=tv,format=yuv420p10le", "-c:v", "libx265",
+                "-x265-params", "log-level=none")
+    untreated = np.abs(shown(path, by_matrix("bt2020")).astype(int) - source).mean()
+    video_pictures._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        frames = read(path)
+        read(path)
+    assert untreated > 25 and np.abs(frames.astype(int) - source).mean() < untreated / 2
+    assert len(caplog.messages) == 1 and str(path) in caplog.messages[0] and "high dynamic range" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mp4", "mkv"])
+def test_a_size_that_changes_is_told_with_the_frame(tmp_path, suffix):
+    parts = [make(coded(20, *size), tmp_path / f"{size[0]}.ts", *X264) for size in ((192, 128), (96, 64))]
+    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    path = tmp_path / f"joined.{suffix}"
+    if suffix != "ts":
+        ffmpeg("-i", tmp_path / "joined.ts", "-c", "copy", path)
+    with open_video(path) as video:
+        assert video.length == 40 and video.size == (128, 192)
+        assert numbers(video.frames([3, 19])) == [3, 19]
+        for indices, first in ((range(40), 20), ([25], 25), ([18, 30], 30)):
+            with pytest.raises(UserError, match=rf"frame {first} is 96x64, the first one 192x128"):
+                video.frames(indices)
