@@ -78,8 +78,8 @@ GROUPS = {
         _option("--SVD.base", "a whole model that completes the checkpoint where that is a part of one"),
         _option("--SVD.use_ema", "take the running mean (EMA) that lies beside the weights in the checkpoint", switch,
                 False, flag=True),
-        _option("--SVD.delta", "changes put on the checkpoint's weights: what train.py saved alone, LoRA files; one, or "
-                "[a.safetensors:0.8,b.safetensors] with strengths"),
+        _option("--SVD.delta", "changes put on the checkpoint's weights: what train.py saved alone, LoRA files; one, "
+                "or [a.safetensors:0.8,b.safetensors] with strengths"),
     ],
     "motion and likeness": [
         _option("--SVD.motion_bucket_id --motion_bucket_id", "amount of motion, 0 to 255 (127)", float),
