@@ -98,6 +98,11 @@ def _without_start(name):
     return name
 
 
+def is_lora(names):
+    """Whether a file with these tensor names holds low-rank changes."""
+    return any(part == "down" and pattern.fullmatch(name) for name in names for pattern, part, _ in _COMPILED)
+
+
 def find_changes(names, known):
     """({weight: {"down": name, "up": name, "alpha": name}}, names that are no part of a change, naming in words).
 

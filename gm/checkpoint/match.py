@@ -42,6 +42,12 @@ _PARTS = (
 )
 
 
+def parts_of(names):
+    """Which of "UNet", "VAE", "image encoder" original names belong to, those that are never used left out."""
+    used = [name for name in names if unused_reason(name) is None]
+    return {part for part, start in _PARTS if any(name.startswith(start) for name in used)}
+
+
 def match(checkpoint, expected):
     """Find every parameter of a model in a checkpoint.
 
@@ -120,8 +126,7 @@ def _hints(checkpoint, expected, sources):
         return hints
     if not sources:
         return ["None of the model's keys are in it: this is not an SVD checkpoint."]
-    missing = {part for part, start in _PARTS for name in expected if name.startswith(start) and name not in sources}
-    there = {part for part, start in _PARTS if any(name.startswith(start) for name in sources)}
+    missing, there = parts_of(name for name in expected if name not in sources), parts_of(sources)
     if missing - there and there:
         lacking = " and ".join(sorted(missing - there))
         return [f"It holds the {' and '.join(sorted(there))} without the {lacking}: name a whole model to complete it "

@@ -12,7 +12,7 @@ from pathlib import Path
 from gm.checkpoint import folder as folders
 from gm.checkpoint.diffusers_names import CLIP, IGNORED, PARTS, UNET, VAE, Table, change_of, structure_of
 from gm.checkpoint.formats import open_checkpoint
-from gm.checkpoint.rules import original_name, unused_reason
+from gm.checkpoint.rules import original_name
 from gm.checkpoint.view import CONVOLUTION, STACKED, THROUGH, TRANSPOSED, Source, View
 from gm.errors import UserError
 
@@ -47,7 +47,7 @@ def open_model(path, base=None, use_ema=False):
     if base is not None:
         under = _open(Path(base), False)
         added = {name: source for name, source in under.sources.items() if name not in view.sources}
-        if not any(unused_reason(name) is None for name in added):
+        if not added:
             raise UserError(f"{path} ({view.description}) is a whole model: leave out the base {base}")
         description = f"{view.description}; completed by {base}: {under.description}"
         return View(path, {**view.sources, **added}, view.ignored, view.metadata, description)

@@ -1,0 +1,185 @@
+"""There and back again between the layouts: every tensor with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from gm.checkpoint.delta import Deltas
+from gm.checkpoint.diffusers_configs import model_configs
+from gm.checkpoint.rules import unused_reason
+from gm.errors import UserError
+from gm.model import expected_parameters, load_model_config
+from svd_tools.convert import convert
+from tests.checkpoint.layouts import ROOT, key_map, manifest, original, to_diffusers, write_folder
+from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, write  # noqa: F401
+
+UNET = "model.diffusion_model."
+TWIN = "first_stage_model.encoder."
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """float16 and float32 mixed, as some published files are."""
+    found = original(3)
+    return {name: array.astype(np.float16) if i % 3 == 0 else array for i, (name, array) in enumerate(found.items())}
+
+
+@pytest.fixture
+def expected(arrays):
+    return {name: array.shape for name, array in arrays.items() if unused_reason(name) is None}
+
+
+@pytest.fixture
+def svd(arrays, tmp_path):
+    (tmp_path / "in").mkdir()
+    save_file(arrays, tmp_path / "in/svd.safetensors")
+    return tmp_path / "in/svd.safetensors"
+
+
+def assert_equal(found, wanted):
+    assert set(found) == set(wanted)
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def folder_content(folder):
+    return {part.name: load_file(next(part.glob("*.safetensors"))) for part in folder.iterdir()
+            if part.is_dir() and list(part.glob("*.safetensors"))}
+
+
+def test_original_to_ours_and_back(svd, arrays, expected, tmp_path):
+    mine = convert(svd, expected, tmp_path / "mine")
+    used = {name: array for name, array in arrays.items() if name in expected}
+    assert_equal(load_file(mine), used)
+    assert_equal(load_file(convert(mine, expected, tmp_path / "back", to="original")), used)
+    # what SVD never uses is there again where the original is at hand
+    assert_equal(load_file(convert(svd, expected, tmp_path / "whole", to="original")), arrays)
+    assert_equal(load_file(convert(mine, expected, tmp_path / "completed", to="original", base=svd)), arrays)
+
+
+def test_diffusers_to_ours_and_back(arrays, expected, tmp_path):
+    folder = write_folder(tmp_path / "svd", arrays)
+    mine = convert(folder, expected, tmp_path / "mine")
+    assert set(load_file(mine)) == set(expected)
+    back = convert(mine, expected, tmp_path / "back", to="diffusers")
+    assert back == tmp_path / "back/svd"
+    theirs, found = to_diffusers(arrays), folder_content(back)
+    assert set(found) == set(theirs)
+    for part in theirs:
+        assert_equal(found[part], theirs[part])
+        with safe_open(next((back / part).glob("*.safetensors")), "np") as file:
+            assert file.metadata() == {"format": "pt"}  # without it transformers does not load a file
+
+
+def test_original_to_diffusers_and_back(svd, arrays, expected, tmp_path, capsys):
+    folder = convert(svd, expected, tmp_path / "theirs", to="diffusers")
+    assert "106 keys have no place in a diffusers folder" in capsys.readouterr().out
+    back = load_file(convert(folder, expected, tmp_path / "back", to="original"))
+    kept = {name: array for name, array in arrays.items() if name in expected and not name.startswith(TWIN)}
+    assert_equal({name: back[name] for name in kept}, kept)
+    assert set(back) == set(expected)
+
+
+def test_a_unet_alone_stays_alone_and_with_a_base_does_not(svd, arrays, expected, tmp_path, capsys):
+    trained = {name: -array for name, array in arrays.items() if name.startswith(UNET)}
+    theirs = to_diffusers(trained)["unet"]
+    (tmp_path / "run/unet").mkdir(parents=True)
+    save_file(theirs, tmp_path / "run/unet/diffusion_pytorch_model.safetensors")
+    alone = convert(tmp_path / "run", expected, tmp_path / "alone", to="original")
+    assert "diffusers folder (UNet)" in capsys.readouterr().out
+    assert_equal(load_file(alone), trained)
+    back = convert(alone, expected, tmp_path / "back", to="diffusers")
+    assert_equal(load_file(back / "unet/diffusion_pytorch_model.safetensors"), theirs)
+    assert [path.name for path in back.iterdir()] == ["unet"]
+    whole = convert(tmp_path / "run", expected, tmp_path / "whole", to="original", base=svd)
+    assert_equal(load_file(whole), {**arrays, **trained})
+
+
+@pytest.mark.parametrize("to", ["mindspore", "original", "diffusers"])
+@pytest.mark.parametrize("naming", [ours, kohya, diffusers])
+def test_a_lora_in_every_layout(halves, tmp_path, to, naming):  # noqa: F811
+    source = write(tmp_path / "x.safetensors", halves, naming, alpha=2.0)
+    output = convert(source, SHAPES, tmp_path / "out", to=to)
+    found, wanted = changed(output), changed(source)
+    assert set(found) == set(wanted) and len(found) == len(LAYERS)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+    tensors = load_file(output)
+    bytes_of = {array.tobytes() for array in tensors.values()}
+    assert all(array.tobytes() in bytes_of for pair in halves.values() for array in pair)
+    starts = {"mindspore": UNET, "original": "lora_unet_input_blocks_1_1_", "diffusers": "unet.down_blocks.0."}
+    assert any(name.startswith(starts[to]) for name in tensors)
+    (delta,) = Deltas(output, SHAPES)
+    assert all(change.scale == 0.5 for change in delta.low_rank.values())
+
+
+def test_outputs_that_are_there_and_options_that_contradict(svd, expected, tmp_path):
+    convert(svd, expected, tmp_path / "out", to="diffusers")
+    with pytest.raises(UserError, match="is already there: delete it or choose another"):
+        convert(svd, expected, tmp_path / "out", to="diffusers", overwrite=True)
+    with pytest.raises(UserError, match="--format=ckpt is MindSpore's own"):
+        convert(svd, expected, tmp_path / "out", file_format="ckpt", to="original")
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name != "svd"]
+
+
+def test_nothing_is_left_of_a_folder_that_could_not_be_written(svd, arrays, expected, tmp_path):
+    arrays[next(name for name in arrays if name.startswith("first_stage_model.decoder"))].flat[0] = np.inf
+    save_file(arrays, svd)
+    with pytest.raises(UserError, match="beyond the largest float16"):
+        convert(svd, expected, tmp_path / "out", dtype="float16", to="diffusers")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_configs_are_the_published_folders():
+    found = model_configs(load_model_config(ROOT / "configs/svd_xt.yaml"), ["unet", "vae", "image_encoder"])
+    assert set(found) == {"model_index.json", "unet/config.json", "vae/config.json", "image_encoder/config.json",
+                          "scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json"}
+    unet, vae, scheduler = (found[f"{name}.json"] for name in
+                            ("unet/config", "vae/config", "scheduler/scheduler_config"))
+    assert unet["num_attention_heads"] == [5, 10, 20, 20] and unet["block_out_channels"] == [320, 640, 1280, 1280]
+    assert unet["num_frames"] == 25 and unet["down_block_types"][-1] == "DownBlockSpatioTemporal"
+    assert vae["block_out_channels"] == [128, 256, 512, 512] and vae["scaling_factor"] == 0.18215
+    assert (scheduler["sigma_min"], scheduler["sigma_max"]) == (0.002, 700.0)
+    assert found["image_encoder/config.json"]["num_attention_heads"] == 16
+    json.dumps(found)
+
+
+@pytest.mark.slow
+def test_round_trips_of_the_whole_model(tmp_path):
+    """All of SVD in float16, 4.8 GB: original → ours → original, original → diffusers → ours → diffusers."""
+    from benchmarks.make_random_checkpoint import write as write_random
+
+    source = tmp_path / "svd.safetensors"
+    write_random(source, "svd", "float16", 0)
+    expected = expected_parameters(ROOT / "configs/svd.yaml")
+    mine = convert(source, expected, tmp_path / "mine")
+    back = convert(mine, expected, tmp_path / "back", to="original", base=source)
+    assert compare(source, back, manifest()) == 2446
+    mine.unlink()
+    back.unlink()
+    theirs = convert(source, expected, tmp_path / "theirs", to="diffusers")
+    source.unlink()
+    mine = convert(theirs, expected, tmp_path / "mine")
+    again = convert(mine, expected, tmp_path / "again", to="diffusers")
+    counted = 0
+    for part, names in key_map().items():
+        path = next((again / part).glob("*.safetensors"))
+        counted += compare(theirs / path.relative_to(again), path, names)
+    assert counted == 1428 + 374 + 520
+
+
+def compare(first, second, names):
+    """How many of these tensors are the same, byte by byte, in two files; an assertion fails where one is not."""
+    with safe_open(first, "np") as one, safe_open(second, "np") as two:
+        for name in names:
+            a, b = one.get_tensor(name), two.get_tensor(name)
+            assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), name
+            assert name not in manifest() or a.size == math.prod(manifest()[name])
+    return len(names)
