@@ -236,7 +236,7 @@ def agreement(rows):
     bad = [row["case"] for row in rows if not row["error"] <= LIMIT]
     if bad:
         print(f"results differ by more than {LIMIT:g}: {', '.join(bad)}")
-    return 1 if bad else 0
+    return 1 if bad or not rows else 0
 
 
 def add_compile_cache(parser):

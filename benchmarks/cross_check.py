@@ -204,7 +204,7 @@ def main(argv=None):
     print("\n".join(["", *lines]))
     bad = [row[0] for row in rows if not row[3] <= LIMIT]  # a NaN is bad as well
     print(f"{len(rows) - len(bad)} of {len(rows)} within {LIMIT:g}" + (f"; too far: {', '.join(bad)}" if bad else ""))
-    return 1 if bad else 0
+    return 1 if bad or not rows else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ def test_noise_levels_fall_from_700_to_0(steps):
     np.testing.assert_allclose(sigmas[0], 700, rtol=1e-6)
 
 
+def test_the_first_latents_have_the_variance_of_noised_unit_data():
+    np.testing.assert_allclose(initial_latents(np.ones(2, np.float32), np.float32([2, 0])), np.sqrt(5.0), rtol=1e-6)
+
+
 def test_euler_with_a_perfect_denoiser_ends_at_the_clean_latents():
     clean = np.random.default_rng(0).standard_normal((3, 4, 2, 2)).astype(np.float32)
     seen = []
@@ -111,6 +115,7 @@ def test_moments():
     mean, std = split_moments(moments)
     assert (mean == 3).all()
     np.testing.assert_allclose(std, np.exp(10.0), rtol=1e-6)
+    np.testing.assert_allclose(split_moments(-moments)[1], np.exp(-15.0), rtol=1e-6)
     assert kl_divergence(np.zeros((2, 8, 1, 1), np.float32)) == 0
 
 

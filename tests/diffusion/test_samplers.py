@@ -99,4 +99,8 @@ def options(**changes):
 def test_options_that_cannot_be(changes, words):
     with pytest.raises(UserError, match=words):
         options(**changes)
-    assert options(guidance_sigma_min=None).sampler == "euler"
+
+
+def test_the_usual_options():
+    usual = options(guidance_sigma_min=None)
+    assert (usual.sampler, usual.schedule, usual.cache_interval) == ("euler", "karras", 1)

@@ -58,7 +58,7 @@ def test_no_zero_weight_elsewhere_but_in_the_decoders_temporal_blocks(config, co
         assert zero == [name for name in found if name.endswith("time_stack.out_layers.3.weight")] != []
     else:
         assert bool(zero) is (component == "unet")
-    assert all(np.isfinite(value).all() for value in found.values())
+    assert found and all(np.isfinite(value).all() for value in found.values())
 
 
 @pytest.mark.parametrize("component, expected", [("unet", 0.5), ("decoder", 0.0)])

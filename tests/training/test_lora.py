@@ -20,7 +20,9 @@ LORA = ("train.lora.rank=2", "train.lora.alpha=4", "train.optimizer.learning_rat
 
 def read(path):
     with open_checkpoint(path) as file:
-        return {name: np.array(file.read(name)) for name in file.names()}
+        found = {name: np.array(file.read(name)) for name in file.names()}
+    assert found and all(np.isfinite(array).all() for array in found.values()), "two sides of NaN are not the same"
+    return found
 
 
 def test_only_low_rank_changes_of_temporal_attention_are_trained_and_saved(arguments, checkpoint, tmp_path):

@@ -109,10 +109,11 @@ def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, re
     assert one.keys() == two.keys()
     for group, limit in (("weights", 1e-6), ("first", 1e-5), ("second", 1e-5)):
         keys = [key for key in one if key.startswith(f"{group}/")]
+        assert keys
         difference = math.sqrt(sum(np.sum((one[key] - two[key]) ** 2) for key in keys))
         assert difference <= limit * math.sqrt(sum(np.sum(one[key] ** 2) for key in keys)), group
-    for a, b in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+    ours, theirs = ([line["loss"] for line in read_metrics(tmp_path / name)] for name in ("one", "two"))
+    assert len(ours) > 3 and ours == pytest.approx(theirs, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def contents(state):
 def assert_equal(a, b):
     (arrays, numbers), (others, other_numbers) = contents(a), contents(b)
     assert numbers == other_numbers
-    assert all(np.array_equal(x, y) for x, y in zip(arrays, others))
+    assert len(arrays) == len(others) > 0 and all(np.array_equal(x, y) for x, y in zip(arrays, others))
 
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
