@@ -6,8 +6,6 @@ import functools
 import math
 
 from gm import estimate, ops
-from gm.checkpoint.delta import changed_names
-from gm.checkpoint.formats import open_checkpoint
 from gm.model import size_multiple
 from gm.ops import reference
 from gm.pipeline import PARTS
@@ -22,10 +20,8 @@ def needed(pipeline, size, options, decoded=True, low_memory=None):
     """
     low_memory = pipeline.low_memory if low_memory is None else low_memory
     weights = {name: pipeline.weights.held(name, pipeline.amp_level, low_memory) for name in PARTS.values()}
-    if pipeline.delta is not None:
-        with open_checkpoint(pipeline.delta) as delta:
-            changed = sum(math.prod(pipeline.weights.shape(name)) for name in changed_names(delta))
-        weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
+    changed = sum(math.prod(pipeline.weights.shape(name)) for name in pipeline.deltas.names())
+    weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
     guided = (options.min_guidance, options.max_guidance) != (1, 1) and not low_memory
     frames = estimate.Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
     return estimate.generation(

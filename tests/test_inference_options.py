@@ -37,7 +37,7 @@ def small_svd_xt(tmp_path, untrained, monkeypatch):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/svd_xt.safetensors").symlink_to(untrained)
     set_device = ops.set_device
-    monkeypatch.setattr(ops, "set_device", lambda device, mode: set_device(device, ops.PYNATIVE_MODE))
+    monkeypatch.setattr(ops, "set_device", lambda device, mode, *more: set_device(device, ops.PYNATIVE_MODE, *more))
 
 
 def test_the_originals_command(tmp_path, picture, small_svd_xt, monkeypatch):
