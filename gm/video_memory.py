@@ -21,8 +21,7 @@ def needed(pipeline, size, options, decoded=True, low_memory=None):
     low_memory = pipeline.low_memory if low_memory is None else low_memory
     weights = {name: pipeline.weights.held(name, pipeline.amp_level, low_memory) for name in PARTS.values()}
     changed = sum(math.prod(pipeline.weights.shape(name)) for name in pipeline.deltas.names())
-    if changed:
-        weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
+    weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
     guided = (options.min_guidance, options.max_guidance) != (1, 1) and not low_memory
     frames = estimate.Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
     return estimate.generation(

@@ -37,7 +37,7 @@ def small_svd_xt(tmp_path, untrained, monkeypatch):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/svd_xt.safetensors").symlink_to(untrained)
     set_device = ops.set_device
-    monkeypatch.setattr(ops, "set_device", lambda device, mode: set_device(device, ops.PYNATIVE_MODE))
+    monkeypatch.setattr(ops, "set_device", lambda device, mode, *more: set_device(device, ops.PYNATIVE_MODE, *more))
 
 
 def test_the_originals_command(tmp_path, picture, small_svd_xt, monkeypatch):
@@ -92,14 +92,14 @@ def test_fps_twice(picture):
 
 @pytest.mark.parametrize(
     ("given", "answer"),
-    [("--prompt=a cat", "no text"), ("--num_inference_steps=5", "--SVD.sampling_steps"),
-     ("--min_guidance_scale=1", "--SVD.min_guidance"), ("--max-guidance-scale=1", "--SVD.max_guidance"),
-     ("--augmentation_level=0", "--SVD.noise_aug_strength"), ("--cfg=2", "--SVD.max_guidance"),
-     ("--video_frames=9", "--SVD.num_frames"), ("--noise_aug_strength=0", "--SVD.noise_aug_strength"),
+    [("--prompt=a cat", "no text"), ("--num_inference_steps=5", "called --SVD.sampling_steps "),
+     ("--min_guidance_scale=1", "called --SVD.min_guidance "), ("--max-guidance-scale=1", "called --SVD.max_guidance "),
+     ("--augmentation_level=0", "called --SVD.noise_aug_strength "), ("--cfg=2", "called --SVD.max_guidance "),
+     ("--video_frames=9", "called --SVD.num_frames "), ("--noise_aug_strength=0", "called --SVD.noise_aug_strength "),
      ("--fps=7", "--SVD.fps "), ("--svd.FPS=7", "--SVD.fps "), ("--fsp=7", "--SVD.fps?"), ("--sede=7", "--seed?"),
      ("--num-frames=7", "--num_frames "), ("--SVD.motion_buckt_id=7", "--SVD.motion_bucket_id?"),
      ("--SVD.amp_level=O0", "--amp_level "), ("--elevations_deg=1", "SV3D"), ("--xyzzy", "--help lists"),
-     ("--sampling_steps=3", "--SVD.sampling_steps "), ("photo.jpg", "'photo.jpg' belongs to no option")],
+     ("--sampling_steps=3", "called --SVD.sampling_steps "), ("photo.jpg", "'photo.jpg' belongs to no option")],
 )
 def test_a_foreign_or_mistyped_option_is_answered_with_its_name_here(given, answer):
     with pytest.raises(UserError) as error:
