@@ -260,10 +260,9 @@ def training(model, weights, size, setting, trained, *, half=False, ema=False, r
 
 def _kept_activations(model, size, setting, recompute):
     """Bytes of what the forward pass leaves for the backward pass, which is then computed beside it."""
-    more = 1 if setting.graph else _KEPT_PYNATIVE
-    blocks = [(kind, more * unit) for kind, unit in _unet_units(model, size)]
+    blocks = _unet_units(model, size)
     if not recompute:
-        return sum(_KEPT[kind] * unit for kind, unit in blocks)
+        return sum(_KEPT[kind] * unit for kind, unit in blocks) * (1 if setting.graph else _KEPT_PYNATIVE)
     inputs = sum(_KEPT["inputs"] * unit for kind, unit in blocks if kind == "resblock")
     # The stage whose inside is there, a ResBlock and perhaps a transformer, and its gradients.
     inside = 2 * max((_KEPT["resblock"] + _KEPT["transformer"] * (kind == "transformer")) * unit

@@ -96,7 +96,21 @@ def test_dry_run_writes_nothing(tmp_path, untrained, capsys):
     assert run(untrained, photo(tmp_path / "p.png"), out, "--dry_run") == 0
     printed = capsys.readouterr().out
     assert '"sampling_steps": 2' in printed and "p.png: 64x128" in printed
-    assert list(out.iterdir()) == []
+    assert all(f"{stage} " in printed for stage in ("conditioning", "sampling", "decoding"))
+    assert "GB of memory in decoding" in printed and list(out.iterdir()) == []
+
+
+def test_dry_run_goes_over_all_pictures_and_fails_where_the_run_would(tmp_path, untrained, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(photo(tmp_path / "p.png").read_bytes()[:900])
+    photo(folder / "b.png")
+    with pytest.raises(UserError, match="1 of 2 pictures failed") as failed:
+        run(untrained, folder, tmp_path / "out", "--dry_run")
+    assert str(failed.value).count("a.png") == 1
+    assert "b.png: 64x128" in capsys.readouterr().out
+    with pytest.raises(UserError, match="not enough memory: decoding needs about"):
+        run(untrained, folder / "b.png", tmp_path / "out", "--dry_run", "--height=16384", "--width=16384")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +154,14 @@ def misspelt_config(tmp_path):
         (lambda t, c: {"SVD.config": t / "no.yaml"}, ["no.yaml"]),
         (lambda t, c: {"SVD.sampling_steps": -3}, ["sampling_steps -3"]),
         (lambda t, c: {"SVD.num_frames": 0}, ["num_frames 0"]),
+        (lambda t, c: {"SVD.num_frames": 10**9}, ["num_frames 1000000000: must be 1000 or less"]),
+        (lambda t, c: {"num_videos": 10**9}, ["num_videos 1000000000", "million"]),
+        (lambda t, c: {"height": 6_400_000}, ["height 6400000", "16384"]),
+        (lambda t, c: {"SVD.fps": "1e308", "output_type": "latents"}, ["fps 1e+308: must be 1000 or less"]),
+        (lambda t, c: {"output_fps": 1e-9}, ["output_fps 1e-09", "0.01"]),
+        (lambda t, c: {"memory_check": "perhaps"}, ["memory_check", "perhaps"]),
+        (lambda t, c: {"SVD.config": "/dev/zero"}, ["/dev/zero is a device"]),
+        (lambda t, c: {"SVD.checkpoint": "/dev/zero"}, ["/dev/zero", "device"]),
         (lambda t, c: {"SVD.decode_chunk_size": 0}, ["decode_chunk_size 0"]),
         (lambda t, c: {"SVD.fps": 0}, ["fps 0"]),
         (lambda t, c: {"height": 100}, ["height 100", "multiple of 64"]),

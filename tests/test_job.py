@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gm import memory
 from gm.diffusion.preview import Preview
 from gm.errors import UserError
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
@@ -54,6 +55,34 @@ def test_events_in_their_order_and_what_they_say(tmp_path, untrained):
     assert all(path.is_file() for path in done.files.values())
     assert json.loads(done.files["json"].read_text())["seed"] == done.record["seed"] == 4
     assert pickle.loads(pickle.dumps(done)).record == done.record  # it can go to another process
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, untrained, monkeypatch):
+    fresh = Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1))
+    monkeypatch.setattr(memory, "resident_memory", lambda: 0)
+    there = memory.peak(job(fresh, tmp_path).memory((64, 64), decode_chunk_size=1)) + 1
+    monkeypatch.setattr(memory, "available_memory", lambda: there)
+    with pytest.raises(UserError, match=r"decoding needs about .*; --SVD.decode_chunk_size=1 would fit"):
+        list(job(fresh, tmp_path).run(picture(tmp_path)))
+    assert not {"clip", "denoiser"} & set(vars(fresh.pipeline)) and list(tmp_path.iterdir()) == []
+    assert "1.0 GB" not in job(fresh, tmp_path, {**SHORT, "decode_chunk_size": 1}).check_memory((64, 64))
+    assert job(fresh, tmp_path, memory_check="off").check_memory((64, 64)) == "memory is not checked"
+    monkeypatch.setattr(memory, "available_memory", lambda: there // 10)
+    with pytest.raises(UserError, match="nothing that could be changed here would fit"):
+        job(fresh, tmp_path).check_memory((64, 64))
+
+
+def test_memory_that_runs_out_is_told_with_the_estimate(tmp_path, model, monkeypatch):
+    for error in (MemoryError(), RuntimeError("std::bad_alloc\nmore"), RuntimeError("Allocate output memory failed")):
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(model.pipeline, "condition", fail)
+        with pytest.raises(UserError, match=r"out of memory \(.*the estimate was 0\.\d GB in decoding"):
+            list(job(model, tmp_path).run(picture(tmp_path)))
+    monkeypatch.setattr(model.pipeline, "condition", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(job(model, tmp_path).run(picture(tmp_path)))
 
 
 def test_a_job_that_is_closed_leaves_no_file_and_no_memory_but_the_model(tmp_path, model, monkeypatch):

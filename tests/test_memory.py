@@ -66,6 +66,15 @@ def test_a_system_that_does_not_say(tmp_path):
     assert memory.available_memory(tmp_path) is None
 
 
+def test_a_limit_of_addresses_counts_too(tmp_path):
+    limits = "Limit  Soft Limit  Hard Limit  Units\nMax address space         900000          unlimited  bytes\n"
+    files = {"proc/self/limits": limits, "proc/self/status": "VmSize:\t     100 kB\nRssAnon:\t      30 kB\n"}
+    assert memory.available_memory(write(tmp_path, **files)) == 900000 - 102400
+    assert memory.resident_memory(tmp_path) == 30720
+    files["proc/self/limits"] = limits.replace("900000", "unlimited")
+    assert memory.available_memory(write(tmp_path, **files)) == 1024000
+
+
 @pytest.fixture
 def scores(monkeypatch):
     """Put back what a test sets through `ops.set_memory_budget`."""

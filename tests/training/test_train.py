@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import train
-from gm import locks
+from gm import locks, memory
 from gm.checkpoint.delta import apply_delta
 from gm.checkpoint.formats import open_checkpoint
 from gm.data.outputs import write_png
@@ -23,6 +24,9 @@ from gm.data.video_reader import open_video
 from gm.errors import UserError
 from gm.model import Weights, load_model_config
 from gm.training.log import Log
+from gm.training.memory import _remedies, needed
+from gm.training.plan import Plan
+from gm.training.settings import load_settings
 from gm.training.state import checkpoints, step_of
 from gm.training.step import is_temporal
 from tests.near import difference
@@ -154,6 +158,54 @@ def test_resuming_ends_with_the_same_weights(arguments, tmp_path, read_metrics):
     for name in names:
         assert not changed(read(straight / name), read(parted / name)), name
     assert [line["step"] for line in read_metrics(parted)] == [1, 2, 3, 4, 5]
+
+
+def test_a_resumed_run_with_other_settings_says_which(arguments, tmp_path, capsys):
+    assert train.main(arguments(tmp_path / "run", "train.max_steps=1")) == 0
+    assert train.main(arguments(tmp_path / "run", "train.max_steps=1", "train.resume=latest")) == 0
+    assert "before" not in capsys.readouterr().err
+    changed = ("train.max_steps=2", "train.resume=latest", "train.optimizer.learning_rate=2e-3")
+    assert train.main(arguments(tmp_path / "run", *changed)) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "before" in line]
+    assert said == ["warning: train.max_steps: 1 before, 2 now",
+                    "warning: train.optimizer.learning_rate: 0.001 before, 0.002 now"]
+
+
+def test_another_size_than_the_models_is_a_warning(arguments, tmp_path, capsys):
+    train.main([*arguments(tmp_path / "run"), "--dry_run"])
+    assert "the model was trained at 576x1024 (height x width), the clips are 16x16" in capsys.readouterr().err
+
+
+def test_missing_tensorboard_is_told_before_the_cache_is_made(arguments, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    cache = f"train.cache={tmp_path / 'cache'}"
+    for more in ([], ["--dry_run"]):
+        with pytest.raises(UserError, match="pip install tensorboardX"):
+            train.main([*arguments(tmp_path / "run", cache, "train.log.tensorboard=True"), *more])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_encoded(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "resident_memory", lambda: 0)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e8)
+    argv = arguments(tmp_path / "run", f"train.cache={tmp_path / 'cache'}", "train.max_steps=1")
+    for more in ([], ["--dry_run"]):
+        with pytest.raises(UserError, match=r"not enough memory: training needs about 0\.\d GB, and 0\.1 GB are free"):
+            train.main([*argv, *more])
+    assert not (tmp_path / "cache").exists()
+    assert train.main([*argv, "--memory_check=off"]) == 0
+
+
+def test_the_remedies_of_training_take_less(arguments, tmp_path):
+    settings = load_settings(train.ROOT / "configs/svd_train.yaml", [
+        option[2:] for option in arguments(tmp_path / "run", "train.loader.batch_size=4",
+                                           "train.dataset.init_args.height=48")[1:]])
+    plan = Plan(settings, load_model_config(arguments(tmp_path)[0].partition("=")[2]))
+    sizes = {words: memory.peak(stages()) for words, stages in _remedies(plan)}
+    now = memory.peak(needed(plan))
+    assert sizes["--train.loader.batch_size=1"] < now and sizes["--train.cache=FOLDER"] < now
+    assert list(sizes.values())[-1] == min(sizes.values())
+    assert list(sizes)[0] == "--train.cache=FOLDER" and "--train.dataset.init_args.height=6 " in list(sizes)[-1]
 
 
 def test_a_folder_with_a_run_is_not_written_over(arguments, tmp_path):
@@ -290,7 +342,8 @@ def test_faults_are_one_message(arguments, tmp_path, option, message):
 def test_dry_run_prints_and_writes_nothing(arguments, tmp_path, capsys):
     assert train.main([*arguments(tmp_path / "run"), "--dry_run"]) == 0
     printed = capsys.readouterr().out
-    assert "p_std: 1.6" in printed and "middle_block" in printed and "two moments" in printed
+    assert "p_std: 1.6" in printed and "middle_block" in printed and "compiled graphs" in printed
+    assert " training " in printed and "GB of memory in training" in printed
     assert "3 clips, 2 steps of 1 clips" in printed
     assert not (tmp_path / "run").exists()
 
