@@ -68,6 +68,7 @@ def make_parser():
     add("--device_target", choices=("CPU", "GPU", "Ascend"), help="by default the best that MindSpore finds")
     add("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode (compiles first, then fast), 1 PyNative")
     add("--amp_level", choices=("O0", "O2"), default="O0", help="O0 float32; O2 float16 for UNet and CLIP")
+    add("--dtype", choices=("float16", "bfloat16"), default="float16", help="of O2; bfloat16: Ascend 910B and later")
     add("--fast_float32", type=bool, nargs="?", const=True, default=False, help="let GPUs (TF32) and Ascend (HF32; on "
         "910A float16) narrow float32 convolutions and products: faster, wrong by about 5e-4 of the largest value")
     add("--low_memory", type=bool, nargs="?", const=True, default=False,
@@ -154,14 +155,16 @@ class Job:
         from gm.data.outputs import make_folder
         from gm.options import Options
         from gm.pipeline import ImageToVideo
+        from gm.precision import level
 
         self.arguments = arguments
         make_folder(arguments.output_dir)
         ops.set_device(arguments.device_target, arguments.mode, arguments.fast_float32)
         self.attention_scores = ops.set_memory_budget(arguments.memory_budget)
+        amp_level = level(arguments.amp_level, arguments.dtype)
         self.config_path = arguments.SVD.config or ROOT / "configs" / f"{arguments.version}.yaml"
         self.pipeline = ImageToVideo(
-            self.config_path, arguments.SVD.checkpoint, arguments.SVD.delta, arguments.amp_level, loading_bar,
+            self.config_path, arguments.SVD.checkpoint, arguments.SVD.delta, amp_level, loading_bar,
             arguments.low_memory,
         )
         changes = {f.name: arguments.SVD.get(f.name) for f in fields(Options) if f.name != "seed"}
@@ -183,6 +186,7 @@ class Job:
             "delta": self.arguments.SVD.delta and str(Path(self.arguments.SVD.delta).resolve()),
             **asdict(self.options),
             "amp_level": self.arguments.amp_level,
+            "dtype": self.arguments.dtype,
             "fast_float32": self.arguments.fast_float32,
             "mode": self.arguments.mode,
             "low_memory": self.arguments.low_memory,

@@ -233,7 +233,8 @@ def _allocate(wanted):
 
 
 def _numpy_name(dtype):
-    return str(dtype).lower()
+    """Of the array that a parameter's values are read into: NumPy has no bfloat16."""
+    return "float32" if dtype == ms.bfloat16 else str(dtype).lower()
 
 
 def set_value(p, array, dtype):
@@ -241,4 +242,4 @@ def set_value(p, array, dtype):
     array = array.astype(_numpy_name(dtype), copy=False)
     if p.dtype != dtype:
         p.set_dtype(dtype)
-    p.set_data(Tensor.from_numpy(array))
+    p.set_data(Tensor(array, dtype) if dtype == ms.bfloat16 else Tensor.from_numpy(array))

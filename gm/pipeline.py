@@ -24,7 +24,7 @@ from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
 from gm.model import Weights, build_component, load_model_config, size_multiple
 from gm.options import Options
-from gm.precision import check_amp_level
+from gm.precision import check_amp_level, to_numpy
 
 LARGEST_AREA = 2.0
 # What holds a component and goes with it.
@@ -98,7 +98,7 @@ class ImageToVideo:
         checkpoint: path of the original file or of a converted one; its keys are all accounted for at once, the
             components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`.
         delta: path of the weights that train.py saved alone (`--train.save=delta`), put over the checkpoint's.
-        amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
+        amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or what `gm.precision.level` returns.
         low_memory: let every component go when it has done its part for a video, compute the two halves of guidance one
             after the other, and leave float16 weights so until a layer needs them in float32. The same result up to
             rounding, slower; the next video loads again.
@@ -197,7 +197,7 @@ class ImageToVideo:
             pixel_noise = self.noise(image, options)[0]
         pixels = to_signed(image)
         seen = preprocess(pixels, self.config.model.clip.image_size)
-        context = self.clip(Tensor(seen)).asnumpy().astype(np.float32)
+        context = to_numpy(self.clip(Tensor(seen))).astype(np.float32)
         noised = pixels + np.float32(options.noise_aug_strength) * pixel_noise
         encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
         concat = split_moments(encoder(Tensor(noised)).asnumpy())[0]

@@ -14,7 +14,7 @@ from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.lora import low_rank, merged
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
-from gm.precision import parameter_dtype
+from gm.precision import parameter_dtype, to_numpy
 
 KIND = "svd-mindspore delta"
 _UNET = "model.diffusion_model."
@@ -73,7 +73,7 @@ def apply_delta(target, path, weights=None, amp_level=None):
         for name in changed_names(delta):
             p = parameters[name]
             dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
-            value = Tensor(changed(delta, name, p.asnumpy), dtype)
+            value = Tensor(changed(delta, name, lambda p=p: to_numpy(p)), dtype)
             p.set_dtype(dtype)
             p.set_data(value)
     return base_warnings(path, weights)

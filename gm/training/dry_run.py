@@ -12,6 +12,7 @@ from gm.model import COMPONENTS
 from gm.ops import parallel
 from gm.precision import parameter_dtype
 from gm.training.lora import lora_layers
+from gm.training.settings import precision
 from gm.training.step import is_temporal
 
 
@@ -57,8 +58,8 @@ def trainable_counts(shapes, train):
 
 def memory_estimate(shapes, train):
     """{what: bytes} of everything whose size does not depend on the clips."""
-    chosen = sum(trainable(shapes, train).values())
-    half = {name: "16" in str(parameter_dtype(name, train.amp_level)) for name in shapes}
+    chosen, amp_level = sum(trainable(shapes, train).values()), precision(train)
+    half = {name: "16" in str(parameter_dtype(name, amp_level)) for name in shapes}
     cached = train.cache is not None
     used = {name: math.prod(shape) for name, shape in shapes.items()
             if name.startswith(COMPONENTS["unet"].prefix) or not cached and not _is_decoder(name)}
@@ -69,7 +70,7 @@ def memory_estimate(shapes, train):
         "gradients of one batch": 4 * chosen,
         "two moments": 8 * chosen // (parallel.size() if train.optimizer.shard else 1),
     }
-    if train.amp_level == "O2":
+    if amp_level != "O0":
         found["float32 weights"] = 4 * chosen
     if train.ema:
         found["running mean of the weights"] = 4 * chosen

@@ -10,6 +10,7 @@ from mindspore import Tensor
 from gm.diffusion.clip_preprocess import preprocess
 from gm.diffusion.conditioning import vector_embedding
 from gm.diffusion.latents import SCALE_FACTOR, sample, split_moments
+from gm.precision import to_numpy
 
 
 class Example(NamedTuple):
@@ -65,7 +66,7 @@ class Encoders:
 
 
 def _run(cell, array):
-    return cell(Tensor(np.ascontiguousarray(array, np.float32))).asnumpy().astype(np.float32)
+    return to_numpy(cell(Tensor(np.ascontiguousarray(array, np.float32)))).astype(np.float32)
 
 
 def encode(encoders, sample, draws):
