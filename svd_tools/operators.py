@@ -28,7 +28,7 @@ from svd_tools import graphs
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "devices.md"
 BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
 DEVICES = ("Ascend", "GPU", "CPU")
-# Libraries below mindspore/lib that hold a device's kernels, and what a kernel of an operator is called in them: a class
+# Libraries below mindspore/lib with a device's kernels, and what a kernel of an operator is called in them: a class
 # of that name, an operator of CANN's graph engine, or the name that it is registered under.
 LIBRARIES = {
     "Ascend": ("plugin/libmindspore_ops_ascend.so", "plugin/ascend/libmindspore_graph_ir.so",

@@ -14,7 +14,7 @@ _MOST_ROWS, _MOST_HEADS, _LARGEST_HEAD = 2048, 256, 512
 
 
 def attention(q, k, v, heads):
-    """`reference.attention` through the fused kernel, which never holds the scores; float32 keeps the reference form."""
+    """`reference.attention` through the fused kernel, which holds no scores; float32 keeps the reference form."""
     head = q.shape[2] // heads
     if q.dtype not in (ms.float16, ms.bfloat16) or head % 16 or head > _LARGEST_HEAD or heads > _MOST_HEADS:
         return reference.attention(q, k, v, heads)
