@@ -70,13 +70,14 @@ def main(argv=None):
     from gm.ops import parallel
     from gm.training import dry_run, loop, memory
     from gm.training.plan import Plan
-    from gm.training.settings import load_settings
+    from gm.training.settings import load_settings, precision
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     settings = load_settings(arguments.config, overrides)
     config = load_model_config(arguments.svd_config)
     environment = settings.environment
     ops.set_device(environment.device_target, environment.mode, environment.fast_float32)
+    precision(settings.train)  # refused here, before anything is read
     if environment.distributed:
         parallel.init()
     check = arguments.memory_check == "on"

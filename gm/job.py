@@ -43,6 +43,7 @@ from gm.files import require_space
 from gm.ops import native
 from gm.options import Options
 from gm.pipeline import PARTS, ImageToVideo, choose_size
+from gm.precision import level
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
 _NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
@@ -73,8 +74,8 @@ class Model:
         ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
         self.attention_scores = ops.set_memory_budget(settings.memory_budget)
         self.pipeline = ImageToVideo(
-            settings.config, settings.checkpoint, settings.delta, settings.amp_level, settings.low_memory,
-            settings.base, settings.use_ema,
+            settings.config, settings.checkpoint, settings.delta, level(settings.amp_level, settings.dtype),
+            settings.low_memory, settings.base, settings.use_ema,
         )
         self.compiled = set()  # shapes of videos that the graph was compiled for
         self.cached = False  # whether the graphs are there from an earlier run
@@ -96,6 +97,7 @@ class Model:
             "use_ema": settings.use_ema,
             "delta": self.pipeline.deltas.record(),
             "amp_level": settings.amp_level,
+            "dtype": settings.dtype,
             "fast_float32": settings.fast_float32,
             "mode": settings.mode,
             "low_memory": settings.low_memory,

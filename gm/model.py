@@ -192,7 +192,7 @@ class Weights:
     def held(self, name, amp_level="O0", narrow=False):
         """What a component takes when it is loaded so: `gm.estimate.Held`."""
         left, file = self.narrow() if narrow else (), self.checkpoint
-        wanted = {p: 2 if p in left or parameter_dtype(p, amp_level) == ms.float16 else 4 for p in self._shapes[name]}
+        wanted = {p: 2 if p in left or parameter_dtype(p, amp_level) != ms.float32 else 4 for p in self._shapes[name]}
         return held((math.prod(shape), file.dtype(self.sources[p]).itemsize, wanted[p])
                     for p, shape in self._shapes[name].items())
 
@@ -263,7 +263,8 @@ def _allocate(wanted):
 
 
 def _numpy_name(dtype):
-    return str(dtype).lower()
+    """Of the array that a parameter's values are read into: NumPy has no bfloat16."""
+    return "float32" if dtype == ms.bfloat16 else str(dtype).lower()
 
 
 def set_value(p, array, dtype):
@@ -271,4 +272,4 @@ def set_value(p, array, dtype):
     array = array.astype(_numpy_name(dtype), copy=False)
     if p.dtype != dtype:
         p.set_dtype(dtype)
-    p.set_data(Tensor.from_numpy(array))
+    p.set_data(Tensor(array, dtype) if dtype == ms.bfloat16 else Tensor.from_numpy(array))

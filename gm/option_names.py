@@ -33,7 +33,7 @@ _HERE = {
     "--seed": ("noise_seed", "generator", "manual_seed", "random_seed"),
     "--height": ("h",),
     "--width": ("w",),
-    "--amp_level": ("dtype", "torch_dtype", "precision", "mixed_precision", "fp16", "half", "variant", "weight_dtype"),
+    "--amp_level": ("torch_dtype", "precision", "mixed_precision", "fp16", "half", "variant", "weight_dtype"),
     "--low_memory": ("enable_model_cpu_offload", "enable_sequential_cpu_offload", "cpu_offload", "lowvram", "medvram",
                      "low_vram", "lowvram_mode", "offload"),
     "--memory_budget": ("max_memory", "attention_slicing", "enable_attention_slicing"),

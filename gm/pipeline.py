@@ -111,7 +111,7 @@ class ImageToVideo:
             components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`.
         delta: changes put on the checkpoint's weights: what train.py saved alone (`--train.save=delta`), LoRA files;
             one path or several with strengths, as `gm.checkpoint.delta_file.parse_deltas` reads them.
-        amp_level: "O0" float32, "O2" float16 for UNet and CLIP (see `gm.precision`).
+        amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or what `gm.precision.level` returns.
         low_memory: let every component go when it has done its part for a video, compute the two halves of guidance one
             after the other, and leave float16 weights so until a layer needs them in float32. The same result up to
             rounding, slower; the next video loads again.

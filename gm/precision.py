@@ -1,4 +1,4 @@
-"""Which parameters are float16 under `--amp_level=O2`, and which may stay so in any case.
+"""Which parameters are float16 (or bfloat16) under `--amp_level=O2`, and which may stay so in any case.
 
 A layer computes in the dtype of its input; the networks cast what they are given to that of their biases."""
 
@@ -8,11 +8,14 @@ import re
 
 import mindspore as ms
 
+from gm import ops
 from gm.errors import UserError
 
 AMP_LEVELS = ("O0", "O2")
+DTYPES = ("float16", "bfloat16")
+BFLOAT16 = "O2 bfloat16"  # the level inside the program that stands for both options
 
-# (what the full parameter name contains, why it stays float32); every other parameter becomes float16.
+# (what the full parameter name contains, why it stays float32); every other parameter becomes narrow.
 # Norm statistics, softmax and the arithmetic of sigma are float32 at every level: `gm.ops` and the denoiser see to it.
 FLOAT32 = (
     (r"^first_stage_model\.", "the original runs the VAE with autocast off: its activations leave float16's range"),
@@ -23,9 +26,30 @@ FLOAT32 = (
 )
 
 
+def level(amp_level, dtype="float16"):
+    """The options amp_level and dtype as one value, which the rest of the program calls amp_level.
+
+    bfloat16 has float32's range: no loss scale is needed, and results are 8 times coarser than float16's.
+
+    Raises:
+        UserError: an option that does not exist, bfloat16 without "O2", or on a device that cannot compute it.
+    """
+    check_amp_level(amp_level)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if dtype == "float16":
+        return amp_level
+    if amp_level != "O2":
+        raise UserError(f"dtype bfloat16 belongs to amp_level O2; amp_level {amp_level} computes in float32")
+    reason = ops.why_no_bfloat16()
+    if reason:
+        raise UserError(f"dtype bfloat16: {reason}. It is for Ascend 910B and later; choose float16")
+    return BFLOAT16
+
+
 def check_amp_level(amp_level):
-    """Raise a UserError unless it is one of `AMP_LEVELS`."""
-    if amp_level not in AMP_LEVELS:
+    """Raise a UserError unless it is one of `AMP_LEVELS`, or what `level` makes of them."""
+    if amp_level not in (*AMP_LEVELS, BFLOAT16):
         raise UserError(f"amp_level {amp_level!r}: choose O0 (float32) or O2 (float16 for UNet and CLIP)")
 
 
@@ -34,7 +58,17 @@ def parameter_dtype(name, amp_level):
     check_amp_level(amp_level)
     if amp_level == "O0" or any(re.search(pattern, name) for pattern, _ in FLOAT32):
         return ms.float32
-    return ms.float16
+    return ms.bfloat16 if amp_level == BFLOAT16 else ms.float16
+
+
+def needs_loss_scale(amp_level):
+    """Whether gradients can leave the dtype's range: float16 alone has a narrow one."""
+    return amp_level == "O2"
+
+
+def to_numpy(tensor):
+    """A tensor's values as float32 where NumPy has no such dtype (bfloat16), else as they are."""
+    return (tensor.astype(ms.float32) if tensor.dtype == ms.bfloat16 else tensor).asnumpy()
 
 
 def kept_narrow(name, shape):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -15,7 +16,7 @@ from gm.checkpoint.lora import UNET, Names
 from gm.checkpoint.rules import DELTA_KIND
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
-from gm.precision import parameter_dtype
+from gm.precision import parameter_dtype, to_numpy
 
 _SAMPLED_TENSORS, _SAMPLED_VALUES = 12, 4096
 
@@ -100,9 +101,10 @@ class Deltas:
         for name in self.names():
             p = parameters[name]
             dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
-            value = self.changed(name, p.asnumpy)
-            narrow = np.dtype(str(dtype).lower())
-            value = Tensor(cast(value, narrow, f"{name} with the delta", "use --amp_level=O0"), dtype)
+            value = self.changed(name, lambda p=p: to_numpy(p))
+            if dtype == ms.float16:
+                value = cast(value, np.dtype(np.float16), f"{name} with the delta", "use --amp_level=O0")
+            value = Tensor(value, dtype)
             p.set_dtype(dtype)
             p.set_data(value)
 

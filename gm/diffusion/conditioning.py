@@ -10,6 +10,7 @@ from mindspore import Tensor
 from gm.diffusion.clip_preprocess import preprocess
 from gm.diffusion.latents import split_moments
 from gm.networks.embeddings import sinusoidal
+from gm.precision import to_numpy
 
 
 class Conditioning(NamedTuple):
@@ -52,7 +53,7 @@ def encode_picture(clip, encoder, picture, noise, cond_aug, clip_size):
 
 def run(cell, array):
     """A cell as a function of a float32 array."""
-    return cell(Tensor(np.ascontiguousarray(array, np.float32))).asnumpy().astype(np.float32)
+    return to_numpy(cell(Tensor(np.ascontiguousarray(array, np.float32)))).astype(np.float32)
 
 
 def fps_id(fps):

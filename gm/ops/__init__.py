@@ -5,6 +5,8 @@ mode reads this module's names when it compiles, so the binding has to happen be
 `python -m gm.ops` prints the choice and the reason for each.
 """
 
+import os
+
 from mindspore.ops import (
     arange,
     assign,
@@ -24,7 +26,7 @@ from mindspore.ops import (
 
 from gm.estimate import Setting
 from gm.memory import attention_scores, available_memory
-from gm.ops import context, fused, native, reference
+from gm.ops import context, float32, fused, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.float32 import describe_float32
 from gm.ops.reference import (
@@ -49,7 +51,7 @@ from gm.ops.reference import (
     upsample_nearest,
     widened,
 )
-from gm.ops.table import choose, describe
+from gm.ops.table import asked_forms, choose, describe
 
 __all__ = [
     "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "affine_per_channel", "arange",
@@ -57,7 +59,7 @@ __all__ = [
     "describe", "describe_float32", "device", "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear",
     "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "memory_setting", "set_device",
     "set_memory_budget", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose", "upsample_nearest",
-    "version", "widened", "zeros_like",
+    "version", "why_no_bfloat16", "widened", "zeros_like",
 ]
 
 _USUAL_SCORES = reference.MAX_SCORES
@@ -74,7 +76,14 @@ def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     library = native.library() if device() == "CPU" else None
     if library is not None:
         fused.use(library)
-    bind(choose(device(), version(), library is not None))
+    chip = float32.ascend_chip() if device() == "Ascend" else ""
+    forms = asked_forms(os.environ.get("SVD_FORMS", ""))
+    bind(choose(device(), version(), library is not None, chip, forms))
+
+
+def why_no_bfloat16():
+    """Why bfloat16 cannot be computed on the device in use, or None where it can."""
+    return float32.why_no_bfloat16(device())
 
 
 def memory_setting():

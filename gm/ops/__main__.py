@@ -1,6 +1,10 @@
 """`python -m gm.ops`: what runs on this machine, and why."""
 
-from gm import ops
-from gm.ops import native
+import os
 
-print(ops.describe(ops.device(), ops.version(), native.library() is not None))
+from gm import ops
+from gm.ops import float32, native, table
+
+chip = float32.ascend_chip() if ops.device() == "Ascend" else ""
+forms = table.asked_forms(os.environ.get("SVD_FORMS", ""))
+print(ops.describe(ops.device(), ops.version(), native.library() is not None, chip, forms))

@@ -1,14 +1,50 @@
-"""Forms for Ascend NPUs that other devices do not have."""
+"""Forms for Ascend NPUs that other devices do not have. None of them was ever run by us on one.
+
+What the flash kernel takes is from its docstring in mindspore 2.8.0: Atlas A2 and later (not the 910A), float16 and
+bfloat16, head sizes that are multiples of 16 up to 512, at most 256 heads and a batch of at most 2048. SVD has heads of
+64; its temporal attention at 576x1024 has a batch of 9216, which therefore goes in pieces.
+"""
 
 import mindspore as ms
 from mindspore import ops
 
 from gm.ops import reference
 
+_MOST_ROWS, _MOST_HEADS, _LARGEST_HEAD = 2048, 256, 512
+
 
 def attention(q, k, v, heads):
-    """`reference.attention` through the fused kernel, which takes float16 and head sizes that are multiples of 16."""
+    """`reference.attention` through the fused kernel, which holds no scores; float32 keeps the reference form."""
     head = q.shape[2] // heads
-    if q.dtype != ms.float16 or head % 16:
+    if q.dtype not in (ms.float16, ms.bfloat16) or head % 16 or head > _LARGEST_HEAD or heads > _MOST_HEADS:
         return reference.attention(q, k, v, heads)
+    if q.shape[0] <= _MOST_ROWS:
+        return _flash(q, k, v, heads)
+    rows = range(0, q.shape[0], _MOST_ROWS)
+    return ops.cat([_flash(q[i:i + _MOST_ROWS], k[i:i + _MOST_ROWS], v[i:i + _MOST_ROWS], heads) for i in rows], 0)
+
+
+def _flash(q, k, v, heads):
+    """Layout BSH: (batch, tokens, heads * head size), which is how the linear layers leave them."""
+    head = q.shape[2] // heads
     return ops.flash_attention_score(q, k, v, heads, scalar_value=head**-0.5, input_layout="BSH")
+
+
+def silu(x):
+    """`reference.silu` as one operator."""
+    return ops.silu(x)
+
+
+def layer_norm(x, weight, bias, eps):
+    """`reference.layer_norm` as one operator."""
+    return ops.LayerNorm(-1, -1, eps)(x.astype(ms.float32), weight, bias)[0].astype(x.dtype)
+
+
+def group_norm(x, weight, bias, groups, eps):
+    """`reference.group_norm` as one operator."""
+    return ops.group_norm(x.astype(ms.float32), groups, weight, bias, eps).astype(x.dtype)
+
+
+def group_norm_silu(x, weight, bias, groups, eps):
+    """`reference.group_norm_silu` of the two operators above."""
+    return silu(group_norm(x, weight, bias, groups, eps))

@@ -69,6 +69,13 @@ def describe_float32(device, fast):
     return f"{what}: {', '.join(f'{name} {value}' for name, value in chosen.items())}"
 
 
+def why_no_bfloat16(device):
+    """Why bfloat16 cannot be computed on a device ("CPU", "GPU", "Ascend"), or None where it can."""
+    if device == "Ascend":
+        return "the Ascend 910A has no bfloat16" if ascend_chip() == "ascend910" else None
+    return f"mindspore has no bfloat16 convolutions and products on {device}s"
+
+
 def ascend_chip():
     """mindspore's name of the Ascend chip: "ascend910" (910A), "ascend910b", "ascend910_93" …; "" where there is none.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gm.errors import UserError
 from gm.ops import ascend, cpu, fused, reference
 
 OPERATIONS = (
@@ -16,7 +17,9 @@ OPERATIONS = (
 class Row(NamedTuple):
     """`function` replaces the reference form of its namesake on `device`, for versions first <= v < last.
 
-    compiled: it needs the kernels of `gm.ops.native`. Of several rows that fit, the last one counts.
+    compiled: it needs the kernels of `gm.ops.native`. not_on: chips (`gm.ops.float32.ascend_chip`) that lack it.
+    asked: it counts only for those who ask for it by name, in the environment's SVD_FORMS. Of several rows that fit,
+    the last one counts.
     """
 
     device: str
@@ -25,9 +28,16 @@ class Row(NamedTuple):
     function: object
     reason: str
     compiled: bool = False
+    not_on: tuple[str, ...] = ()
+    asked: bool = False
 
-    def fits(self, device, version, compiled):
-        return self.device == device and self.first <= version < self.last and (compiled or not self.compiled)
+    def fits(self, device, version, compiled, chip, forms):
+        if self.device != device or not self.first <= version < self.last or chip in self.not_on:
+            return False
+        return (compiled or not self.compiled) and (self.function.__name__ in forms or not self.asked)
+
+
+_NEVER = "Never run by us for want of an Ascend"
 
 
 ROWS = (
@@ -58,32 +68,48 @@ ROWS = (
     Row("CPU", (2, 7), (99,), fused.attention_over_pixels,
         "4x512x1024: 63 ms instead of 225, and no scores in memory", True),
     Row("Ascend", (2, 7), (99,), ascend.attention,
-        "flash_attention_score never holds the scores; float16 only, float32 keeps the reference form. Never run by us "
-        "for want of an Ascend: prove it on yours with svd_tools/verify.py --dtype=float16"),
+        "flash_attention_score never holds the scores; float16 and bfloat16, float32 keeps the reference form. "
+        f"{_NEVER}: prove it on yours with svd_tools/verify.py --dtype=float16", not_on=("ascend910",)),
+    Row("Ascend", (2, 7), (99,), ascend.silu, f"one operator instead of two. {_NEVER}", asked=True),
+    Row("Ascend", (2, 7), (99,), ascend.layer_norm, f"one operator instead of eight. {_NEVER}", asked=True),
+    Row("Ascend", (2, 7), (99,), ascend.group_norm, f"one operator instead of eight. {_NEVER}", asked=True),
+    Row("Ascend", (2, 7), (99,), ascend.group_norm_silu, f"two operators instead of ten. {_NEVER}", asked=True),
 )
 
 
-def choose(device, version, compiled=False):
+def asked_forms(text):
+    """The operations in SVD_FORMS such as "silu,layer_norm". UserError for one that no row waits for."""
+    forms = tuple(name for name in text.replace(" ", "").split(",") if name)
+    known = sorted({row.function.__name__ for row in ROWS if row.asked})
+    wrong = [name for name in forms if name not in known]
+    if wrong:
+        raise UserError(f"SVD_FORMS in the environment names {', '.join(wrong)}: choose from {', '.join(known)}")
+    return forms
+
+
+def choose(device, version, compiled=False, chip="", forms=()):
     """{operation: function} for a device ("CPU", "GPU", "Ascend") and a mindspore version such as (2, 8).
 
-    compiled: the kernels of `gm.ops.native` are there.
+    compiled: the kernels of `gm.ops.native` are there. chip: of an Ascend. forms: what `asked_forms` returns.
     """
     chosen = {name: getattr(reference, name) for name in OPERATIONS}
-    chosen.update({row.function.__name__: row.function for row in ROWS if row.fits(device, version, compiled)})
+    fitting = [row for row in ROWS if row.fits(device, version, compiled, chip, forms)]
+    chosen.update({row.function.__name__: row.function for row in fitting})
     return chosen
 
 
-def describe(device, version, compiled):
+def describe(device, version, compiled, chip="", forms=()):
     """The table as text: what runs on this device and why, then every row that does not apply here."""
     lines = [f"device {device}, mindspore {'.'.join(map(str, version))}"]
     reasons = {row.function: row.reason for row in ROWS}
-    for name, function in choose(device, version, compiled).items():
+    for name, function in choose(device, version, compiled, chip, forms).items():
         module = function.__module__.rsplit(".", 1)[1]
         lines.append(f"  {name:22s}{module:11s}{reasons.get(function, 'plain operators')}")
-    others = [row for row in ROWS if not row.fits(device, version, compiled)]
+    others = [row for row in ROWS if not row.fits(device, version, compiled, chip, forms)]
     if others:
         lines.append("rows for other devices and versions")
     for row in others:
         span = f"{'.'.join(map(str, row.first))} <= version < {'.'.join(map(str, row.last))}"
-        lines.append(f"  {row.function.__name__:22s}{row.device}, {span}: {row.reason}")
+        asked = f", with SVD_FORMS={row.function.__name__}" if row.asked else ""
+        lines.append(f"  {row.function.__name__:22s}{row.device}, {span}{asked}: {row.reason}")
     return "\n".join(lines)

@@ -65,7 +65,7 @@ class RandomBase:
     def held(self, component, amp_level):
         """What a component takes in memory: `gm.estimate.Held`."""
         parameters = build_component(self.config, component).get_parameters()
-        return Held(sum(p.size * (2 if parameter_dtype(p.name, amp_level) == ms.float16 else 4) for p in parameters))
+        return Held(sum(p.size * (2 if parameter_dtype(p.name, amp_level) != ms.float32 else 4) for p in parameters))
 
     def read(self, name):
         return initial_values(name, self.shapes, self.seed)

@@ -19,6 +19,7 @@ from gm.errors import UserError, memory_faults
 from gm.files import require_space
 from gm.memory import advice
 from gm.ops import parallel
+from gm.precision import needs_loss_scale
 from gm.training import memory
 from gm.training.data import open_data
 from gm.training.ema import Ema
@@ -32,6 +33,7 @@ from gm.training.owner import owned
 from gm.training.plan import Plan
 from gm.training.sample import SampleVideo
 from gm.training.schedule import learning_rate
+from gm.training.settings import precision
 from gm.training.signals import StopOnSignal
 from gm.training.state import TrainingState, checkpoints, step_of
 from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
@@ -46,7 +48,8 @@ class Trainer:
 
     def __init__(self, plan):
         self.plan, self.train = plan, plan.train
-        denoiser = plan.base.load("unet", self.train.amp_level)
+        amp_level = precision(self.train)
+        denoiser = plan.base.load("unet", amp_level)
         denoiser.set_train(True)
         if self.train.recompute:
             recompute_blocks(denoiser.unet)
@@ -55,12 +58,12 @@ class Trainer:
             parameters = add_lora(denoiser, lora, self.train.temporal_only, self.train.seed)
         else:
             parameters = trainable_parameters(denoiser, self.train.temporal_only)
-        self.encoders = Encoders(plan.config, plan.base, self.train.amp_level) if self.train.cache is None else None
+        self.encoders = Encoders(plan.config, plan.base, amp_level) if self.train.cache is None else None
         self.loss = DiffusionLoss(denoiser)
         self.gradients = GradientSums(self.loss, parameters)
         self.optimizer = AdamW(parameters, self.gradients.sums, self.train.optimizer, self.initial_value)
         self.ema = Ema(list(parameters), self.optimizer.weights) if self.train.ema else None
-        self.loss_scale = LossScale(self.train.loss_scale, dynamic=self.train.amp_level == "O2")
+        self.loss_scale = LossScale(self.train.loss_scale, dynamic=needs_loss_scale(amp_level))
         self.state = TrainingState(self.optimizer, self.ema, self.loss_scale, plan.fixed())
         self.validation = None
         if plan.held_out is not None:

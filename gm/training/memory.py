@@ -10,6 +10,7 @@ from gm.checkpoint.lora import WEIGHT
 from gm.model import COMPONENTS, size_multiple
 from gm.ops import parallel
 from gm.training.lora import lora_layers
+from gm.training.settings import precision
 from gm.training.step import is_temporal
 
 _LORA_RANK = 16  # in the remedy
@@ -41,7 +42,7 @@ def needed(plan, batch_size=None, recompute=None, cache=None, rank=None, size=No
     height, width = (data.height, data.width) if size is None else size
     clips = (train.loader.prefetch + 1) * batch + train.loader.workers
     return estimate.training(
-        plan.config.model, {name: plan.base.held(name, train.amp_level) for name in COMPONENTS},
+        plan.config.model, {name: plan.base.held(name, precision(train)) for name in COMPONENTS},
         estimate.Size(height, width, data.frames, data.frames * batch), ops.memory_setting(),
         sum(trainable(plan.base.shapes, train, rank).values()), half=train.amp_level == "O2", ema=train.ema,
         recompute=train.recompute if recompute is None else recompute,

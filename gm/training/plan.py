@@ -19,7 +19,7 @@ from gm.training.examples import Encoders
 from gm.training.log import require_tensorboard
 from gm.training.owner import owned
 from gm.training.schedule import total_steps
-from gm.training.settings import check_size
+from gm.training.settings import check_size, precision
 
 
 class Plan:
@@ -56,7 +56,7 @@ class Plan:
     def _use_cache(self):
         folder, loss = Path(self.train.cache), self.train.loss
         made_with = {
-            "encoders": encoders_hash(self.base), "amp_level": self.train.amp_level,
+            "encoders": encoders_hash(self.base), "amp_level": precision(self.train),
             "cond_aug": [loss.cond_aug_mean, loss.cond_aug_std],
         }
         self.dataset = CachedClips(self.dataset, folder / "training", self.train.cache_epochs, made_with)
@@ -76,7 +76,7 @@ class Plan:
 
     def fill_cache(self):
         """Encode what the cache lacks, this device its share of it. UserError where another run is doing so."""
-        load = functools.lru_cache(lambda: Encoders(self.config, self.base, self.train.amp_level))
+        load = functools.lru_cache(lambda: Encoders(self.config, self.base, precision(self.train)))
 
         def share(positions):
             return [p for p in positions if p % parallel.size() == parallel.rank()]

@@ -11,7 +11,7 @@ from typing import Literal
 from gm.config import Section, check, load_config
 from gm.errors import UserError
 from gm.model import size_multiple
-from gm.precision import AMP_LEVELS
+from gm.precision import AMP_LEVELS, DTYPES, level
 
 
 @dataclass
@@ -118,7 +118,8 @@ SCHEMA = {
         "output_dir": "str", "pretrained": "Optional[str]", "base": "Optional[str]", "use_ema": "bool",
         "resume": "Optional[str]", "temporal_only": "bool",
         "epochs": "float", "max_steps": "Optional[int]", "seed": "int", "cache": "Optional[str]", "cache_epochs": "int",
-        "amp_level": f"Literal[{', '.join(map(repr, AMP_LEVELS))}]", "recompute": "bool", "ema": "bool",
+        "amp_level": f"Literal[{', '.join(map(repr, AMP_LEVELS))}]",
+        "dtype": f"Literal[{', '.join(map(repr, DTYPES))}]", "recompute": "bool", "ema": "bool",
         "save": "Literal['delta', 'full']",
         "dataset": {"init_args": Section(Dataset)},
         "loader": Section(Loader), "loss": Section(Loss), "optimizer": Section(Optimizer), "lora": Section(Lora),
@@ -201,6 +202,11 @@ def _contradictions(train):
     if train.validation.share and train.validation.metadata:
         faults.append("train.validation: share and metadata both say which clips are held out; give one of them")
     return faults
+
+
+def precision(train):
+    """amp_level and dtype of the section train as one value, see `gm.precision.level`."""
+    return level(train.amp_level, train.dtype)
 
 
 def check_size(settings, model):

@@ -8,6 +8,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from gm.errors import UserError
 from gm.model import COMPONENTS
+from gm.precision import to_numpy
 
 TEMPORAL = (".time_stack.", ".time_pos_embed.", ".time_mixer.")
 
@@ -27,7 +28,7 @@ def trainable_parameters(denoiser, temporal_only):
         name = COMPONENTS["unet"].prefix + path
         p.requires_grad = not temporal_only or is_temporal(name)
         if p.requires_grad:
-            p.set_data(Tensor(np.array(p.asnumpy())))
+            p.set_data(Tensor(np.array(to_numpy(p)), p.dtype))
             chosen[name] = p
     if not chosen:
         raise UserError("this model has no temporal layers to train: train.temporal_only must be False")

@@ -17,6 +17,7 @@ if HAVE_KERNELS:
     fused.use(native.library())
 
 CPU_ROWS = [row for row in table.ROWS if row.device == "CPU" and (HAVE_KERNELS or not row.compiled)]
+CPU_ROWS += [row for row in table.ROWS if row.device == "Ascend" and row.asked]  # their operators run here too
 RNG = np.random.default_rng(0)
 
 
@@ -251,6 +252,61 @@ def test_choice_falls_back_to_the_reference():
     assert ops.choose("GPU", (2, 8, 0)) == {name: getattr(reference, name) for name in table.OPERATIONS}
     assert ops.choose("CPU", (2, 8, 0))["layer_norm"] is table.cpu.layer_norm
     assert ops.choose("Ascend", (2, 8, 0))["attention"] is table.ascend.attention
+    assert ops.choose("Ascend", (2, 8, 0), chip="ascend910b")["attention"] is table.ascend.attention
+    assert ops.choose("Ascend", (2, 8, 0), chip="ascend910")["attention"] is reference.attention
+
+
+def test_rows_that_must_be_asked_for():
+    usual, asked = ops.choose("Ascend", (2, 8, 0)), ops.choose("Ascend", (2, 8, 0), forms=("silu", "group_norm"))
+    assert {name for name in usual if usual[name] is not asked[name]} == {"silu", "group_norm"}
+    assert asked["silu"] is table.ascend.silu and usual["silu"] is reference.silu
+    assert ops.choose("GPU", (2, 8, 0), forms=("silu",))["silu"] is reference.silu
+
+
+def test_asking_for_a_form_that_does_not_exist(monkeypatch):
+    monkeypatch.setenv("SVD_FORMS", "silu, swish")
+    with pytest.raises(UserError, match="swish: choose from group_norm, group_norm_silu, layer_norm, silu"):
+        ops.set_device("CPU", ops.PYNATIVE_MODE)
+
+
+@pytest.fixture
+def flash(monkeypatch):
+    """A stand-in for Ascend's kernel that refuses what its documentation excludes; notes the batches."""
+    batches = []
+
+    def kernel(q, k, v, head_num, scalar_value, input_layout):
+        n, s, c = q.shape
+        head = c // head_num
+        assert input_layout == "BSH" and q.dtype in (ms.float16, ms.bfloat16) and 1 <= n <= 2048 and head_num <= 256
+        assert k.shape[0] == v.shape[0] == n and head % 16 == 0 and head <= 512
+        batches.append(n)
+        arrays = (part.astype(ms.float32).asnumpy() for part in (q, k, v))
+        q, k, v = arrays
+        return Tensor(softmax_attention(q * (scalar_value * head**0.5), k, v, head_num).astype(np.float32)).astype(
+            ms.float16)
+
+    monkeypatch.setattr(table.ascend.ops, "flash_attention_score", kernel)
+    return batches
+
+
+@pytest.mark.parametrize(("n", "s", "c", "heads", "batches"), [
+    (2, 5, 128, 2, [2]),
+    (4097, 2, 64, 1, [2048, 2048, 1]),  # temporal attention: a row for each pixel
+    (2, 5, 24, 3, []),  # heads of 8
+    (1, 1, 1024, 1, []),  # a head of 1024
+])
+def test_flash_attention_is_given_what_it_takes(flash, n, s, c, heads, batches):
+    q, k, v = (normal(n, s, c, dtype=np.float16) for _ in range(3))
+    found = table.ascend.attention(q, k, v, heads)
+    assert flash == batches and found.dtype == ms.float16
+    expected = reference.attention(q, k, v, heads).asnumpy().astype(np.float32)
+    np.testing.assert_allclose(found.asnumpy().astype(np.float32), expected, atol=5e-3 * np.abs(expected).max())
+
+
+def test_flash_attention_leaves_float32_alone(flash):
+    q = normal(2, 5, 64)
+    table.ascend.attention(q, q, q, 1)
+    assert flash == []
 
 
 def test_every_row_replaces_an_operation_and_says_why():
