@@ -15,7 +15,7 @@ import numpy as np
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273, table 3
 CODES = 4096  # of a colour, from black to white: 12 bits
 _PEAK, _WHITE = 1000.0, 100.0  # cd/m²
-_ROOTS = 4096  # entries of the table from light to 8 bits, over its square root: finer where it is dark
+_ROOTS = 65536  # entries of the table from light to 8 bits, over its square root: finer where it is dark
 _BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)
 _BT2020_TO_709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
