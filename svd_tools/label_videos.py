@@ -49,8 +49,8 @@ def label(folder, path, frames_fps=None):
         if video.length < 2:
             raise UserError(f"{folder / path}: has a single frame; motion needs at least 2")
         video.size  # noqa: B018  (of a folder of frames: each is looked at)
-        indices = motion.sample_indices(video.length, fps)
-        score = motion.sampled_motion_score(_pictures(video, indices), indices, fps)
+        indices = motion.sample_indices(video.length, fps, video.times)
+        score = motion.sampled_motion_score(_pictures(video, indices), indices, fps, video.times)
         return path, str(video.length), str(motion.bucket(score)), f"{fps:.6g}", f"{score:.4f}"
 
 

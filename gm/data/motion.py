@@ -31,19 +31,30 @@ _MAP_SIDE = 16  # shortest side of the flow map that is averaged
 _BUCKETS_PER_DOUBLING = 50.0
 
 
-def sample_indices(length, fps):
+def sample_indices(length, fps, times=None):
     """Indices of the frames of a clip (`length` frames at `fps`) between which motion is measured: two each second.
 
-    Shorter clips than half a second give the first and the last frame, slower ones than 2 fps every frame.
-    ValueError for less than two frames.
+    times: seconds at which the frames are shown, where the frame rate may vary. Shorter clips than half a second give
+    the first and the last frame, slower ones than 2 fps every frame. ValueError for less than two frames.
     """
     if length < 2:
         raise ValueError(f"motion needs at least 2 frames, got {length}")
+    if times is not None and times[-1] > times[0]:
+        return _nearest(np.asarray(times) - times[0])
     interval = max(1.0, fps / _RATE)
     count = int((length - 1) / interval) + 1
     indices = [int(index * interval + 0.5) for index in range(count)]
     indices = [index for index in indices if index < length]
     return indices if len(indices) > 1 else [0, length - 1]
+
+
+def _nearest(times):
+    """Indices of the frames nearest to every half second, each one later than the one before."""
+    halves = np.arange(int(times[-1] * _RATE + 1e-6) + 1) / _RATE
+    after = np.searchsorted(times, halves).clip(1, len(times) - 1)
+    nearest = np.where(halves - times[after - 1] < times[after] - halves - 1e-6, after - 1, after)
+    later = np.diff(times[nearest], prepend=-1) > 0
+    return nearest[later].tolist() if later.sum() > 1 else [0, len(times) - 1]
 
 
 def motion_score(frames, fps):
@@ -53,14 +64,15 @@ def motion_score(frames, fps):
     return sampled_motion_score((frames[index] for index in indices), indices, fps)
 
 
-def sampled_motion_score(pictures, indices, fps):
-    """As `motion_score`, from the pictures, each uint8 (h, w, 3), at `indices` of the clip alone. Holds two at once."""
+def sampled_motion_score(pictures, indices, fps, times=None):
+    """As `motion_score`, from the pictures, each uint8 (h, w, 3), at `indices` of the clip alone. Holds two at once.
+    times: as in `sample_indices`."""
     pictures = iter(pictures)
     before = working_copy(next(pictures))
     total = 0.0
     for start, end in zip(indices, indices[1:]):
         after = working_copy(next(pictures))
-        seconds = (end - start) / fps
+        seconds = (times[end] - times[start] if times else 0) or (end - start) / fps
         total += _mean_flow(before, after) / seconds
         before = after
     return 100.0 * total / (len(indices) - 1)

@@ -8,8 +8,8 @@ once (`index_by_decoding`).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -47,12 +47,13 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """shown: the number of the packet that shows each frame, a list; starts: of `Start`, ascending; fps: frames per
-    second of shown duration; size: (height, width) of the first frame as it is stored, None if it cannot be decoded;
-    decoded: whether the file was decoded for it; damaged: the first frame that cannot be decoded, None if there is
-    none, or if that is not known."""
+    """shown: the number of the packet that shows each frame; times: when it is shown, in seconds from the first on;
+    starts: of `Start`, ascending; fps: frames per second of shown duration; size: (height, width) of the first frame as
+    it is stored, None if it cannot be decoded; decoded: whether the file was decoded for it; damaged: the first frame
+    that cannot be decoded, None if there is none, or if that is not known."""
 
     shown: list
+    times: list
     starts: list
     fps: float
     size: tuple | None
@@ -136,7 +137,8 @@ def _index_by_packets(seen, stream):
         for number, one in enumerate(seen)
         if one.look.start and one.key
     ]
-    return Index(shown, starts, _fps(ordered, seen[shown[-1]].duration, stream), None, decoded=False)
+    times, fps = _times(ordered, seen[shown[-1]].duration, stream)
+    return Index(shown, times, starts, fps, None, decoded=False)
 
 
 def _is_certain(seen):
@@ -174,11 +176,11 @@ def index_by_decoding(decoder, seen=None):
         one = seen[number]
         if number and one.key and (one.look is None or one.look.start):
             starts.append(Start(number, _first_after(shown, number, position), one.packet))
-    times = [seen[number].packet.pts for number in shown]
-    if None in times:
-        times = [seen[number].packet.dts for number in sorted(shown)]
-    fps = _fps(times, seen[shown[-1]].duration, decoder.stream) if shown else 0.0
-    return Index(shown, starts, fps, size, decoded=True, damaged=damaged)
+    stamps = [seen[number].packet.pts for number in shown]
+    if None in stamps:
+        stamps = [seen[number].packet.dts for number in sorted(shown)]
+    times, fps = _times(stamps, seen[shown[-1]].duration, decoder.stream) if shown else ([], 0.0)
+    return Index(shown, times, starts, fps, size, decoded=True, damaged=damaged)
 
 
 def _first_after(shown, number, position):
@@ -187,15 +189,16 @@ def _first_after(shown, number, position):
     return before[-1] + 1 if before else position
 
 
-def _fps(times, last_duration, stream):
-    """Frames over shown duration. times: of the frames, in the order in which they are shown; None: unknown."""
-    guess = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(0)
-    if not times or None in times:
-        return float(guess)
-    steps = [after - before for before, after in zip(times, times[1:])]
-    usual = sorted(steps)[len(steps) // 2] if steps else 0
-    duration = sum(step if step >= 0 else usual for step in steps)  # a joined stream may count from zero again
-    duration += last_duration or (steps[-1] if steps and steps[-1] > 0 else usual)
-    if duration <= 0 or not stream.time_base:
-        return float(guess)
-    return float(Fraction(len(times)) / (duration * stream.time_base))
+def _times(stamps, last_duration, stream):
+    """(seconds at which each frame is shown, frames per second) from their time stamps, in the order in which they are
+    shown, and for how long the last is shown, both in units of the time base; None and 0: unknown."""
+    count, unit = len(stamps), stream.time_base
+    if unit and None not in stamps:
+        steps = [after - before for before, after in zip(stamps, stamps[1:])]
+        usual = sorted(steps)[count // 2 - 1] if steps else 0
+        steps = [step if step >= 0 else usual for step in steps]  # a joined stream may count from zero again
+        duration = sum(steps) + (last_duration or (steps[-1] if steps and steps[-1] > 0 else usual))
+        if duration > 0:
+            return [round(float(n * unit), 6) for n in accumulate(steps, initial=0)], float(count / (duration * unit))
+    fps = float(stream.average_rate or stream.guessed_rate or stream.base_rate or 0)
+    return [round(n / fps, 6) if fps else 0.0 for n in range(count)], fps

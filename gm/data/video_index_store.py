@@ -61,10 +61,8 @@ def _load(place, identity):
 
 
 def _keep(place, identity, index):
-    record = {
-        "identity": identity, "starts": index.starts, "shown": index.shown, "fps": index.fps, "size": index.size,
-        "decoded": index.decoded, "damaged": index.damaged,
-    }
+    record = {"identity": identity, **vars(index)}
+    record = {name: value for name, value in record.items() if not name.startswith("_")}
     content = zlib.compress(json.dumps(record).encode())
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

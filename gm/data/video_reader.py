@@ -35,7 +35,10 @@ def open_video(path, threads=1, index_folder=None):
 
 class VideoReader:
     """A clip, open: a context manager with path; fps (float, frames over shown duration, in 1/s); size (h, w) in
-    pixels, upright and square; length (frames)."""
+    pixels, upright and square; length (frames); times (seconds at which the frames are shown, from the first on; None
+    where they follow from fps)."""
+
+    times = None
 
     def __init__(self, path):
         self.path = path
@@ -77,6 +80,10 @@ class VideoFile(VideoReader):
     @property
     def fps(self):
         return self._index.fps
+
+    @property
+    def times(self):
+        return self._index.times
 
     @functools.cached_property
     def length(self):

@@ -7,7 +7,8 @@ import numpy as np
 
 WIDTH, HEIGHT, BITS = 96, 64, 12
 X264 = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-g", "20")
-OPEN_GOP = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-x264-params", "keyint=20:open-gop=1:scenecut=0:bframes=3:b-adapt=0")
+OPEN_GOP = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-x264-params",
+            "keyint=20:open-gop=1:scenecut=0:bframes=3:b-adapt=0")
 HEVC = ("-pix_fmt", "yuv420p", "-c:v", "libx265", "-x265-params", "keyint=20:min-keyint=20:scenecut=0:log-level=none")
 _FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int"
 # Left to itself ffmpeg takes BT.601 for what is not tagged, and rounds roughly.

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 
 from gm.data import motion
+from svd_tools.label_videos import label
+from tests.data.made_videos import ffmpeg, make
 
 
 def texture(seed=0):
@@ -46,6 +48,36 @@ def test_a_picture_on_its_side_scores_the_same():
 @pytest.mark.parametrize("fps, count", [(2, 5), (3, 7), (8, 17), (24, 49), (1, 3)])
 def test_the_score_does_not_depend_on_the_frame_rate(fps, count):
     assert motion.motion_score(pan(8, fps=fps, count=count), fps) == pytest.approx(8, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def pan_of_8(tmp_path_factory):
+    """(path, bucket) of a pan of 8 % of the shortest side each second, 2 s at 30 fps, without loss."""
+    frames = pan(8, 288, 384, 30, 61)
+    path = make(frames, tmp_path_factory.mktemp("pan") / "pan.mkv", "-c:v", "ffv1")
+    return path, motion.bucket(motion.motion_score(frames, 30))
+
+
+ENCODED = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "fast")
+SLOWER = "select='not(mod(n,3))',setpts=N/10/TB"
+VARYING = ("-vf", "select='not(mod(n,3))+gt(n,45)'", "-fps_mode", "vfr", *ENCODED)
+SAME_CONTENT = {
+    "a.mp4": ENCODED, "a.ts": ENCODED, "a.mov": ("-c:v", "prores_ks"), "a.avi": ("-c:v", "mpeg4", "-q:v", "2"),
+    "a.webm": ("-c:v", "libvpx", "-b:v", "3M", "-deadline", "realtime"),
+    "slower.mkv": ("-vf", SLOWER, "-r", 10, *ENCODED), "turned.mp4": ("-vf", "transpose=clock", *ENCODED),
+    "narrow.mp4": ("-vf", "scale=270:288,setsar=64/45", *ENCODED), "varying.mkv": VARYING, "varying.mp4": VARYING,
+}
+
+
+@pytest.mark.parametrize("name", SAME_CONTENT)
+def test_the_bucket_depends_neither_on_container_nor_codec_nor_rate_nor_geometry(pan_of_8, tmp_path, name):
+    source, bucket = pan_of_8
+    path = tmp_path / name
+    ffmpeg("-i", source, *SAME_CONTENT[name], path)
+    if name.startswith("turned"):
+        ffmpeg("-display_rotation", 90, "-i", path, "-c", "copy", tmp_path / "upright.mp4")
+        path = tmp_path / "upright.mp4"
+    assert int(label(tmp_path, path.name)[2]) == pytest.approx(bucket, abs=2)
 
 
 def test_clips_shorter_than_half_a_second_are_scaled_up():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gm.data.video_reader import open_video
+from gm.errors import UserError
 from tests.data.made_videos import HEVC, OPEN_GOP, X264, coded, edit_box, ffmpeg, make, numbers, shown
 
 
@@ -77,6 +78,33 @@ def test_cut_without_encoding_again(folder, tmp_path, source, suffix):
     assert_as_ffmpeg(path)
 
 
+CODECS = {
+    "closed": (X264, "mp4 mkv mov ts flv"), "open": (OPEN_GOP, "mp4 mkv mov ts"),
+    "without B": ((*X264, "-bf", "0"), "mp4 mkv ts"), "hevc": (HEVC, "mp4 mkv mov ts"),
+    "hevc closed": ((*HEVC[:-1], HEVC[-1] + ":open-gop=0"), "mp4 mkv"),
+    "mpeg2": (("-c:v", "mpeg2video", "-bf", "2"), "ts mpg mkv"), "mpeg4": (("-c:v", "mpeg4", "-bf", "2"), "mp4 avi"),
+    "vp9": (("-c:v", "libvpx-vp9", "-cpu-used", "8", "-g", "20"), "webm mp4"),
+    "av1": (("-c:v", "libsvtav1", "-preset", "12", "-g", "20"), "webm mp4"),
+}
+CUTS = [([], []), (["-ss", "0.9"], []), (["-ss", "1.27"], []), (["-ss", "1.34"], []), ([], ["-ss", "0.7"]),
+        ([], ["-to", "1.1"]), (["-ss", "0.5"], ["-to", "1.2"]), (["-ss", "1.0"], ["-t", "0.71"])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec, suffix", [(codec, one) for codec, (_, all_) in CODECS.items() for one in all_.split()])
+def test_all_cuts_without_encoding_again(tmp_path, codec, suffix):
+    make(coded(66), tmp_path / "source.mkv", *CODECS[codec][0])
+    ffmpeg("-i", tmp_path / "source.mkv", "-c", "copy", tmp_path / f"whole.{suffix}")
+    for before, after in CUTS:
+        ffmpeg(*before, "-i", tmp_path / f"whole.{suffix}", "-c", "copy", *after, tmp_path / f"cut.{suffix}")
+        if codec == "open" and suffix == "ts" and "-ss" in before + after:
+            # The cut holds no parameters, with which a decoder could begin: ffmpeg shows nothing.
+            with pytest.raises(UserError, match="none of its frames"):
+                open_video(tmp_path / f"cut.{suffix}")
+        else:
+            assert_as_ffmpeg(tmp_path / f"cut.{suffix}", reads=66)
+
+
 def test_transport_streams_of_700_frames(tmp_path):
     make(coded(700), tmp_path / "a.mts", *X264[:-1], "50")
     with open_video(tmp_path / "a.mts") as video:
@@ -105,8 +133,7 @@ def test_a_recording_that_begins_within_a_group(folder, tmp_path, part):
 
 
 # As .ts, the joined cuts of x264 hold no parameters: ffmpeg shows nothing.
-@pytest.mark.parametrize("source, suffix", [("open.mp4", "mkv"), ("open.mp4", "mp4"), ("hevc.mp4", "mp4"),
-                                            ("hevc.mp4", "ts")])
+@pytest.mark.parametrize("source, suffix", [("open.mp4", "mp4"), ("hevc.mp4", "mp4"), ("hevc.mp4", "ts")])
 def test_cuts_of_open_groups_joined(folder, tmp_path, source, suffix):
     for name, start in ("1.mkv", "0.7"), ("2.mkv", "1.4"):
         ffmpeg("-ss", start, "-i", folder / source, "-c", "copy", tmp_path / name)
