@@ -25,7 +25,7 @@ from tqdm import tqdm
 from gm.data.video_reader import open_video
 from gm.errors import run_cli
 
-FRAMES, STEP, SECONDS, FPS = 14, 4, 8, 30
+FRAMES, STEP, SECONDS, FPS = 14, 4, 6, 30
 X264 = ["-c:v", "libx264", "-preset", "fast", "-pix_fmt", "yuv420p"]
 FILES = {
     "576p H.264, mp4": ("1024x576", "mp4", X264),

@@ -21,9 +21,9 @@ from gm.errors import UserError
 SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in video_reader.SUFFIXES)
 
 
-def open_clip(path, index_folder=None):
-    """A video file or a folder of frames → VideoReader. index_folder, UserError: `gm.data.video_reader.open_video`."""
-    return FrameFolder(path) if os.path.isdir(path) else open_video(path, index_folder=index_folder)
+def open_clip(path, index_folder=None, hdr="map"):
+    """A video file or a folder of frames → VideoReader. The rest, and UserError, as `gm.data.video_reader.open_video`."""
+    return FrameFolder(path) if os.path.isdir(path) else open_video(path, index_folder=index_folder, hdr=hdr)
 
 
 def natural_order(name):

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -61,9 +62,7 @@ def _load(place, identity):
 
 
 def _keep(place, identity, index):
-    record = {"identity": identity, **vars(index)}
-    record = {name: value for name, value in record.items() if not name.startswith("_")}
-    content = zlib.compress(json.dumps(record).encode())
+    content = zlib.compress(json.dumps({"identity": identity, **asdict(index)}).encode())
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(place) as temporary:

@@ -23,14 +23,18 @@ _FULL_RANGE = 2
 _BT2020_PRIMARIES = 9
 _FLAGS = "bicubic+accurate_rnd+full_chroma_int"
 _MAX_STRETCH = 10  # a pixel longer than this times its width is taken for a mistake in the file
+_HDR = {tone_map.PQ: "PQ", tone_map.HLG: "HLG"}
 _log = logging.getLogger(__name__)
 
 
 class Pictures:
-    """Turns the av.VideoFrames of an av.VideoStream into RGB."""
+    """Turns the av.VideoFrames of an av.VideoStream into RGB. hdr: "map" brings high dynamic range down to SDR, with one
+    logged warning for each file; "refuse" is a UserError."""
 
-    def __init__(self, path, stream):
-        self._path, self._context = path, stream.codec_context
+    def __init__(self, path, stream, hdr="map"):
+        if hdr not in ("map", "refuse"):
+            raise UserError(f"hdr must be map or refuse, not {hdr!r}")
+        self._path, self._context, self._hdr = path, stream.codec_context, hdr
         ratio = float(stream.sample_aspect_ratio or 1)
         self._stretch = ratio if 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH else 1.0
         self._key = self._graph = None
@@ -43,7 +47,9 @@ class Pictures:
     def rgb(self, frame, target):
         """Put an av.VideoFrame into the array `target`, uint8 (h, w, 3) of its `size`. UserError if it has no colours
         that are known."""
-        transfer = self._context.color_trc if self._context.color_trc in (tone_map.PQ, tone_map.HLG) else None
+        transfer = self._context.color_trc if self._context.color_trc in _HDR else None
+        if transfer is not None:
+            self._say(_HDR[transfer])
         try:
             self._prepare(frame, deep=transfer is not None)
             self._graph.push(frame)
@@ -54,9 +60,17 @@ class Pictures:
         if transfer is None:
             cv2.merge([red, green, blue], target)
             return
-        _warn_once(self._path, "PQ" if transfer == tone_map.PQ else "HLG")
         wide = self._context.color_primaries in (_BT2020_PRIMARIES, *_UNKNOWN)
         target[:] = tone_map.to_sdr(cv2.merge([red, green, blue]), transfer, wide)
+
+    def _say(self, kind):
+        if self._hdr == "map":
+            _warn_once(self._path, kind)
+            return
+        raise UserError(
+            f"{self._path}: high dynamic range ({kind}), and hdr is refuse; make SDR of it, for instance by ffmpeg's "
+            "filters zscale=t=linear:npl=100,tonemap=hable,zscale=p=bt709:t=bt709:m=bt709"
+        )
 
     def _width(self, frame):
         return max(1, round(frame.width * self._stretch))

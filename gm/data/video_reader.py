@@ -22,15 +22,15 @@ from gm.errors import UserError
 __all__ = ["SUFFIXES", "VideoFile", "VideoReader", "open_video"]
 
 
-def open_video(path, threads=1, index_folder=None):
+def open_video(path, threads=1, index_folder=None, hdr="map"):
     """Open the video file `path` → VideoReader.
 
     threads: that decode; the frames are the same with any number. index_folder: where what was found out about the file
-    is kept, so that the next call need not look through it again. UserError, naming file and reason: missing, empty, a
+    is kept, so that the next call need not look through it again. hdr: of `gm.data.video_pictures.Pictures`. UserError, naming file and reason: missing, empty, a
     text file, no video in it, without its index, no frame or no frame rate. What is wrong with single frames comes out
     when they are read.
     """
-    return VideoFile(checked_path(path), threads, index_folder)
+    return VideoFile(checked_path(path), threads, index_folder, hdr)
 
 
 class VideoReader:
@@ -62,13 +62,13 @@ class VideoReader:
 class VideoFile(VideoReader):
     """A video file, made by `open_video`. length raises UserError for an mp4 or mov that is cut off."""
 
-    def __init__(self, path, threads=1, index_folder=None):
+    def __init__(self, path, threads=1, index_folder=None, hdr="map"):
         super().__init__(path)
         self._decoder = Decoder(path, threads)
         self._run, self._interlaced = None, False
         try:
             self._index = stored_index(self._decoder, index_folder)
-            self._pictures = Pictures(path, self._decoder.stream)
+            self._pictures = Pictures(path, self._decoder.stream, hdr)
             if not len(self._index):
                 raise UserError(f"{path}: {self._what_can_be_read(0)}")
             if not (self.fps > 0 and math.isfinite(self.fps)):
