@@ -33,16 +33,17 @@ COLUMNS = ("path", "length", "motion_bucket_id", "fps", "motion_score")
 _CHUNK = 8  # frames of a long video held at a time
 
 
-def label(folder, path, frames_fps=None):
+def label(folder, path, frames_fps=None, hdr="map"):
     """The row of one clip, a tuple of strings in the order of COLUMNS. UserError if it cannot be read.
 
-    frames_fps: frames per second of folders of frames, which do not state it.
+    frames_fps: frames per second of folders of frames, which do not state it. hdr: as in
+    `gm.data.video_reader.open_video`.
     """
     try:
         path.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{os.fsencode(path)!r}: a name that is not UTF-8 cannot be in the list; rename it") from error
-    with open_clip(folder / path) as video:
+    with open_clip(folder / path, hdr=hdr) as video:
         fps = frames_fps if video.fps is None else video.fps
         if fps is None:
             raise UserError(f"{folder / path}: a folder of pictures states no frame rate: give it by --frames_fps")
@@ -91,7 +92,7 @@ def write_row(file, row):
     csv.writer(file, lineterminator="\n", quoting=quoting).writerow(row)
 
 
-def label_videos(folder, output, workers=2, resume=False, frames_fps=None):
+def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="map"):
     """Label all clips of `folder` into the CSV `output`; returns [(path, reason)] of those that could not be read.
 
     What is left out for its suffix, and links to folders that are searched anyway, are told on stderr.
@@ -100,10 +101,10 @@ def label_videos(folder, output, workers=2, resume=False, frames_fps=None):
     """
     with held(output.with_name(f".{output.name}.lock"), f"another process is writing {output}: wait for it"):
         remove_leftovers(output.parent)
-        return _label_videos(folder, output, workers, resume, frames_fps)
+        return _label_videos(folder, output, workers, resume, frames_fps, hdr)
 
 
-def _label_videos(folder, output, workers, resume, frames_fps):
+def _label_videos(folder, output, workers, resume, frames_fps, hdr):
     partial = output.with_name(output.name + ".partial")
     existing = [path for path in (output, partial) if path.exists()]
     if existing and not resume:
@@ -122,7 +123,7 @@ def _label_videos(folder, output, workers, resume, frames_fps):
     for _, reason in failures:
         print(f"left out: {reason}", file=sys.stderr)
     with open(partial, "a", newline="", encoding="utf-8") as file:
-        for path, row, reason in _label_all(folder, todo, workers, frames_fps):
+        for path, row, reason in _label_all(folder, todo, workers, frames_fps, hdr):
             if reason:
                 failures.append((path, reason))
                 tqdm.write(f"left out: {reason}", file=sys.stderr)
@@ -139,12 +140,12 @@ def _label_videos(folder, output, workers, resume, frames_fps):
     return failures
 
 
-def _label_all(folder, paths, workers, frames_fps):
+def _label_all(folder, paths, workers, frames_fps, hdr):
     """(path, row, None) or (path, None, reason) of each video, in order, under a progress bar."""
 
     def one(path):
         try:
-            return path, label(folder, path, frames_fps), None
+            return path, label(folder, path, frames_fps, hdr), None
         except UserError as error:
             return path, None, str(error)
 
@@ -164,6 +165,8 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write; paths in it are relative")
     parser.add_argument("--workers", type=int, default=2, help="videos measured at the same time")
     parser.add_argument("--frames_fps", type=float, help="frames per second of the clips that are folders of pictures")
+    parser.add_argument("--hdr", default="map", choices=["map", "refuse"], help="videos of high dynamic range: bring "
+                        "them down to SDR, as training will, or leave them out of the list")
     parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run, finished or not")
     options = parser.parse_args(argv)
     if options.workers < 1:
@@ -171,7 +174,7 @@ def main(argv=None):
     if options.frames_fps is not None and not 0 < options.frames_fps < math.inf:
         raise UserError(f"--frames_fps must be above 0, not {options.frames_fps}")
     failures = label_videos(
-        options.videos_dir, options.output, options.workers, options.resume, options.frames_fps
+        options.videos_dir, options.output, options.workers, options.resume, options.frames_fps, options.hdr
     )
     labelled = len(read_rows(options.output))
     print(f"{labelled} videos labelled in {options.output}")

@@ -151,6 +151,9 @@ def test_high_dynamic_range_is_brought_down_with_one_warning(tmp_path, caplog, t
         frames = read(path)
         read(path)
     assert untreated > 25 and np.abs(frames.astype(int) - source).mean() < untreated / 2
+    with pytest.raises(UserError, match=r"a\.mkv: high dynamic range .* hdr is refuse"), \
+            open_video(path, hdr="refuse") as video:
+        video.frames([0])
     assert len(caplog.messages) == 1 and str(path) in caplog.messages[0] and "high dynamic range" in caplog.messages[0]
 
 
