@@ -33,7 +33,9 @@ _MODULES = (
     ("first_stage_model.decoder.", "VAE decoder"), ("first_stage_model.", "VAE encoder, training's"),
     ("conditioner.embedders.3.", "VAE encoder, conditioning's"), ("conditioner.embedders.0.", "image encoder (CLIP)"),
 )
-_ORDER = ("UNet time_embed", "UNet label_emb", "UNet input_blocks", "UNet middle_block", "UNet output_blocks", "UNet out")
+_ORDER = (
+    "UNet time_embed", "UNet label_emb", "UNet input_blocks", "UNet middle_block", "UNet output_blocks", "UNet out",
+)
 
 
 class Found(NamedTuple):
