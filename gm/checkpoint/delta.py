@@ -31,8 +31,8 @@ def write_delta(path, arrays, base):
 
 
 def fingerprint(weights):
-    """{"base_name", "base_size", "base_hash", "unet_hash"} of a `gm.model.Weights`: file name, bytes and hashes of a few
-    tensors, of all and of the UNet alone, which is all that other layouts are sure to have in common.
+    """{"base_name", "base_size", "base_hash", "unet_hash"} of a `gm.model.Weights`: file name, bytes and hashes of
+    a few tensors, of all and of the UNet alone, which is all that other layouts are sure to have in common.
 
     A hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
     each of 12 tensors spread over the names: enough to tell two models apart, not to prove them equal.
