@@ -95,7 +95,8 @@ def run(folder, torch_python):
                       f"--out_dir={folder / 'theirs'}", "--to=diffusers"])
     inputs = {
         "x": random.standard_normal((2, FRAMES, 8, 16, 16), np.float32), "c_noise": np.array([1.6, -0.7], np.float32),
-        "context": random.standard_normal((2, 1, 64), np.float32), "z": random.standard_normal((FRAMES, 4, 8, 8), np.float32),
+        "context": random.standard_normal((2, 1, 64), np.float32),
+        "z": random.standard_normal((FRAMES, 4, 8, 8), np.float32),
         "ids": np.array([[6, 127, 0.02], [11, 40, 0.3]], np.float32),
         "seen": random.standard_normal((2, 3, 224, 224), np.float32),
     }
@@ -105,20 +106,22 @@ def run(folder, torch_python):
         raise UserError("the PyTorch side failed, see above")
     theirs, rows = dict(np.load(folder / "outputs.npz")), []
     plain = our_outputs(config, inputs, folder / "svd.safetensors")
+    changed = [our_outputs(config, inputs, folder / "svd.safetensors", folder / delta)["unet"]
+               for delta in ("lora.safetensors", "peft")]
+    saved = our_outputs(config, inputs, folder / "saved")
     cases = {
-        "UNet, original file": (plain["unet"], "unet"), "VAE decoder": (plain["decode"], "decode"),
-        "image encoder": (plain["clip"], "clip"), "UNet, epsilons of diffusers left as they are": (plain["unet"], "unet as loaded"),
-        "UNet with LoRA, alpha 6, rank 4": (our_outputs(config, inputs, folder / "svd.safetensors",
-                                                        folder / "lora.safetensors")["unet"], "unet with lora"),
-        "UNet from what diffusers saved, in shards": (our_outputs(config, inputs, folder / "saved")["unet"], "unet"),
-        "UNet with the LoRA that PEFT saved": (our_outputs(config, inputs, folder / "svd.safetensors",
-                                                           folder / "peft")["unet"], "unet with lora"),
+        "UNet": (plain["unet"], "unet"), "VAE decoder": (plain["decode"], "decode"),
+        "image encoder": (plain["clip"], "clip"),
+        "UNet, epsilons of diffusers left as they are": (plain["unet"], "unet as loaded"),
+        "UNet with LoRA, alpha 6, rank 4": (changed[0], "unet with lora"),
+        "UNet with the LoRA that PEFT saved": (changed[1], "unet with lora"),
+        "UNet from what diffusers saved": (saved["unet"], "unet"),
     }
     for name, (found, key) in cases.items():
         wanted = theirs[key].reshape(found.shape)
         rows.append((name, np.abs(found - wanted).max() / np.abs(wanted).max()))
-    changed = np.abs(theirs["unet with lora"] - theirs["unet"]).max() / np.abs(theirs["unet"]).max()
-    rows.append(("how much the LoRA changes", changed))
+    difference = np.abs(theirs["unet with lora"] - theirs["unet"]).max()
+    rows.append(("how much the LoRA changes", difference / np.abs(theirs["unet"]).max()))
     return rows
 
 

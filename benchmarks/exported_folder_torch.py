@@ -32,8 +32,9 @@ def main():
     folder = Path(sys.argv[1])
     inputs = {name: torch.from_numpy(array) for name, array in np.load(folder / "inputs.npz").items()}
     pipeline = StableVideoDiffusionPipeline.from_pretrained(folder / "theirs/svd")
-    print(type(pipeline).__name__, type(pipeline.unet).__name__, type(pipeline.vae).__name__, pipeline.scheduler.config.sigma_max)
-    pipeline.save_pretrained(folder / "saved", max_shard_size="5MB")
+    print(*(type(part).__name__ for part in (pipeline, pipeline.unet, pipeline.vae, pipeline.scheduler)))
+    pipeline.save_pretrained(folder / "saved")
+    pipeline.unet.save_pretrained(folder / "saved/unet", max_shard_size="20MB")
     unet, outputs = pipeline.unet.eval(), {}
 
     def run():

@@ -168,8 +168,8 @@ def _write_folder(path, model, dtype, configs):
             (temporary / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     lost = without_place(model.names())
     if lost:
-        print(f"{len(lost)} keys have no place in a diffusers folder: training's own encoder, made of the other one when "
-              "the folder is read")
+        print(f"{len(lost)} keys have no place in a diffusers folder: training's own encoder, which is made of the "
+              "other one when the folder is read")
 
 
 def _write_ckpt(path, view, dtype):

@@ -31,14 +31,20 @@ def write_delta(path, arrays, base):
 
 
 def fingerprint(weights):
-    """{"base_name", "base_size", "base_hash"} of a `gm.model.Weights`: file name, bytes and a hash of a few tensors.
+    """{"base_name", "base_size", "base_hash", "unet_hash"} of a `gm.model.Weights`: file name, bytes and hashes of
+    a few tensors, of all and of the UNet alone, which is all that other layouts are sure to have in common.
 
-    The hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
+    A hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
     each of 12 tensors spread over the names: enough to tell two models apart, not to prove them equal.
     """
-    path = Path(weights.checkpoint.path)
-    found = sampled_hash(weights.sources, lambda name: weights.checkpoint.read(weights.sources[name]))
-    return {"base_name": path.name, "base_size": str(weights.checkpoint.size()), "base_hash": found}
+    def read(name):
+        return weights.checkpoint.read(weights.sources[name])
+
+    return {
+        "base_name": Path(weights.checkpoint.path).name, "base_size": str(weights.checkpoint.size()),
+        "base_hash": sampled_hash(weights.sources, read),
+        "unet_hash": sampled_hash([name for name in weights.sources if name.startswith(UNET)], read),
+    }
 
 
 def sampled_hash(names, read):
@@ -147,7 +153,8 @@ def _base_warnings(delta, weights):
     if weights is None:
         return []
     found = fingerprint(weights)
-    if found["base_hash"] == metadata.get("base_hash"):
+    kind = "unet_hash" if "unet_hash" in metadata else "base_hash"  # which older files have alone
+    if found[kind] == metadata.get(kind):
         return []
     return [
         f"{delta.path} was trained on {metadata.get('base_name')} ({metadata.get('base_size')} bytes), whose weights "

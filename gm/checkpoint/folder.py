@@ -84,7 +84,7 @@ def open_shards(path):
     if missing:
         raise UserError(f"{path.parent / wanted[missing[0]]} lacks {missing[0]}, which {path.name} says is in it: "
                         "download it again")
-    return View(path, sources)
+    return View(path, sources, description=f"{len(files)} shards")
 
 
 def _weight_map(path):

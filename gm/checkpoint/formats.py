@@ -148,6 +148,8 @@ def _array(p):
 class _MindSporeCheckpoint:
     """MindSpore's own protobuf format. It cannot be mapped: the whole file is held in memory."""
 
+    description = ""
+
     def __init__(self, path):
         import mindspore
 

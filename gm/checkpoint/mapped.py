@@ -44,7 +44,10 @@ class MappedCheckpoint:
         path: the file.
         ignored: entries beside the weights that were left aside, for instance `epoch` in a training checkpoint.
         metadata: the free text of a safetensors header, {str: str}.
+        description: in words, where there is more to say of it than its path.
     """
+
+    description = ""
 
     def __init__(self, path, tensors, metadata=None, ignored=()):
         self.path = Path(path)
@@ -138,10 +141,11 @@ class MappedCheckpoint:
         # One map for all arrays, because each map keeps a file descriptor open and a checkpoint has thousands of
         # tensors. ACCESS_COPY: MindSpore takes only writable arrays without a copy.
         with self._lock:
-            if self._map is None:
+            mapping = self._map  # another thread may release it at any moment
+            if mapping is None:
                 with self._open() as file:
-                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            return self._map
+                    self._map = mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            return mapping
 
     def _open(self):
         """The file once more. UserError if it was replaced or written to: half of each would be no model."""

@@ -66,7 +66,7 @@ def _open(path, use_ema):
         part = part or _part_of(found)
         named.update({f"{part}.{name}" if part else name: source for name, source in found.items()})
         ignored += [*file.ignored, *aside]
-        words += said
+        words += [*([file.description] if file.description else []), *said]
     diffusers = {name: source for name, source in named.items() if name.split(".")[0] in PARTS}
     sources = {_with_part(name): source for name, source in named.items() if name not in diffusers}
     sources.update(_from_diffusers(diffusers))

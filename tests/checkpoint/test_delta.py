@@ -54,6 +54,20 @@ def test_another_base_is_a_warning(tmp_path):
     assert apply_delta(parameters(), path) == []
 
 
+def test_a_base_in_another_layout_is_the_same_base(tmp_path):
+    """diffusers' folders have no encoder of training's own: only the UNet has to be the same."""
+    first, second = weights(tmp_path / "one.safetensors"), weights(tmp_path / "two.safetensors", 2.0)
+    second.checkpoint = first.checkpoint
+    for base, source in zip((first, second), SHAPES):
+        base.sources["first_stage_model.encoder.conv_in.bias"] = source
+    assert fingerprint(first)["base_hash"] != fingerprint(second)["base_hash"]
+    write_delta(tmp_path / "d.safetensors", {NAME: np.ones((3, 2), np.float32)}, fingerprint(first))
+    assert apply_delta(parameters(), tmp_path / "d.safetensors", second) == []
+    older = {name: value for name, value in fingerprint(first).items() if name != "unet_hash"}
+    write_delta(tmp_path / "d.safetensors", {NAME: np.ones((3, 2), np.float32)}, older)
+    assert len(apply_delta(parameters(), tmp_path / "d.safetensors", second)) == 1
+
+
 def test_a_file_from_elsewhere_is_a_warning(tmp_path):
     path = tmp_path / "d.safetensors"
     save_file({NAME: np.ones((3, 2), np.float32)}, path)
