@@ -2,13 +2,15 @@
 
 The folder holds cache.json, which says what the samples were made from, and a file for each clip and each of the first
 `epochs` epochs: the very sample, frames and noise on the conditioning picture included, that training without a cache
-would make of the clip in that epoch. Epoch e of training reads those of epoch e mod `epochs`.
+would make of the clip in that epoch. Epoch e of training reads those of epoch e mod `epochs`. Each holds a checksum of
+its values: what is not as it was written is made anew before training begins, never trained on.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from gm.errors import UserError
 from gm.training.examples import Encoded, encode
 
 FORMAT = 1
+_CHECKSUM = "checksum"
 
 
 class CachedClips:
@@ -56,10 +59,23 @@ class CachedClips:
         epoch, index = divmod(position, len(self))
         return int(self.order(epoch)[index]), epoch % self.epochs
 
-    def missing(self, count=None):
-        """Those of the first `count` positions of the stream, else all, whose samples are not there yet."""
-        count = self.epochs * len(self) if count is None else count
-        return [p for p in range(count) if not self._path(*self._place(p)).exists()]
+    def missing(self, count=None, first=0, every=1):
+        """Positions of the stream, up to `count` or of all epochs, whose samples are not there yet or damaged, which is
+        told: all are read. first, every: of each `every` positions look at the one after `first` others."""
+        positions = range(first, self.epochs * len(self) if count is None else count, every)
+        if not self.folder.exists():
+            return list(positions)
+        absent, damaged = [], []
+        for position in tqdm(positions, desc="checking the cache", unit="clip", file=sys.stderr):
+            path = self._path(*self._place(position))
+            if not path.exists():
+                absent.append(position)
+            elif _read(path) is None:
+                damaged.append(position)
+        if damaged:
+            print(f"warning: {len(damaged)} of the cache's samples are not as they were written and are made anew, the "
+                  f"first is {self._path(*self._place(damaged[0]))}", file=sys.stderr)
+        return sorted(absent + damaged)
 
     def fill(self, missing, encoders, draws, loader):
         """Make missing samples, with a progress bar; a process that is cut off goes on where it stopped.
@@ -86,6 +102,10 @@ class CachedClips:
 
     def _write(self, position, encoded, sample):
         arrays = {name: np.asarray(value, np.float32) for name, value in encoded._asdict().items()}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise UserError(f"the encoders make NaN or infinite values of {sample['path']}: the weights of "
+                            "train.pretrained are damaged, or try --train.amp_level=O0")
+        arrays[_CHECKSUM] = _checksum(arrays)
         entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
         origin = {"path": str(sample["path"]), "start": str(sample["start"])}
         write_safetensors(self._path(*self._place(position)), entries, arrays.__getitem__, origin)
@@ -93,10 +113,30 @@ class CachedClips:
     def at(self, position):
         """The sample at `position` of the endless stream of epochs: the fields of `Encoded`, path, start, failures."""
         path = self._path(*self._place(position))
-        with open_checkpoint(path) as file:
-            arrays = {name: np.array(file.read(name)) for name in Encoded._fields}
+        arrays = _read(path)
+        if arrays is None:
+            raise UserError(f"{path} was damaged since training began: go on with --train.resume=latest, which makes "
+                            "it anew")
         numbers = {name: np.float32(array) for name, array in arrays.items() if array.ndim == 0}
         return {**arrays, **numbers, "failures": []}
+
+
+def _read(path):
+    """The arrays of a sample's file, None where they are not what was written."""
+    try:
+        with open_checkpoint(path) as file:
+            arrays = {name: np.array(file.read(name)) for name in Encoded._fields}
+            return arrays if np.array_equal(file.read(_CHECKSUM), _checksum(arrays)) else None
+    except (UserError, KeyError):
+        return None
+
+
+def _checksum(arrays):
+    """uint32 (1,) of the values and shapes of {name: array}."""
+    value = 0
+    for name in Encoded._fields:
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(repr(arrays[name].shape).encode(), value))
+    return np.array([value], np.uint32)
 
 
 class _Positions:

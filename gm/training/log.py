@@ -25,6 +25,7 @@ from gm.files import atomic_path, remove_leftovers
 SIGMA_EDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
 _OWN_BUSINESS = ("train.resume", "train.output_dir")  # settings that a resumed run changes as a matter of course
 BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*SIGMA_EDGES, math.inf)))
+_TOLD = 5  # steps without an update that are told one by one
 
 
 class RunFolder:
@@ -89,6 +90,7 @@ class Log:
     def __init__(self, folder, total, step, tensorboard):
         self.file = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self.bar = tqdm(total=total, initial=step, desc="training", unit="step", file=sys.stderr)
+        self.told = 0  # steps without an update
         self.board = _summary_writer(folder.path) if tensorboard else None
 
     def write(self, kind, step, **numbers):
@@ -105,6 +107,15 @@ class Log:
     def advance(self, loss, clips_per_second):
         self.bar.set_postfix_str(f"loss {loss:.4f}, {clips_per_second:.2f} clips/s", refresh=False)
         self.bar.update()
+
+    def skipped(self, step, loss, sigmas):
+        """A line for a step that made no update as its gradient is not finite; the first few of them."""
+        self.told += 1
+        if self.told <= _TOLD:
+            more = "; further ones are only counted, in metrics.jsonl" if self.told == _TOLD else ""
+            what = "gradient" if math.isfinite(loss) else "loss"
+            levels = ", ".join(f"{sigma:.3g}" for sigma in sigmas)
+            self.say(f"warning: step {step} made no update, as its {what} is not finite (noise levels: {levels}){more}")
 
     def say(self, text):
         """A line above the bar."""

@@ -206,7 +206,15 @@ def _run(plan, folder, argv, memory_check):
     finally:
         if log is not None:
             log.close()
+    if state.step and not trainer.optimizer.updates:
+        raise UserError(
+            f"none of the {state.step} steps changed the weights, as none had a finite gradient. Look for NaN in the "
+            "weights of train.pretrained; in float16, go on with more --train.max_steps and --train.resume=latest, as "
+            "the loss scale falls, or use --train.amp_level=O0"
+        )
     if first:
+        if state.skipped:
+            print(f"{state.skipped} of {state.step} steps made no update, as their gradients were not finite")
         if trainer.exported is None:  # there was no step left to do
             trainer.export(folder)
         print("weights: " + ", ".join(map(str, trainer.exported)))
@@ -298,6 +306,9 @@ def _note(trainer, log, window, step, stop, start):
     window.add(sums, counts, sigmas)
     state = trainer.state
     if log is not None:
+        # Not where float16's loss scale is only finding its size.
+        if not math.isfinite(norm) and not (trainer.loss_scale.dynamic and math.isfinite(sums.sum())):
+            log.skipped(state.step, sums.sum(), sigmas)
         log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
         if state.step % trainer.train.log.every == 0 or state.step == trainer.plan.total:
             log.write("train", state.step, lr=rate, grad_norm=norm, skipped=state.skipped,

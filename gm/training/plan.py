@@ -78,22 +78,21 @@ class Plan:
         """Encode what the cache lacks, this device its share of it. UserError where another run is doing so."""
         load = functools.lru_cache(lambda: Encoders(self.config, self.base, precision(self.train)))
 
-        def share(positions):
-            return [p for p in positions if p % parallel.size() == parallel.rank()]
-
         def held_out_draws(clip):
             return validation_draws(self.train.seed, clip, 0, 1.0, self.train.loss, self.latent_shape, self.pixel_shape)
 
-        missing, missing_held_out = self.dataset.missing(), []
+        share = {"first": parallel.rank(), "every": parallel.size()}
+        missing, missing_held_out = self.dataset.missing(**share), []
         if self.held_out is not None:
-            missing_held_out = self.held_out.missing(min(self.train.validation.clips, len(self.held_out)))
+            count = min(self.train.validation.clips, len(self.held_out))
+            missing_held_out = self.held_out.missing(count, **share)
         if parallel.mean([float(bool(missing or missing_held_out))])[0]:
             make_folder(self.train.cache)
             busy = f"another run is filling {self.train.cache}: wait for it, or name another --train.cache"
             with owned(Path(self.train.cache) / ".lock", busy):
-                self.dataset.fill(share(missing), load, self.training_draws, self.train.loader)
+                self.dataset.fill(missing, load, self.training_draws, self.train.loader)
                 if self.held_out is not None:
-                    self.held_out.fill(share(missing_held_out), load, held_out_draws, self.train.loader)
+                    self.held_out.fill(missing_held_out, load, held_out_draws, self.train.loader)
                 parallel.mean([0.0])  # nobody reads before all have written
 
     def fixed(self):

@@ -133,6 +133,8 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the linear layers of an att
 # (option below train, smallest value, largest value); both are allowed. The largest sizes are beyond any model and
 # below what arithmetic and NumPy bear.
 _INFINITE = math.inf
+# ln sigma, six standard deviations from its mean: float32 holds the squares of e**40 and of e**-40.
+_FARTHEST = 40
 _LIMITS = (
     ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63 - 1), ("cache_epochs", 1, 999),
     ("dataset.init_args.frames", 1, 1000), ("dataset.init_args.step", 1, 10**6),
@@ -176,6 +178,11 @@ def _limit_faults(train):
         if value is not None and not (least <= value <= most and math.isfinite(value)):
             most = "" if most == _INFINITE else f" and at most {most:g}"
             faults.append(f"train.{option} {value}: must be at least {least:g}{most}")
+    for name in ("p", "cond_aug"):
+        mean, std = train.loss[f"{name}_mean"], train.loss[f"{name}_std"]
+        if not abs(mean) + 6 * std <= _FARTHEST:
+            faults.append(f"train.loss.{name}_mean {mean} and {name}_std {std}: ln of the noise level must stay within "
+                          f"{_FARTHEST} of 0, six standard deviations from its mean")
     sigmas = list(train.validation.sigmas)
     if not sigmas or any(not 0 < sigma < _INFINITE for sigma in sigmas):
         faults.append(f"train.validation.sigmas {sigmas}: needs one noise level or more, each above 0")

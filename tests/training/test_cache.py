@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import train
 from gm.checkpoint.formats import open_checkpoint
 from gm.errors import UserError
+from gm.training.cache import CachedClips
 from gm.training.examples import Encoders
 
 VALIDATION = ("train.validation.share=0.34", "train.validation.every=1", "train.validation.clips=1")
@@ -102,3 +104,69 @@ def test_a_damaged_record_is_one_clear_message(arguments, tmp_path):
 def test_a_dry_run_makes_no_cache(arguments, tmp_path):
     train.main([*arguments(tmp_path / "run", f"train.cache={tmp_path / 'cache'}"), "--dry_run"])
     assert not (tmp_path / "cache").exists()
+
+
+class Clips:
+    """Three clips, whose samples are their positions."""
+
+    frames = 2
+
+    def __len__(self):
+        return 3
+
+    def order(self, epoch):
+        return np.arange(3)
+
+    def identity(self):
+        return {}
+
+    def at(self, position):
+        return {"pixels": np.full((2, 3, 4, 4), position, np.float32), "fps_id": 6.0, "motion_bucket_id": 1.0,
+                "path": f"{position}.gif", "start": 0, "failures": []}
+
+
+class Direct:
+    """Encoders that hand on what they are given."""
+
+    def moments(self, pixels):
+        return pixels[:, :2]
+
+    def picture(self, picture, noise, cond_aug):
+        return picture[0, :, 0, :1].reshape(1, 3), picture[:, :1]
+
+
+def filled(folder, missing=None, encoders=Direct):
+    clips = CachedClips(Clips(), folder, 1, {})
+    loader = SimpleNamespace(workers=1, prefetch=1, max_failed_share=0.0)
+    draws = SimpleNamespace(pixel_noise=0, cond_aug=np.float32(0.02))
+    clips.fill(clips.missing() if missing is None else missing, encoders, lambda position: draws, loader)
+    return clips
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:], lambda whole: whole[:-1], lambda whole: b"",
+    lambda whole: whole.replace(b"checksum", b"checksun"),
+], ids=["a bit", "the end", "all", "no checksum"])
+def test_a_sample_that_is_not_as_it_was_written_is_told_and_made_anew(tmp_path, damage, capsys):
+    clips = filled(tmp_path)
+    path = tmp_path / "clip-000001-000.safetensors"
+    whole = path.read_bytes()
+    assert clips.missing() == [] and "warning" not in capsys.readouterr().err
+    path.write_bytes(damage(whole))
+    with pytest.raises(UserError, match="was damaged since training began: go on with --train.resume=latest"):
+        clips.at(1)
+    assert clips.missing() == [1] and clips.missing(first=0, every=2) == []
+    told = capsys.readouterr().err
+    assert "1 of the cache's samples are not as they were written and are made anew" in told and str(path) in told
+    assert np.array_equal(filled(tmp_path).at(1)["moments"], Clips().at(1)["pixels"][:, :2])
+    assert path.read_bytes() == whole
+
+
+def test_what_the_encoders_make_must_be_finite(tmp_path):
+    class Broken(Direct):
+        def moments(self, pixels):
+            return pixels[:, :2] * np.nan
+
+    with pytest.raises(UserError, match="NaN or infinite values of 0.gif"):
+        filled(tmp_path, encoders=Broken)
+    assert not list(tmp_path.glob("clip-*"))

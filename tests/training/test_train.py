@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from safetensors.numpy import load_file, save_file
 
 import train
 from gm import locks, memory
@@ -140,10 +141,22 @@ def test_float16(arguments, tmp_path, read_metrics):
 def test_a_float16_overflow_skips_the_step_and_halves_the_scale(arguments, tmp_path, checkpoint, read_metrics):
     argv = arguments(tmp_path / "run", "train.amp_level=O2", "train.loss_scale.initial=16777216", "train.save=full",
                      "train.max_steps=1")
-    assert train.main(argv) == 0
+    with pytest.raises(UserError, match="none of the 1 steps changed the weights.*--train.resume=latest"):
+        train.main(argv)
     (line,) = read_metrics(tmp_path / "run")
     assert line["skipped"] == 1 and line["loss_scale"] == 2.0**23 and line["grad_norm"] is None
     assert not changed(read(checkpoint), read(tmp_path / "run/weights/full.safetensors"))
+
+
+def test_training_that_changed_nothing_does_not_end_well(arguments, tmp_path, checkpoint, capsys, read_metrics):
+    tensors = load_file(checkpoint)
+    tensors["model.diffusion_model.out.2.bias"][0] = np.nan
+    save_file(tensors, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="none of the 7 steps changed the weights.*train.pretrained"):
+        train.main(arguments(tmp_path / "run", f"train.pretrained={tmp_path / 'nan.safetensors'}", "train.max_steps=7"))
+    told = [line for line in capsys.readouterr().err.splitlines() if "no update, as its loss is not finite" in line]
+    assert len(told) == 5 and "further ones are only counted" in told[-1]
+    assert read_metrics(tmp_path / "run")[-1]["skipped"] == 7
 
 
 def test_resuming_ends_with_the_same_weights(arguments, tmp_path, read_metrics):
