@@ -22,6 +22,7 @@ from mindspore.ops import (
     zeros_like,
 )
 
+from gm import interrupts
 from gm.estimate import Setting
 from gm.memory import attention_scores, available_memory
 from gm.ops import context, fused, native, reference
@@ -74,6 +75,7 @@ def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     library = native.library() if device() == "CPU" else None
     if library is not None:
         fused.use(library)
+        interrupts.use(library)
     bind(choose(device(), version(), library is not None))
 
 
