@@ -9,19 +9,21 @@ unwinding: what has to be undone is registered here. A library that is imported 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_POLL = 1.0  # seconds, after which the waiting thread looks whether a better one has come
+_POLL = 1.0  # seconds, after which the waiting thread looks whether there is a library
+_GRACE = 3  # seconds
 
 # Taken for good by what ends the process: whoever makes, names or removes a file holds it, or stops here.
 lock = threading.RLock()
 _undo = []  # functions, called in reverse
 _listeners = []  # functions of a signal's number -> whether it is dealt with; the last one is asked first
 _waiting = None  # the numbers that a thread waits for
-_better = None  # see `wait_with`
+_library = None  # see `use`
 
 
 def catch():
@@ -33,13 +35,21 @@ def catch():
         threading.Thread(target=_wait, name="signals", daemon=True).start()
 
 
-def wait_with(function):
-    """Let `function`, () -> number of a signal, wait in place of Python: one that can end the process by itself.
+def use(library):
+    """Let the compiled kernels at this path wait in place of Python, in a program; elsewhere without effect.
 
-    Python hears of a signal only where MindSpore gives its lock away, which in large graphs takes many seconds.
+    Python hears of a signal only where MindSpore gives its lock away, and in large graphs it keeps that for seconds (18
+    seen, on a busy machine). The kernels need no lock: `_GRACE` seconds later they end the process by themselves.
     """
-    global _better
-    _better = function
+    global _library
+    if _waiting is not None:
+        _library = ctypes.CDLL(library)
+
+
+def finish_first(yes):
+    """Say whether what the process does now must be finished before a signal may end it without asking Python."""
+    if _library is not None:
+        _library.FinishFirst(int(yes))
 
 
 @contextlib.contextmanager
@@ -96,9 +106,10 @@ def end(number):
 
 def _wait():
     while True:
-        if _better is not None:
-            receive(_better())
+        if _library is not None:
+            number = _library.WaitForSignal(_GRACE)
         else:
             found = signal.sigtimedwait(_waiting, _POLL)
-            if found is not None:
-                receive(found.si_signo)
+            number = 0 if found is None else found.si_signo
+        if number:
+            receive(number)

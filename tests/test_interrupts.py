@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from gm.ops import native
 from gm.training.signals import StopOnSignal
 from tests.untrained import CONFIG
 
@@ -66,6 +67,33 @@ def test_what_the_main_thread_was_doing_fails_without_another_word(tmp_path):
     process = start(tmp_path, "exec('while True: temporary.read_text()')")
     process.send_signal(signal.SIGTERM)
     assert end(process) == (143, "\ninterrupted\n")
+
+
+HOLDING_THE_LOCK = """
+import ctypes, sys
+from gm import interrupts
+interrupts.catch()
+interrupts.use(sys.argv[1])
+interrupts.finish_first(len(sys.argv) > 2)
+import time; time.sleep(1.5)
+print("begun", flush=True)
+ctypes.PyDLL(None).sleep(12)
+"""
+
+
+@pytest.mark.skipif(native.library() is None, reason="no compiler here")
+@pytest.mark.parametrize(("more", "seconds"), [((), (2.5, 9)), (("unsaved steps",), (9, 60))])
+def test_while_a_library_keeps_pythons_lock(more, seconds):
+    """As MindSpore does while it compiles; but what is not saved yet is waited for."""
+    command = [sys.executable, "-c", HOLDING_THE_LOCK, native.library(), *more]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.5)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "\ninterrupted\n")
+    assert seconds[0] < time.monotonic() - sent < seconds[1]
 
 
 def test_nohup_stays_in_force(tmp_path):

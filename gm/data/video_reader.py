@@ -26,9 +26,10 @@ def open_video(path, threads=1, index_folder=None, hdr="map"):
     """Open the video file `path` → VideoReader.
 
     threads: that decode; the frames are the same with any number. index_folder: where what was found out about the file
-    is kept, so that the next call need not look through it again. hdr: of `gm.data.video_pictures.Pictures`. UserError, naming file and reason: missing, empty, a
-    text file, no video in it, without its index, no frame or no frame rate. What is wrong with single frames comes out
-    when they are read.
+    is kept, so that the next call need not look through it again. hdr: of `gm.data.video_pictures.Pictures`.
+
+    UserError, naming file and reason: missing, empty, a text file, no video in it, without its index, no frame or no
+    frame rate. What is wrong with single frames comes out when they are read.
     """
     return VideoFile(checked_path(path), threads, index_folder, hdr)
 

@@ -24,6 +24,7 @@ from mindspore.ops import (
     zeros_like,
 )
 
+from gm import interrupts
 from gm.estimate import Setting
 from gm.memory import attention_scores, available_memory
 from gm.ops import context, float32, fused, native, reference
@@ -76,6 +77,7 @@ def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     library = native.library() if device() == "CPU" else None
     if library is not None:
         fused.use(library)
+        interrupts.use(library)
     chip = float32.ascend_chip() if device() == "Ascend" else ""
     forms = asked_forms(os.environ.get("SVD_FORMS", ""))
     bind(choose(device(), version(), library is not None, chip, forms))

@@ -22,9 +22,18 @@ class StopOnSignal:
     """
 
     def __init__(self):
-        self.unsaved, self.number = False, None
+        self._unsaved, self.number = False, None
         self._time = 0.0
         self._stack = contextlib.ExitStack()
+
+    @property
+    def unsaved(self):
+        return self._unsaved
+
+    @unsaved.setter
+    def unsaved(self, yes):
+        self._unsaved = yes
+        interrupts.finish_first(yes)
 
     @property
     def requested(self):
@@ -36,12 +45,13 @@ class StopOnSignal:
 
     def __exit__(self, *_):
         self._stack.close()
+        interrupts.finish_first(False)
 
     def _note(self, number):
         now = time.monotonic()
         if self.number is not None:
             return now - self._time < _TOGETHER
-        if not self.unsaved:
+        if not self._unsaved:
             return False
         self.number, self._time = number, now
         interrupts.say("stopping: this step is finished and saved first; once more ends it at once")
