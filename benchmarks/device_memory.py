@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from gm.model import COMPONENTS, expected_parameters, load_model_config
 from gm.precision import parameter_dtype
-from gm.training.dry_run import memory_estimate
+from gm.training.memory import trainable
 
 GB = 1e9
 
@@ -101,10 +101,10 @@ def training_table(config, shapes, frame_counts, height, width):
     for frames in frame_counts:
         for temporal_only in (True, False):
             for amp_level in ("O2", "O0"):
-                train = SimpleNamespace(
-                    temporal_only=temporal_only, lora=SimpleNamespace(rank=0), cache="cache", amp_level=amp_level,
-                    dtype="float16", optimizer=SimpleNamespace(shard=False), ema=False)
-                fixed = sum(memory_estimate(shapes, train).values())
+                train = SimpleNamespace(temporal_only=temporal_only, lora=SimpleNamespace(rank=0))
+                trained = sum(trainable(shapes, train).values())
+                # Sums of gradients, those of one batch, two moments; at O2 the float32 weights too.
+                fixed = weights(shapes, amp_level)["unet"] + 4 * trained * (5 if amp_level == "O2" else 4)
                 _, inputs, widest = unet_activations(stages, frames, 2 if amp_level == "O2" else 4)
                 row = [fixed, inputs, widest, fixed + inputs + widest]
                 what = "temporal layers" if temporal_only else "whole UNet"

@@ -121,8 +121,7 @@ GROUPS = {
                 "finds", device),
         _option("--mode", "0 graph mode (compiles first, then fast), 1 PyNative", int, 0, choices=(0, 1)),
         _option("--amp_level", "O0 float32; O2 float16 for UNet and CLIP", default="O0", choices=("O0", "O2")),
-        _option("--dtype", "of O2; bfloat16: Ascend 910B and later", default="float16",
-                choices=("float16", "bfloat16")),
+        _option("--dtype", "of O2 (float16); bfloat16: Ascend 910B and later", choices=("float16", "bfloat16")),
         _option("--fast_float32", "let GPUs (TF32) and Ascend (HF32; on 910A float16) narrow float32 convolutions and "
                 "products: faster, wrong by about 5e-4 of the largest value", switch, False, flag=True),
     ],

@@ -22,7 +22,7 @@ from gm.networks.clip import ClipVision
 from gm.networks.unet import VideoUNet
 from gm.networks.vae import VaeDecoder, VaeEncoder
 from gm.ops import native
-from gm.precision import kept_narrow, parameter_dtype
+from gm.precision import kept_narrow, numpy_name, parameter_dtype
 
 
 class Component(NamedTuple):
@@ -236,7 +236,7 @@ class Weights:
 
     def _places(self, parameters, dtypes):
         """For each parameter an array to read its values into, or None where it can be the file's memory itself."""
-        names = [_numpy_name(dtype) for dtype in dtypes]
+        names = [numpy_name(dtype) for dtype in dtypes]
         converted = [self.checkpoint.dtype(self.sources[p.name]).name != name for p, name in zip(parameters, names)]
         arrays = _allocate([(p.shape, name) for p, name, fresh in zip(parameters, names, converted) if fresh])
         return [next(arrays) if fresh else None for fresh in converted]
@@ -262,14 +262,9 @@ def _allocate(wanted):
         start += taken
 
 
-def _numpy_name(dtype):
-    """Of the array that a parameter's values are read into: NumPy has no bfloat16."""
-    return "float32" if dtype == ms.bfloat16 else str(dtype).lower()
-
-
 def set_value(p, array, dtype):
     """Give a parameter an array's values; shares the array's memory where dtype is its own."""
-    array = array.astype(_numpy_name(dtype), copy=False)
+    array = array.astype(numpy_name(dtype), copy=False)
     if p.dtype != dtype:
         p.set_dtype(dtype)
     p.set_data(Tensor(array, dtype) if dtype == ms.bfloat16 else Tensor.from_numpy(array))

@@ -112,8 +112,8 @@ class ModelSettings:
     config: path of the model's YAML file. checkpoint: path of its weights in any layout; base, use_ema: see
     `gm.checkpoint.model_file.open_model`. delta: changes put on them, see `gm.checkpoint.delta_file.parse_deltas`.
     device_target: "CPU", "GPU", "Ascend" or None for the best there is. mode: 0 graph,
-    1 PyNative. amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or dtype
-    "bfloat16". low_memory: one part of the model at a time.
+    1 PyNative. amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or the other dtype, "bfloat16".
+    low_memory: one part of the model at a time.
     fast_float32: narrower float32 on GPUs and Ascend, see `gm.ops.float32`.
     memory_budget: bytes by which attention's scores are sized, None for what is free.
     """
@@ -126,7 +126,7 @@ class ModelSettings:
     device_target: str | None = None
     mode: int = 0
     amp_level: str = "O0"
-    dtype: str = "float16"
+    dtype: str | None = None
     low_memory: bool = False
     fast_float32: bool = False
     memory_budget: int | None = None

@@ -26,21 +26,23 @@ FLOAT32 = (
 )
 
 
-def level(amp_level, dtype="float16"):
+def level(amp_level, dtype=None):
     """The options amp_level and dtype as one value, which the rest of the program calls amp_level.
 
     bfloat16 has float32's range: no loss scale is needed, and results are 8 times coarser than float16's.
 
     Raises:
-        UserError: an option that does not exist, bfloat16 without "O2", or on a device that cannot compute it.
+        UserError: an option that does not exist, a dtype without "O2", or bfloat16 on a device that cannot compute it.
     """
     check_amp_level(amp_level)
+    if dtype is None:
+        return amp_level
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if amp_level != "O2":
+        raise UserError(f"dtype {dtype} belongs to amp_level O2; amp_level {amp_level} computes in float32")
     if dtype == "float16":
         return amp_level
-    if amp_level != "O2":
-        raise UserError(f"dtype bfloat16 belongs to amp_level O2; amp_level {amp_level} computes in float32")
     reason = ops.why_no_bfloat16()
     if reason:
         raise UserError(f"dtype bfloat16: {reason}. It is for Ascend 910B and later; choose float16")
@@ -64,6 +66,11 @@ def parameter_dtype(name, amp_level):
 def needs_loss_scale(amp_level):
     """Whether gradients can leave the dtype's range: float16 alone has a narrow one."""
     return amp_level == "O2"
+
+
+def numpy_name(dtype):
+    """NumPy's name of the type that a parameter's values are read as: float32 for bfloat16, which NumPy lacks."""
+    return "float32" if dtype == ms.bfloat16 else str(dtype).lower()
 
 
 def to_numpy(tensor):

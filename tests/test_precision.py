@@ -39,7 +39,8 @@ def test_levels(npu):
 
 
 @pytest.mark.parametrize(("amp_level", "dtype", "words"), [
-    ("O0", "bfloat16", "belongs to amp_level O2"), ("O2", "float8", "float8"), ("O1", "float16", "O1")])
+    ("O0", "bfloat16", "belongs to amp_level O2"), ("O0", "float16", "float16 belongs to"),
+    ("O2", "float8", "float8"), ("O1", "float16", "O1")])
 def test_levels_that_do_not_exist(npu, amp_level, dtype, words):
     with pytest.raises(UserError, match=words):
         level(amp_level, dtype)

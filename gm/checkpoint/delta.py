@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -16,7 +15,7 @@ from gm.checkpoint.lora import UNET, Names
 from gm.checkpoint.rules import DELTA_KIND
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
-from gm.precision import parameter_dtype, to_numpy
+from gm.precision import numpy_name, parameter_dtype, to_numpy
 
 _SAMPLED_TENSORS, _SAMPLED_VALUES = 12, 4096
 
@@ -108,9 +107,8 @@ class Deltas:
             p = parameters[name]
             dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
             value = self.changed(name, lambda p=p: to_numpy(p))
-            if dtype == ms.float16:
-                value = cast(value, np.dtype(np.float16), f"{name} with the delta", "use --amp_level=O0")
-            value = Tensor(value, dtype)
+            narrow = np.dtype(numpy_name(dtype))
+            value = Tensor(cast(value, narrow, f"{name} with the delta", "use --amp_level=O0"), dtype)
             p.set_dtype(dtype)
             p.set_data(value)
 

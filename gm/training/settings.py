@@ -119,7 +119,7 @@ SCHEMA = {
         "resume": "Optional[str]", "temporal_only": "bool",
         "epochs": "float", "max_steps": "Optional[int]", "seed": "int", "cache": "Optional[str]", "cache_epochs": "int",
         "amp_level": f"Literal[{', '.join(map(repr, AMP_LEVELS))}]",
-        "dtype": f"Literal[{', '.join(map(repr, DTYPES))}]", "recompute": "bool", "ema": "bool",
+        "dtype": f"Optional[Literal[{', '.join(map(repr, DTYPES))}]]", "recompute": "bool", "ema": "bool",
         "save": "Literal['delta', 'full']",
         "dataset": {"init_args": Section(Dataset)},
         "loader": Section(Loader), "loss": Section(Loss), "optimizer": Section(Optimizer), "lora": Section(Lora),

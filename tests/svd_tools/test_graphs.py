@@ -6,9 +6,11 @@ import pytest
 
 from gm import ops
 from svd_tools import graphs, operators, verify
-from svd_tools.golden.report import RELATIVE, RELATIVE_FLOAT16
+from svd_tools.golden.report import RELATIVE
 from svd_tools.graphs import Node
 
+# Numbers of float16 are 4.9e-4 apart; a result has gone through some tens of such roundings, a gradient twice as many.
+FLOAT16 = {"forward": 2e-2, "loss": 1e-2, "gradient": 5e-2}
 LEVELS = [pytest.param("O0", marks=pytest.mark.slow), "O2"]
 RECORDED = [
     ("blocks", "float32"), ("clip", "float32"), ("clip", "float16"),
@@ -37,7 +39,7 @@ def compiled(request):
 def test_whole_training_step_and_encoders_agree_with_the_cpu_forms(compiled):
     """Those are held to the original by their own recordings; here in PyNative and float32."""
     amp_level, parts, _ = compiled
-    limits = RELATIVE if amp_level == "O0" else RELATIVE_FLOAT16
+    limits = RELATIVE if amp_level == "O0" else FLOAT16
     expected = {**graphs.compile_training("O0"), **graphs.compile_first_stages("O0")}
     for name, part in parts.items():
         truth = expected[name.replace(amp_level, "O0")].result if part.result is not None else None
