@@ -81,12 +81,12 @@ def compile_cache(folder, conditions):
     if folder is None:
         yield False
         return
-    if _used:
-        raise RuntimeError("a process can have one compile cache: MindSpore counts its graphs from the start")
     folder = _own_folder(folder)
     if folder is None:
         yield False
         return
+    if _used:
+        raise RuntimeError("a process can have one compile cache: MindSpore counts its graphs from the start")
     kept = folder / key(conditions())
     found = kept.is_dir() and _is_whole(kept)
     with contextlib.ExitStack() as stack:
