@@ -28,7 +28,7 @@ T, SIDE, CONTEXT, VECTOR = 3, 8, 16, 12
 SCALE = 1024.0  # of the loss, without which float16's small gradients vanish
 UNET = {
     "in_channels": 8, "model_channels": 32, "out_channels": 4, "num_res_blocks": 1, "attention_resolutions": [],
-    "channel_mult": [1, 1], "num_head_channels": 16, "context_dim": CONTEXT, "adm_in_channels": VECTOR,
+    "num_head_channels": 16, "context_dim": CONTEXT, "adm_in_channels": VECTOR,
 }  # with a transformer in the middle, where every UNet has one
 CLIP = {"image_size": 8, "patch_size": 4, "width": 32, "layers": 1, "head_width": 16, "mlp_ratio": 2.0, "embed_dim": 16}
 VAE = {"ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 4}
@@ -78,9 +78,10 @@ def training_inputs(seed=1):
     return (Tensor(np.float32(SCALE)), *map(Tensor, arrays), T)
 
 
-def training_step(amp_level):
-    """(`GradientSums` of the small UNet, its optimizer). Every parameter is trained."""
-    denoiser = Denoiser(filled(VideoUNet(**UNET), amp_level, "model.diffusion_model."))
+def training_step(amp_level, levels):
+    """(`GradientSums` of the small UNet with so many levels, its optimizer). Every parameter is trained."""
+    unet = VideoUNet(**{**UNET, "channel_mult": [1] * levels})
+    denoiser = Denoiser(filled(unet, amp_level, "model.diffusion_model."))
     denoiser.set_train(True)
     parameters = {p.name: p for p in denoiser.get_parameters()}
     step = GradientSums(DiffusionLoss(denoiser), parameters)
@@ -89,12 +90,12 @@ def training_step(amp_level):
     return step, AdamW(parameters, step.sums, settings, values.__getitem__)
 
 
-def compile_training(amp_level):
+def compile_training(amp_level, levels=2):
     """{name: `Compiled`} of a training step: gradients, their norm, the update and what belongs to it.
 
     The result of the first is (losses, {parameter: gradient}).
     """
-    step, optimizer = training_step(amp_level)
+    step, optimizer = training_step(amp_level, levels)
     losses = step(*training_inputs()).asnumpy()
     gradients = {p.name: np.array(total.asnumpy()) for p, total in zip(step.weights, step.sums)}
     found = {f"training {amp_level}": Compiled(step, (losses, gradients))}
@@ -123,9 +124,9 @@ def compile_first_stages(amp_level="O0"):
     return found
 
 
-def compile_all(amp_level):
-    """{name: `Compiled`} of everything that runs on a device at this level."""
-    return {**compile_training(amp_level), **compile_first_stages(amp_level)}
+def compile_all(amp_level, levels=2):
+    """{name: `Compiled`} of everything that runs on a device at this amp_level; levels: of the UNet."""
+    return {**compile_training(amp_level, levels), **compile_first_stages(amp_level)}
 
 
 def all_nodes(compiled):
