@@ -22,7 +22,7 @@ SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in video_rea
 
 
 def open_clip(path, index_folder=None, hdr="map"):
-    """A video file or a folder of frames → VideoReader. The rest and UserError: `gm.data.video_reader.open_video`."""
+    """A video file or a folder of frames → VideoReader. The rest and UserError as `gm.data.video_reader.open_video`."""
     return FrameFolder(path) if os.path.isdir(path) else open_video(path, index_folder=index_folder, hdr=hdr)
 
 

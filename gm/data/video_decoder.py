@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gm.data.video_file import ERRORS, open_container
 
+_SKIPPING = ("h264", "hevc")  # decoders that skip a picture without any effect on others
 _EARLIER_STARTS = 6  # tried where seeks land too late, before the file is read from its beginning
 
 
@@ -45,11 +46,16 @@ class Decoder:
             if _is_last(packet):
                 return
 
-    def decode(self, numbered):
-        """(number, frames, failed) for each (number, av.Packet): av.VideoFrames whose pts is their packet's number."""
+    def decode(self, numbered, is_needed=lambda number: True):
+        """(number, frames, failed) for each (number, av.Packet): av.VideoFrames whose pts is their packet's number.
+
+        is_needed: of a packet's number; a picture that is neither needed nor a reference for others is skipped.
+        """
         try:
             for number, packet in numbered:
                 if not _is_last(packet):
+                    skip = self.stream.codec_context.name in _SKIPPING and not is_needed(number)
+                    self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
                     packet.pts = packet.dts = number
                 yield (number, *self._decoded(packet))
         except ERRORS:  # the file cannot be taken apart any further
@@ -102,10 +108,23 @@ class Run:
         earlier = [s for s in index.starts if s.number <= start.number]
         packets = decoder.from_start(start.number, earlier)
         self.next, self.fed = start.first, start.number
-        self._frames = self._in_order(decoder.decode(packets), index.frame_of)
+        self.want([])
+        self._frame_of = index.frame_of
+        self._frames = self._in_order(decoder.decode(packets, self._is_needed))
 
-    def _in_order(self, decoded, frame_of):
-        """(number, av.VideoFrame), ascending without a gap; ends at the first that is damaged or missing."""
+    def want(self, numbers):
+        """Say which frames, ascending, will be asked for; others before the last of them are skipped where possible."""
+        self._wanted, self._last = set(numbers), numbers[-1] if numbers else -1
+
+    def _is_wanted(self, frame):
+        return frame > self._last or frame in self._wanted
+
+    def _is_needed(self, packet):
+        frame = self._frame_of(packet, 0)
+        return frame is None or self._is_wanted(frame)
+
+    def _in_order(self, decoded):
+        """(number, av.VideoFrame), ascending; ends at the first that is damaged, or missing though it is wanted."""
         pictures = {}  # packet → pictures that it has shown
         for number, frames, failed in decoded:
             if failed and pictures:  # before the first picture: the beginning of a recording
@@ -114,12 +133,13 @@ class Run:
             for frame in frames:
                 nth = pictures.get(frame.pts, 0)
                 pictures[frame.pts] = nth + 1
-                index = frame_of(frame.pts, nth)
+                index = self._frame_of(frame.pts, nth)
                 if index is None or index < self.next:  # shown before the start's picture: it may lack references
                     continue
-                if index != self.next or frame.is_corrupt:
+                missing = range(self.next, index)
+                if frame.is_corrupt or any(self._is_wanted(one) for one in missing):
                     return
-                self.next += 1
+                self.next = index + 1
                 yield index, frame
 
     def frame(self, number):

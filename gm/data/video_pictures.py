@@ -28,10 +28,8 @@ _log = logging.getLogger(__name__)
 
 
 class Pictures:
-    """Turns the av.VideoFrames of an av.VideoStream into RGB.
-
-    hdr: "map" brings high dynamic range down to SDR, with one logged warning for each file; "refuse" is a UserError.
-    """
+    """Turns the av.VideoFrames of an av.VideoStream into RGB. hdr: "map" brings high dynamic range down to SDR, with a
+    logged warning, one for each file; "refuse" is a UserError."""
 
     def __init__(self, path, stream, hdr="map"):
         if hdr not in ("map", "refuse"):

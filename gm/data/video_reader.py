@@ -26,7 +26,7 @@ def open_video(path, threads=1, index_folder=None, hdr="map"):
     """Open the video file `path` → VideoReader.
 
     threads: that decode; the frames are the same with any number. index_folder: where what was found out about the file
-    is kept, so that the next call need not look through it again. hdr: of `gm.data.video_pictures.Pictures`.
+    is kept, so that the next call need not look through it again. hdr: as in `gm.data.video_pictures.Pictures`.
 
     UserError, naming file and reason: missing, empty, a text file, no video in it, without its index, no frame or no
     frame rate. What is wrong with single frames comes out when they are read.
@@ -149,15 +149,17 @@ class VideoFile(VideoReader):
 
     def _decode(self, wanted):
         """(index, av.VideoFrame) of the frames `wanted`, ascending without repeats."""
+        if self._run is not None:
+            self._run.want(wanted)
         for number in wanted:
-            frame = self._frame(number)
+            frame = self._frame(number, wanted)
             if frame is None and not self._index.decoded:
                 # Damaged, or a stream that is not what its packets say. In that case the index is made by decoding.
                 index = index_by_decoding(self._decoder)
                 self._run = None
                 if index.damaged is None:
                     self._index = index
-                    frame = self._frame(number)
+                    frame = self._frame(number, wanted)
             if frame is None:
                 raise UserError(f"{self.path}: {self._what_can_be_read(wanted[-1])}")
             if (frame.height, frame.width) != self._index.size:
@@ -168,12 +170,13 @@ class VideoFile(VideoReader):
                 )
             yield number, frame
 
-    def _frame(self, number):
+    def _frame(self, number, wanted):
         if number >= len(self._index):
             return None
         start, run = self._index.start_of(number), self._run
         if run is None or run.next > number or run.fed < start.number:
             self._run = run = Run(self._decoder, self._index, start)
+            run.want(wanted)
         frame = run.frame(number)
         if frame is None:
             self._run = None
