@@ -11,6 +11,7 @@ import pytest
 from mindspore import Tensor
 from omegaconf import OmegaConf
 
+from gm import interrupts
 from gm.checkpoint.formats import open_checkpoint
 from gm.data.images import to_signed
 from gm.data.motion import bucket
@@ -96,7 +97,8 @@ def settings(recipe_path, **changes):
     return stage
 
 
-def test_a_stage_that_was_stopped_goes_on_as_if_nothing_had_happened(recipe_path, tmp_path, cells):
+def test_a_stage_that_was_stopped_goes_on_as_if_nothing_had_happened(recipe_path, tmp_path, cells, monkeypatch):
+    monkeypatch.setattr(interrupts, "end", lambda number: pytest.fail("nothing was to be saved"))
     config = load_model_config(recipe_path.parent / "model.yaml")
     found = {}
     for run in ("straight", "stopped"):
@@ -106,12 +108,13 @@ def test_a_stage_that_was_stopped_goes_on_as_if_nothing_had_happened(recipe_path
 
         def batch(step, run=run, draw=draw):
             if run == "stopped" and step == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                interrupts.receive(signal.SIGTERM)
             return draw(step)
 
         if run == "stopped":
-            with pytest.raises(Stopped):
-                run_stage(tmp_path / run, phase._replace(batch=batch), settings(recipe_path, steps=4), {"seed": 0})
+            with pytest.raises(Stopped, match="143"):
+                part = settings(recipe_path, steps=4, checkpoint_every=3)
+                run_stage(tmp_path / run, phase._replace(batch=batch), part, {"seed": 0})
             fresh = {name: initialize(build_component(config, name), 0) for name in cells}
             phase = autoencoder_phase(fresh, settings(recipe_path, steps=4), 0)
         run_stage(tmp_path / run, phase, settings(recipe_path, steps=4), {"seed": 0})
