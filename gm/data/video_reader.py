@@ -61,7 +61,7 @@ class VideoReader:
 
 
 class VideoFile(VideoReader):
-    """A video file, made by `open_video`. length raises UserError for an mp4 or mov that is cut off."""
+    """A video file, made by `open_video`. length raises UserError for one that is damaged or cut off."""
 
     def __init__(self, path, threads=1, index_folder=None, hdr="map"):
         super().__init__(path)
@@ -88,7 +88,7 @@ class VideoFile(VideoReader):
 
     @functools.cached_property
     def length(self):
-        if is_cut_off(self.path):
+        if is_cut_off(self.path) or self._index.damaged is not None:
             raise UserError(f"{self.path}: {self._what_can_be_read(self._stated() - 1)}")
         return len(self._index)
 

@@ -152,7 +152,7 @@ def test_short_clips_are_dropped_and_listed(folder, caplog):
     ((3, 2, 40), 4, 1, "frames=2 with step=1 would keep them all"),
 ])
 def test_what_would_keep_short_clips_is_named_and_does_so(folder, caplog, lengths, frames, step, remedy):
-    text = HEAD + "".join(f"a.mp4,{length},1\n" for length in lengths)
+    text = HEAD + "".join(f"{name},{length},1\n" for name, length in zip(("a.mp4", "ü.mp4", "sub/d.mp4"), lengths))
     with caplog.at_level(logging.WARNING):
         read(folder, text, frames=frames, step=step)
     assert remedy in caplog.text
