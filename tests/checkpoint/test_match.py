@@ -48,12 +48,12 @@ def test_a_key_on_the_unused_list_is_used_if_the_model_has_it():
 
 def test_all_faults_come_in_one_message():
     right = {f"{UNET}{i}": (1,) for i in range(9)}
-    shapes = {**right, UNET + "weight": (32,), "x.a": (3, 1), "x.b": (3,), "surprise": (1,)}
-    expected = {**right, UNET + "weight": (32,), "x.a": (3,), "x.b": (3,), "lost.one": (2,), "lost.two": (2,)}
+    shapes = {**right, UNET + "weight": (32,), "x.a": (1, 3), "x.b": (3,), "surprise": (1,)}
+    expected = {**right, UNET + "weight": (32,), "x.a": (3, 1), "x.b": (3,), "lost.one": (2,), "lost.two": (2,)}
     message = refusal(shapes, expected, {"x.b": np.int8})
     assert "2 keys missing:\n  lost.one\n  lost.two" in message
     assert "1 key unexpected:\n  surprise" in message
-    assert "1 key of the wrong shape:\n  x.a: (3, 1), the model has (3,)" in message
+    assert "1 key of the wrong shape:\n  x.a: (1, 3), the model has (3, 1)" in message
     assert "1 key not floating-point:\n  x.b: int8" in message
     assert str(FakeCheckpoint.path) in message
 

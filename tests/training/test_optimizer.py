@@ -161,6 +161,9 @@ def test_loss_scale_halves_and_doubles():
     for _ in range(10):
         scale.update(True)
     assert scale.scale == 1
+    largest = LossScale(SimpleNamespace(initial=2.0**24, growth_steps=1), dynamic=True)
+    largest.update(False)
+    assert largest.scale == 2.0**24
 
 
 def test_float32_has_no_loss_scale():
