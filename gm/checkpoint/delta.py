@@ -90,7 +90,8 @@ class Deltas:
             for delta in having:
                 value = value + delta.change(name, old)
         if not np.isfinite(value).all():
-            raise UserError(f"{having[0].path}: {name} is not finite (NaN or infinite): its training failed")
+            paths = " and ".join(str(delta.path) for delta in having)
+            raise UserError(f"{paths}: {name} is not finite (NaN or infinite) with it: its training failed")
         return value
 
     def record(self):
