@@ -96,9 +96,11 @@ def test_the_colour_matrix_and_range_in_the_file(tmp_path, tag, span):
                                                    (720, 576, "bt601")])
 def test_untagged_colours_are_those_of_its_size(tmp_path, width, height, matrix):
     source = coded(1, width, height)
-    make(source, tmp_path / "a.mkv", "-vf", f"scale=out_color_matrix={matrix},format=yuv444p", "-c:v", "libx264",
-         "-qp", "0")
-    assert np.abs(read(tmp_path / "a.mkv").astype(int) - source).mean() < 1
+    untagged = f"scale=out_color_matrix={matrix},format=yuv444p,setparams=colorspace=unknown:range=unknown"
+    path = make(source, tmp_path / "a.mkv", "-vf", untagged, "-c:v", "libx264", "-qp", "0")
+    frames = read(path)
+    assert np.array_equal(frames, shown(path, by_matrix(matrix), (height, width)))
+    assert np.abs(frames.astype(int) - source).mean() < 1
 
 
 FORMATS = {
