@@ -10,6 +10,7 @@ import os
 from gm import interrupts
 from gm.errors import UserError
 
+_TRIES = 100
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)  # what file systems without them say
 
 
@@ -36,7 +37,7 @@ def take(path):
     Where the file system has no locks, a file that is there already counts as held. OSError where it cannot be made.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    while True:
+    for _ in range(_TRIES):
         with interrupts.lock:  # no file may be left that nobody would remove
             try:
                 descriptor, new = os.open(path, flags | os.O_EXCL, 0o666), True
@@ -48,6 +49,7 @@ def take(path):
             if _is_at(descriptor, path):
                 return Lock(path, descriptor)
             os.close(descriptor)  # its holder ended, and removed it, after we had opened it
+    return None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,11 @@ says how. HF_TOKEN, HF_ENDPOINT (a mirror) and the hub's other variables of the 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
 import errno
 import hashlib
 import os

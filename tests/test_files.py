@@ -66,6 +66,30 @@ def test_a_name_as_long_as_the_system_allows(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path):
+    refused = pytest.raises(UserError, match="File name too long; choose a shorter one")
+    with refused, atomic_path(tmp_path / ("x" * 256)):
+        pytest.fail("the body ran")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_that_is_planted_meanwhile_is_not_followed(tmp_path):
+    """Nobody but this user can enter the folder where it is made, and the link itself is replaced."""
+    (tmp_path / "other").write_text("mine")
+    with atomic_path(tmp_path / "x.txt") as temporary:
+        assert temporary.parent.stat().st_mode & 0o777 == 0o700
+        (tmp_path / "x.txt").symlink_to(tmp_path / "other")
+        temporary.write_text("new")
+    assert (tmp_path / "other").read_text() == "mine" and not (tmp_path / "x.txt").is_symlink()
+    old = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "x.txt") as temporary:
+            temporary.write_text("new")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "x.txt").stat().st_mode & 0o777 == 0o640  # the file's own mode is the usual one
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_is_told_with_the_remedy(tmp_path, code):
     refused = pytest.raises(UserError, match=r"cannot write .*x\.bin: .*; free some space")
