@@ -13,8 +13,9 @@ from gm.data.videos import to_uint8
 from gm.diffusion.deepcache import DeepCache
 from gm.errors import UserError
 from gm.model import load_model_config
-from gm.pipeline import ImageToVideo, choose_size
+from gm.pipeline import ImageToVideo
 from gm.precision import kept_narrow
+from gm.sizes import choose_size
 from tests.untrained import CONFIG
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
