@@ -9,19 +9,27 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 SUPPORTED := 3.9 3.10 3.11 3.12
 RUN_READY := $(VENV)/.ready-$(VERSION)
 TEST_READY := $(VENV)/.ready-test-$(VERSION)
+WEB_READY := $(VENV)/.ready-web-$(VERSION)
+TEST_WEB_READY := $(VENV)/.ready-test-web-$(VERSION)
 
-.PHONY: demo test test-all lint clean check-python
+.PHONY: demo web test test-all test-web lint clean check-python
 .DELETE_ON_ERROR:
 
 demo: $(RUN_READY)
 	$(VENV)/bin/python image_to_video.py --image=assets/demo.png --output_dir=outputs/demo
 	@echo "The video is in outputs/demo. The model is a small one (docs/svd_tiny.md): the published weights do much better."
 
+web: $(WEB_READY)
+	$(VENV)/bin/python -m streamlit run app.py
+
 test: $(TEST_READY)
 	$(VENV)/bin/python -m pytest
 
 test-all: $(TEST_READY)
-	$(VENV)/bin/python -m pytest -m "slow or not slow"
+	$(VENV)/bin/python -m pytest -m "not browser"
+
+test-web: $(TEST_WEB_READY)
+	$(VENV)/bin/python -m pytest -m browser -rs tests/web
 
 lint: $(TEST_READY)
 	$(VENV)/bin/python -m ruff check .
@@ -45,4 +53,12 @@ $(RUN_READY): requirements.txt pyproject.toml | check-python
 
 $(TEST_READY): $(RUN_READY) requirements-test.txt requirements-download.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+$(WEB_READY): $(RUN_READY) requirements-web.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-web.txt
+	touch $@
+
+$(TEST_WEB_READY): $(TEST_READY) $(WEB_READY) requirements-test-web.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-test-web.txt
 	touch $@

@@ -207,6 +207,28 @@ def _need(parts, activations, mapped):
     return Need(kept, sum(mapped.values()))
 
 
+class Basis(NamedTuple):
+    """What of a loaded model decides the memory of its videos; it can go to another process.
+
+    Fields as the arguments of `generation`.
+    """
+
+    model: object
+    weights: dict
+    setting: Setting
+    low_memory: bool
+    scores: int
+
+    def stages(self, size, options, decoded=True):
+        """`generation` for videos of (height, width) pixels with `gm.options.Options`."""
+        guided = (options.min_guidance, options.max_guidance) != (1, 1) and not self.low_memory
+        frames = Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
+        return generation(
+            self.model, self.weights, frames, options.decode_chunk_size, self.setting, self.low_memory,
+            (options.encode_tile, options.decode_tile), decoded, self.scores,
+        )
+
+
 def training(model, weights, size, setting, trained, *, half=False, ema=False, recompute=False, devices=1,
              encoders=True, clips=0, sample=False):
     """{"encoding", "training", perhaps "sample video": `Need`} of one device of a training run.

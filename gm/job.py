@@ -26,37 +26,27 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from gm import memory, ops, video_memory
 from gm.console import peak_memory, timed, versions
 from gm.data import outputs, videos
-from gm.data.images import fit_image, load_image
 from gm.data.rescue import Rescue
-from gm.data.watermark import check_size, embed_watermark
+from gm.data.watermark import embed_watermark
 from gm.diffusion.preview import Preview
 from gm.errors import UserError, memory_faults
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
 from gm.files import require_space
 from gm.ops import native
 from gm.options import Options
-from gm.pipeline import PARTS, ImageToVideo, choose_size
+from gm.picture import plan
+from gm.pipeline import PARTS, ImageToVideo
 from gm.precision import level
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
 _NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
             "output_fps", "watermark", "command"}
-
-
-class Picture(NamedTuple):
-    """path: of the file, by whose name the results are called. image: as the model gets it, uint8 (h, w, 3), h and w
-    multiples of `gm.model.size_multiple`. change: what was done to it, in words."""
-
-    path: Path
-    image: np.ndarray
-    change: str
 
 
 class Model:
@@ -154,19 +144,7 @@ class Job:
 
     def plan(self, path):
         """The `Picture` of a file, at the size that the settings ask for."""
-        path = Path(path)
-        outputs.check_name(self.settings.output_dir, path.stem)
-        image = load_image(path)
-        try:
-            size = choose_size(self.pipeline.config, image.shape[:2], self.settings.height, self.settings.width)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-        if self.settings.watermark:
-            check_size(*size)
-        before, change = (f"{height}x{width}" for height, width in (image.shape[:2], size))
-        if size != image.shape[:2]:
-            change = f"{before} scaled and cropped around the centre to {change} (height x width)"
-        return Picture(path, fit_image(image, *size), change)
+        return plan(self.pipeline.config, self.settings, path)
 
     def memory(self, size, low_memory=None, **changes):
         """{stage: `gm.estimate.Need`} of a video of (height, width) pixels; changes: to the options."""
@@ -227,8 +205,8 @@ class Job:
                 files = self._write(base, picture.image, latents, frames, self.settings.output_fps or options.fps)
         record = {
             "video": files["video"].name, "image": str(picture.path.resolve()), "height": picture.image.shape[0],
-            "width": picture.image.shape[1], **self.record(), **asdict(options), "seconds": seconds,
-            "peak_memory_bytes": peak_memory(),
+            "width": picture.image.shape[1], "crop": picture.crop, **self.record(), **asdict(options),
+            "seconds": seconds, "peak_memory_bytes": peak_memory(),
         }
         files["json"] = Path(f"{base}.json")
         outputs.write_json(record, files["json"])

@@ -125,11 +125,6 @@ def _too_small(model):
     return faults
 
 
-def size_multiple(model):
-    """Height and width in pixels must be multiples of this: the VAE's and the UNet's halvings together (64 for SVD)."""
-    return 2 ** (len(model.vae.ch_mult) - 1 + len(model.unet.channel_mult) - 1)
-
-
 def build_component(config, name):
     """A component without values; its parameters carry their full checkpoint names."""
     component = COMPONENTS[name]

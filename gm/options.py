@@ -137,7 +137,7 @@ class VideoSettings:
     """What is made of a picture, and where it goes.
 
     sampling: changes of the config's `Options` by name; None leaves a value as it is. num_videos: of each picture, with
-    the seeds seed, seed + 1, … height, width: in pixels, see `gm.pipeline.choose_size`. output_dir: folder, made if it
+    the seeds seed, seed + 1, … height, width: in pixels, see `gm.sizes.choose_size`. output_dir: folder, made if it
     is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
     the original's invisible mark on the frames. memory_check: "off" tries what the estimate of memory says can't be.
 

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor
 
 from gm.checkpoint.delta import Deltas, apply_delta, unet_shapes
-from gm.data.images import fit_size, to_signed
+from gm.data.images import to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.conditioning import condition, encode_picture
 from gm.diffusion.deepcache import DeepCache
@@ -20,56 +20,16 @@ from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
-from gm.model import Weights, build_component, load_model_config, size_multiple
+from gm.model import Weights, build_component, load_model_config
 from gm.options import Options
 from gm.precision import check_amp_level
+from gm.sizes import size_multiple
 
-LARGEST_AREA = 2.0
 PARTS = {"clip": "clip", "condition_encoder": "condition_encoder", "denoiser": "unet", "decoder": "decoder"}
-LONGEST_SIDE = 16384  # pixels
 # What holds a component and goes with it.
 _MADE_OF = {
     "condition_encoder": ("tiled_condition_encoder",), "denoiser": ("deep_cache",), "decoder": ("tiled_decoder",),
 }
-
-
-def choose_size(config, size, height=None, width=None):
-    """(height, width) in pixels of the video of a picture of `size`.
-
-    Both given: as asked. One given: the other follows the picture's aspect. None: the picture's own size, or, where
-    that has more than `LARGEST_AREA` times as many pixels as the model was trained at, as many as that at the picture's
-    aspect. What is not asked for is rounded to what the model can do, multiples of 64.
-
-    Raises:
-        UserError: a given size that is not such a multiple, or a picture that is too small.
-    """
-    multiple = size_multiple(config.model)
-    for name, value in (("height", height), ("width", width)):
-        if value is not None and value > LONGEST_SIDE:
-            raise UserError(f"{name} {value}: must be {LONGEST_SIDE} or less; attention over more pixels takes years")
-        if value is not None and (value <= 0 or value % multiple):
-            near = _nearest(value, multiple)
-            raise UserError(f"{name} {value}: must be a multiple of {multiple}, for instance {near}")
-    if height and width:
-        return height, width
-    if height:
-        return height, _nearest(height * size[1] / size[0], multiple)
-    if width:
-        return _nearest(width * size[0] / size[1], multiple), width
-    trained = config.sampling.height * config.sampling.width
-    if size[0] * size[1] <= LARGEST_AREA * trained:
-        return fit_size(*size, multiple)
-    reduced = [round((trained * a / b) ** 0.5) for a, b in (size, size[::-1])]
-    if min(reduced) < multiple:
-        raise UserError(
-            f"image of {size[1]}x{size[0]} pixels (width x height) is {reduced[1]}x{reduced[0]} at the model's area, "
-            f"smaller than {multiple} in a direction: crop it, or pass --height and --width"
-        )
-    return fit_size(*reduced, multiple)
-
-
-def _nearest(value, multiple):
-    return max(multiple, round(value / multiple) * multiple)
 
 
 def draw_noise(options, height, width, latent_shape):

@@ -6,9 +6,9 @@ import functools
 import math
 
 from gm import estimate, ops
-from gm.model import size_multiple
 from gm.ops import reference
 from gm.pipeline import PARTS
+from gm.sizes import size_multiple
 
 
 def needed(pipeline, size, options, decoded=True, low_memory=None):
@@ -18,16 +18,16 @@ def needed(pipeline, size, options, decoded=True, low_memory=None):
         size: (height, width) in pixels. options: `gm.options.Options`. decoded: False where latents are the result.
         low_memory: in place of the pipeline's own.
     """
+    return basis(pipeline, low_memory).stages(size, options, decoded)
+
+
+def basis(pipeline, low_memory=None):
+    """What of a pipeline decides memory: `gm.estimate.Basis`. low_memory: in place of the pipeline's own."""
     low_memory = pipeline.low_memory if low_memory is None else low_memory
     weights = {name: pipeline.weights.held(name, pipeline.amp_level, low_memory) for name in PARTS.values()}
     changed = sum(math.prod(pipeline.weights.shape(name)) for name in pipeline.deltas.names())
     weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
-    guided = (options.min_guidance, options.max_guidance) != (1, 1) and not low_memory
-    frames = estimate.Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
-    return estimate.generation(
-        pipeline.config.model, weights, frames, options.decode_chunk_size, ops.memory_setting(), low_memory,
-        (options.encode_tile, options.decode_tile), decoded, reference.MAX_SCORES,
-    )
+    return estimate.Basis(pipeline.config.model, weights, ops.memory_setting(), low_memory, reference.MAX_SCORES)
 
 
 def remedies(pipeline, size, options, stages):

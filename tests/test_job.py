@@ -9,13 +9,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gm import memory
 from gm.diffusion.preview import Preview
 from gm.errors import UserError
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
-from gm.job import Job, Model, Picture
+from gm.job import Job, Model
 from gm.options import ModelSettings, VideoSettings
+from gm.picture import Picture, plan
 from tests.untrained import CONFIG
 
 SHORT = {"num_frames": 3, "sampling_steps": 2, "decode_chunk_size": 2}
@@ -147,8 +149,8 @@ def test_settings_that_cannot_be(tmp_path, model, settings, words):
         job(model, tmp_path, **settings)
 
 
-def test_settings_and_events_need_no_mindspore():
-    code = "import sys, gm.options, gm.events, gm.console; assert 'mindspore' not in sys.modules"
+def test_settings_events_and_pictures_need_no_mindspore():
+    code = "import sys, gm.options, gm.events, gm.console, gm.picture; assert 'mindspore' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -208,6 +210,19 @@ def test_names_and_space_are_looked_at_before_the_work(tmp_path, model, monkeypa
     with pytest.raises(UserError, match="not enough disk space"):
         next(event for event in job(model, tmp_path).run(picture(tmp_path)) if isinstance(event, Started))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crop_that_is_moved_takes_another_part_of_the_picture(tmp_path, model):
+    path = tmp_path / "wide.png"
+    columns = np.arange(192, dtype=np.uint8)[None, :, None]
+    Image.fromarray(np.broadcast_to(columns, (64, 192, 3)).copy()).save(path)
+    settings = VideoSettings(SHORT, height=64, width=64, output_dir=tmp_path)
+    for crop, left in (((0, 0.5), 0), ((0.5, 0.5), 64), ((1, 0.5), 128)):
+        found = plan(model.pipeline.config, settings, path, crop)
+        np.testing.assert_array_equal(found.image[0, :, 0], np.arange(left, left + 64))
+    events = list(Job(model, settings).run(found))
+    assert events[-1].record["crop"] == (1, 0.5) and found.change.startswith("64x192 scaled and cropped at 100%")
+    np.testing.assert_array_equal(np.asarray(Image.open(events[-1].files["image"])), found.image)
 
 
 def test_latents_that_are_no_numbers_are_not_written(tmp_path, model, monkeypatch):

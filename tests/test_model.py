@@ -9,7 +9,8 @@ import pytest
 
 from gm.checkpoint.rules import unused_reason
 from gm.errors import UserError
-from gm.model import expected_parameters, load_model_config, size_multiple
+from gm.model import expected_parameters, load_model_config
+from gm.sizes import size_multiple
 
 ROOT = Path(__file__).resolve().parent.parent
 VIDEO = ("svd", "svd_xt", "svd_xt_1_1")

@@ -14,8 +14,9 @@ from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.sampling import SAMPLERS
 from gm.errors import UserError
 from gm.model import load_model_config
-from gm.pipeline import ImageToVideo, choose_size
+from gm.pipeline import ImageToVideo
 from gm.precision import kept_narrow
+from gm.sizes import choose_size
 from svd_tools.golden.report import RELATIVE_FLOAT16
 from tests.near import difference
 from tests.untrained import CONFIG

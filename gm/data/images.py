@@ -269,12 +269,13 @@ def fit_size(height, width, multiple=64):
     return height // multiple * multiple, width // multiple * multiple
 
 
-def fit_image(image, height, width):
-    """uint8 (h, w, 3) → uint8 (height, width, 3): scaled until it covers the size, then cropped around the centre.
+def fit_image(image, height, width, crop=(0.5, 0.5)):
+    """uint8 (h, w, 3) → uint8 (height, width, 3): scaled until it covers the size, then cropped.
 
-    The aspect ratio is kept; Lanczos filter; the same values come back where the size already fits.
+    The aspect ratio is kept; Lanczos filter; the same values come back where the size already fits. crop: which part of
+    what is too much goes at the left and at the top, (0, 0) keeps the left upper corner, (1, 1) the right lower one.
     """
-    return np.array(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS))
+    return np.array(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS, centering=crop))
 
 
 def to_signed(image):

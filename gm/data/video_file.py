@@ -40,8 +40,8 @@ def open_container(path):
     if fault:
         raise UserError(f"{path}: {fault}")
     try:
-        # "file:" and an absolute path: a name with a colon would be taken for a protocol. Not as `options`: PyAV 15 hands
-        # those to the streams too, and crashes where these are found later (flv, mpg).
+        # "file:" and an absolute path: a name with a colon would be taken for a protocol. Not as `options`: PyAV 15
+        # hands those to the streams too, and crashes where these are found later (flv, mpg).
         name = "file:" + os.path.abspath(path)
         container = av.open(name, container_options=_OPTIONS, metadata_errors="ignore")
     except ERRORS as error:

@@ -7,8 +7,9 @@ import math
 
 from gm import estimate, memory, ops
 from gm.checkpoint.lora import WEIGHT
-from gm.model import COMPONENTS, size_multiple
+from gm.model import COMPONENTS
 from gm.ops import parallel
+from gm.sizes import size_multiple
 from gm.training.lora import lora_layers
 from gm.training.settings import precision
 from gm.training.step import is_temporal

@@ -10,8 +10,8 @@ from typing import Literal
 
 from gm.config import Section, check, load_config
 from gm.errors import UserError
-from gm.model import size_multiple
 from gm.precision import AMP_LEVELS, DTYPES, level
+from gm.sizes import size_multiple
 
 
 @dataclass

@@ -1,0 +1,53 @@
+"""From a picture's file to the picture that the model gets, at the size that is asked for; no mindspore here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gm.data import outputs
+from gm.data.images import fit_image, load_image
+from gm.data.watermark import check_size
+from gm.errors import UserError
+from gm.sizes import choose_size
+
+CENTRE = (0.5, 0.5)
+
+
+class Picture(NamedTuple):
+    """path: of the file, by whose name the results are called. image: as the model gets it, uint8 (h, w, 3), h and w
+    multiples of `gm.sizes.size_multiple`. change: what was done to it, in words. crop: see
+    `gm.data.images.fit_image`."""
+
+    path: Path
+    image: np.ndarray
+    change: str
+    crop: tuple = CENTRE
+
+
+def plan(config, settings, path, crop=CENTRE):
+    """The `Picture` of a file.
+
+    Args:
+        config: of the model. settings: `gm.options.VideoSettings`, of which the size, the mark and the folder count.
+        crop: see `gm.data.images.fit_image`.
+
+    Raises:
+        UserError: a file that is no picture, a size or a name that cannot be.
+    """
+    path = Path(path)
+    outputs.check_name(settings.output_dir, path.stem)
+    image = load_image(path)
+    try:
+        size = choose_size(config, image.shape[:2], settings.height, settings.width)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if settings.watermark:
+        check_size(*size)
+    before, change = (f"{height}x{width}" for height, width in (image.shape[:2], size))
+    if size != image.shape[:2]:
+        where = "around the centre" if tuple(crop) == CENTRE else f"at {crop[0]:.0%} from the left, {crop[1]:.0%} down,"
+        change = f"{before} scaled and cropped {where} to {change} (height x width)"
+    return Picture(path, fit_image(image, *size, crop), change, tuple(crop))

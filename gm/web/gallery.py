@@ -1,0 +1,74 @@
+"""Earlier results from the output folder, newest first: to play, to compare two, to use their settings again."""
+
+from __future__ import annotations
+
+import datetime
+
+import streamlit as st
+
+from gm.checkpoint.published import VERSIONS
+from gm.web import state
+from gm.web.gallery_files import items, settings_of, version_of
+from gm.web.results import downloads
+
+_MORE = 6  # results that are shown at first, and with each press
+_SAID = ("seed", "num_frames", "sampling_steps", "sampler", "schedule", "motion_bucket_id", "fps", "noise_aug_strength",
+         "min_guidance", "max_guidance")
+
+
+def show(_asked):
+    """Draw the gallery."""
+    settings, queue, _ = state.server()
+    found = items(settings.output_dir)
+    if not found:
+        st.caption(f"Nothing yet in {settings.output_dir}.")
+        return
+    by_name = {item.name: item for item in found}
+    chosen = st.multiselect("Compare two", list(by_name), max_selections=2, placeholder="Choose two results")
+    if chosen:
+        for column, name in zip(st.columns(2), chosen):
+            with column:
+                _play(by_name[name], autoplay=True)
+                _said(by_name[name])
+        st.divider()
+    shown = st.session_state.setdefault("shown", _MORE)
+    for first in range(0, min(shown, len(found)), 2):
+        for column, item in zip(st.columns(2, gap="medium"), found[first : first + 2]):
+            with column:
+                _card(item)
+    if shown < len(found) and st.button(f"More ({len(found) - shown})", width="stretch"):
+        st.session_state.shown += _MORE
+        st.rerun()
+
+
+def _card(item):
+    _play(item)
+    when = datetime.datetime.fromtimestamp(item.time).strftime("%d %B %Y, %H:%M")
+    st.markdown(f"**{item.name.replace('_', ' ')}**  \n:small[:gray[{when}]]")
+    version = version_of(item.record)
+    known = version if version in VERSIONS else None
+    st.button("Use these settings again", key=f"again {item.name}", icon=":material/replay:", width="stretch",
+              on_click=state.use, args=(item.files["image"], settings_of(item.record), known))
+    with st.expander("Settings and files"):
+        _said(item)
+        if "video" in item.files:
+            downloads(item.files, f"gallery {item.name}")
+
+
+def _play(item, autoplay=False):
+    video = item.files.get("video")
+    if video is not None and video.suffix == ".mp4":
+        st.video(str(video), loop=True, autoplay=autoplay, muted=True)
+    elif video is not None and video.suffix == ".gif":
+        st.image(str(video))
+    else:
+        st.image(str(item.files.get("sheet", item.files["image"])))
+
+
+def _said(item):
+    """Its settings in a line each."""
+    record = item.record
+    rows = [("model", version_of(record)), ("size", f"{record.get('width')}×{record.get('height')}")]
+    rows += [(name, record.get(name)) for name in _SAID]
+    rows = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in rows]
+    st.markdown("\n".join(["| | |", "|---|---|", *(f"| {name} | `{value}` |" for name, value in rows)]))

@@ -1,0 +1,65 @@
+"""Earlier results in the output folder, read from the JSON files beside them. No streamlit."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from gm.web.settings import CHOICES, FIELDS, limited
+
+_LARGEST = 1_000_000  # bytes of a JSON file
+
+
+class Item(NamedTuple):
+    """A result. name: what its files' names begin with. files: those that are there, by what they are. record: its
+    JSON file. time: of writing, seconds since 1970."""
+
+    name: str
+    files: dict
+    record: dict
+    time: float
+
+
+def items(folder):
+    """The results of a folder as `Item`s, newest first. Files that are no result, or broken, are passed over."""
+    try:
+        found = [(path.stat().st_mtime, path) for path in Path(folder).glob("*.json") if path.is_file()]
+    except OSError:
+        return []
+    read = (_item(path, time) for time, path in sorted(found, reverse=True))
+    return [item for item in read if item is not None]
+
+
+def _item(path, time):
+    try:
+        if path.stat().st_size > _LARGEST:
+            return None
+        record = json.loads(path.read_bytes())
+        wanted = {"video": record["video"], "image": f"{path.stem}_image.png", "sheet": f"{path.stem}_sheet.png"}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # Whoever wrote the file: only what lies beside it under its name is shown.
+    names = {kind: name for kind, name in wanted.items() if isinstance(name, str) and name.startswith(path.stem)
+             and Path(name).name == name and (path.parent / name).is_file()}
+    if "image" not in names:
+        return None
+    return Item(path.stem, {**{kind: path.parent / name for kind, name in names.items()}, "json": path}, record, time)
+
+
+def settings_of(record):
+    """{name of `gm.web.settings.SETTINGS`, "height", "width": value} of a record, as the page's controls take them."""
+    found = {"num_videos": 1}
+    for name in (*FIELDS, "height", "width"):
+        value = record.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            found[name] = limited(name, value)
+    found.update({name: record[name] for name, (_, known) in CHOICES.items() if record.get(name) in known})
+    return found
+
+
+def version_of(record):
+    """The version whose config was used, such as "svd_xt", or None."""
+    config = record.get("config")
+    return Path(config).stem if isinstance(config, str) else None

@@ -1,0 +1,218 @@
+"""The column of inputs: the model, the picture with its crop, the settings."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import streamlit as st
+
+from gm.checkpoint.published import VERSIONS
+from gm.data.images import SUFFIXES, image_size
+from gm.errors import UserError
+from gm.options import ModelSettings, Options, VideoSettings
+from gm.picture import Picture, plan
+from gm.sizes import choose_size, size_multiple
+from gm.web import words
+from gm.web.look import paste
+from gm.web.messages import Load
+from gm.web.settings import (
+    CHOICES,
+    FIELDS,
+    PRESETS,
+    SETTINGS,
+    config_of,
+    defaults,
+    help_of,
+    options_of,
+    preset,
+)  # fmt: skip
+from gm.web.state import DEMO, running, server
+
+LARGEST_SIDE = 2048  # pixels: four times the area that SVD was trained at, and more
+
+
+class Asked(NamedTuple):
+    """What the inputs say now. model, picture: None where a message says why there is none."""
+
+    model: ModelSettings | None
+    picture: Picture | None
+    video: VideoSettings
+
+
+def show():
+    """Draw the column; returns `Asked`."""
+    state, (settings, _, _) = st.session_state, server()
+    model = _model()
+    video = VideoSettings(
+        {name: state[name] for name in SETTINGS if name != "num_videos"}, state.num_videos, state.height, state.width,
+        settings.output_dir,
+    )
+    picture = _picture(video)
+    _settings()
+    return Asked(model, picture, video)
+
+
+def _model():
+    state, (settings, queue, _) = st.session_state, server()
+    missing = {version for version in VERSIONS if settings.missing(version)}
+    st.selectbox(
+        "Model", VERSIONS, key="version", on_change=_new_version, help=help_of("version"),
+        format_func=lambda version: f"{version} (no weights yet)" if version in missing else version,
+    )
+    if state.version in missing:
+        st.info(f"The weights of {state.version} are not there. Get them with the next two lines, then press R:")
+        folder = f" --checkpoints_dir={settings.checkpoints_dir}" if settings.checkpoints_dir.name != "checkpoints" else ""
+        st.code("python -m pip install -r requirements-download.txt\n"
+                f"python svd_tools/download.py {state.version}{folder}", language="bash")
+        return None
+    model = settings.model(state.version)
+    loaded = queue.loaded and queue.model == model
+    columns = st.columns([2, 3], vertical_alignment="center")
+    if columns[0].button("Load model", disabled=loaded or running() is not None, width="stretch",
+                         help="Load it now; Sample does it too"):
+        video = VideoSettings({}, output_dir=settings.output_dir)
+        state.ticket = queue.submit(Load(model, video, (state.height, state.width)))
+        st.rerun()
+    columns[1].caption(_memory(model, loaded))
+    return model
+
+
+def _memory(model, loaded):
+    """The estimate for the settings of now against what is free."""
+    state, (_, queue, _) = st.session_state, server()
+    ready = queue.ready if queue.model == model else None
+    free = f"{words.free_memory()} of memory are free"
+    if ready is None:
+        return f"Not loaded; {free}."
+    try:
+        options = options_of(config_of(state.version), {name: state[name] for name in Options.__dataclass_fields__
+                                                        if name in SETTINGS})
+        stages = ready.basis.stages((state.height, state.width), options)
+    except UserError:
+        return free
+    stage = max(stages, key=lambda name: stages[name].own)
+    head = "Loaded" if loaded else "Not all loaded"
+    return f"{head}. These settings need about {words.gigabytes(stages[stage].own)} in all, in {stage}; {free}."
+
+
+def _new_version():
+    st.session_state.update(defaults(st.session_state.version), preset="The model's own")
+
+
+def _picture(video):
+    """Upload and preview; returns the `Picture`, or None after a message."""
+    state, (_, _, uploads) = st.session_state, server()
+    sent = st.file_uploader(
+        "Picture: choose, drop or paste", type=[suffix[1:] for suffix in SUFFIXES],
+        key=f"picture_{state.get('uploader', 0)}", help=help_of("image"),
+    )
+    paste()
+    _take(sent, uploads)
+    preview = st.container()
+    multiple = size_multiple(config_of(state.version).model)
+    columns = st.columns(3, vertical_alignment="bottom")
+    for column, name, label in zip(columns, ("width", "height"), ("Width", "Height")):
+        column.number_input(label, multiple, LARGEST_SIDE, key=name, step=multiple, help=help_of(name))
+    columns[2].button("Its shape", on_click=_own_shape, width="stretch", help="Width and height of the picture's own "
+                      "shape, as the command line takes them without --height and --width")
+    try:
+        height, width = size_of(state.picture)
+        across, down = width * state.height - height * state.width, 0
+        across, down = max(0, across), max(0, -across)
+        if across or down:
+            st.slider("Crop, from left to right" if across else "Crop, from top to bottom", 0, 100, key="crop",
+                      format="%d%%", help="Which part of the picture is kept where its shape is another")
+        crop = (state.crop / 100 if across else 0.5, state.crop / 100 if down else 0.5)
+        picture = fitted(state.version, state.picture, state.height, state.width, crop)
+    except UserError as error:
+        preview.error(_without_path(error, state.picture))
+        return None
+    caption = f"What the model gets: {picture.change}" if state.picture != DEMO else \
+        f"The demo picture, as the model gets it: {picture.change}"
+    preview.image(picture.image, caption, width=min(2 * state.width, 320), output_format="PNG")
+    return picture
+
+
+def _take(sent, uploads):
+    """Keep what was uploaded as the session's picture, and forget the one before."""
+    state = st.session_state
+    number = None if sent is None else sent.file_id
+    if number == state.sent:
+        return
+    state.sent = number
+    if state.upload is not None:
+        uploads.remove(state.upload)
+    if sent is None:
+        state.upload, state.picture = None, DEMO if state.picture == state.upload else state.picture
+    else:
+        state.picture = state.upload = uploads.add(sent.getbuffer())
+        state.crop = 50
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def size_of(path):
+    """(height, width) of a picture's file."""
+    return image_size(path)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def fitted(version, path, height, width, crop):
+    """The `Picture` of a file for a version: what the model gets."""
+    settings = VideoSettings({}, height=height, width=width, output_dir=server()[0].output_dir)
+    return plan(config_of(version), settings, path, crop)
+
+
+def _own_shape():
+    state = st.session_state
+    try:
+        state.height, state.width = choose_size(config_of(state.version), size_of(state.picture))
+    except UserError:
+        return  # the preview says why
+
+
+def _without_path(error, path):
+    """A message about an upload: its generated name means nothing to anybody."""
+    text = str(error).replace(f"image {path}: ", "").replace(f"{path}: ", "").replace(f"image {path}", "it")
+    return f"This picture cannot be used: {text.replace(str(path), 'it')}"
+
+
+def _number(name, where=st):
+    field = FIELDS[name]
+    kind = type(field.step)
+    where.number_input(field.label, kind(field.least), kind(field.most), key=name, step=field.step, help=help_of(name),
+                       format="%d" if kind is int else "%.2f")
+
+
+def _settings():
+    st.selectbox("Preset", list(PRESETS), key="preset", on_change=_new_preset, placeholder="Chosen by hand",
+                 help="Steps, sampler, motion and guidance together; everything can be changed afterwards")
+    columns = st.columns(2)
+    _number("num_frames", columns[0])
+    _number("sampling_steps", columns[1])
+    columns = st.columns([3, 1], vertical_alignment="bottom")
+    _number("seed", columns[0])
+    columns[1].button("Dice", icon=":material/casino:", on_click=_roll, width="stretch", help="Another seed, by chance")
+    motion = FIELDS["motion_bucket_id"]
+    st.slider(motion.label, motion.least, motion.most, key=motion.name, step=motion.step, help=help_of(motion.name))
+    columns = st.columns(2)
+    _number("fps", columns[0])
+    _number("noise_aug_strength", columns[1])
+    with st.expander("More settings"):
+        columns = st.columns(2)
+        _number("min_guidance", columns[0])
+        _number("max_guidance", columns[1])
+        for column, (name, (label, known)) in zip(columns, CHOICES.items()):
+            column.selectbox(label, known, key=name, help=help_of(name))
+        _number("decode_chunk_size", columns[0])
+        _number("num_videos", columns[1])
+
+
+def _new_preset():
+    state = st.session_state
+    if state.preset is not None:
+        state.update(preset(state.preset, state.version))
+
+
+def _roll():
+    st.session_state.seed = random.randrange(2**32)

@@ -1,0 +1,65 @@
+"""A request while it waits or is under way, and how it ended. Drawn anew every half second, without the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from gm.data.videos import contact_sheet
+from gm.web import words
+from gm.web.state import running, server
+
+_EVERY = 0.5  # seconds
+_SIDE = 160  # pixels that the longer side of a small frame is shown with at most
+
+
+def show(kind):
+    """Draw the session's ticket, if it is of `kind` (a function of the ticket) and not ended; True if so."""
+    ticket = running()
+    if ticket is None:
+        return False
+    if not kind(ticket):
+        st.info("Another request of this page is under way; it is shown where it was started.")
+    _watch(ticket)
+    return True
+
+
+def show_end(ticket):
+    """Messages about a ticket that has ended."""
+    for warning in dict.fromkeys(ticket.warnings):
+        st.caption(f":material/info: {warning[0].upper()}{warning[1:]}.")
+    if ticket.ended.cancelled:
+        st.info("Cancelled. What it held is free again.")
+    elif ticket.ended.fault:
+        st.error(ticket.ended.fault)
+
+
+@st.fragment(run_every=_EVERY)
+def _watch(ticket):
+    _, queue, _ = server()
+    if ticket.ended is not None:
+        st.rerun()
+    number = queue.place(ticket)
+    if number:
+        st.progress(0.0, words.place(number))
+    elif ticket.cancelled:
+        st.progress(0.0, "Stopping after this step")
+    else:
+        text, share = words.stage(ticket.event)
+        started, left = ticket.started, ticket.seconds_left()
+        if started is not None and started.total > 1:
+            text = f"Video {started.number} of {started.total}. {text}"
+        st.progress(share or 0.0, text + (f", about {words.duration(left)} left" if left is not None else ""))
+    if st.button("Cancel", icon=":material/close:", key="cancel", disabled=ticket.cancelled):
+        queue.cancel(ticket)
+    if ticket.glimpse is not None:
+        st.image(_sheet(ticket.glimpse), "What it is becoming", output_format="PNG")
+
+
+def _sheet(frames):
+    """Small frames as one picture, large enough to be seen."""
+    height, width = frames.shape[1:3]
+    factor = max(1, _SIDE // max(height, width))
+    size = (width * factor, height * factor)
+    return contact_sheet(np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in frames]))

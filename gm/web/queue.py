@@ -1,0 +1,178 @@
+"""One queue for everybody who has the page open: requests are done one after the other, in the order they came.
+
+    ticket = queue.submit(Make(...))
+    queue.place(ticket)     # how many are before it, None once it has ended
+    ticket.state()          # what is known of it so far
+    queue.cancel(ticket)
+
+A thread hands the requests to the model's process. A request for another model than the one there ends that process,
+which gives all of its memory back, and starts a new one; so does the end of a process that crashed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+
+from gm.events import Loading, Sampling, Started, Warned, Written
+from gm.web.messages import Cancel, Ended, Glimpse, Measured, Ready
+from gm.web.process import Gone, Process
+
+
+@dataclass
+class Result:
+    """One video. written: `gm.events.Written` without its frames. numbers: of `gm.data.metrics.evaluate`."""
+
+    written: Written
+    numbers: dict = field(default_factory=dict)
+
+
+class Ticket:
+    """One request and what became of it. It is written to by the queue's thread alone; readers see whole values."""
+
+    def __init__(self, number, request):
+        self.number, self.request = number, request
+        self.event = None  # the last of gm.events that says what is done now
+        self.since = time.monotonic()  # when it came
+        self.started = None  # `gm.events.Started` of the video under way
+        self.warnings, self.results = [], []
+        self.glimpse = None  # small frames uint8 (t, h, w, 3)
+        self.ended = None  # `Ended`
+        self.cancelled = False  # asked for
+        self._steps = []  # (time, steps done) of the video under way
+
+    def receive(self, event):
+        now = time.monotonic()
+        if isinstance(event, Glimpse):
+            self.glimpse = event.frames
+        elif isinstance(event, Measured):
+            self.results[-1].numbers = event.numbers
+        elif isinstance(event, Written):
+            self.results.append(Result(event))
+        elif isinstance(event, Warned):
+            self.warnings.append(event.text)
+        elif isinstance(event, Ready):
+            self.warnings += event.warnings
+        else:
+            self.event, self.since = event, now
+        if isinstance(event, Started):
+            self.started, self.glimpse, self._steps = event, None, []
+        if isinstance(event, Sampling):
+            self._steps.append((now, event.done))
+
+    def seconds_left(self):
+        """Of this video's sampling or of loading this part, from its speed so far; None while that is not known."""
+        event = self.event
+        if isinstance(event, Sampling) and len(self._steps) > 2:  # the first step compiles, or fills caches
+            (first, begun), (last, done) = self._steps[1], self._steps[-1]
+            return max(0.0, (last - first) / (done - begun) * (event.total - done) - (time.monotonic() - last))
+        return None
+
+
+class Queue:
+    """See the module. start: for tests, makes a `gm.web.process.Process`."""
+
+    def __init__(self, start=Process):
+        self._start = start
+        self._waiting, self._running, self._closed = [], None, False
+        self._change = threading.Condition()
+        self._numbers = itertools.count(1)
+        self.process = None
+        self.model = None  # `gm.options.ModelSettings` of the process
+        self.ready = None  # its `Ready`
+        self.loaded = False  # whether all of its parts are
+        self._thread = threading.Thread(target=self._serve, name="queue", daemon=True)
+        self._thread.start()
+
+    def submit(self, request):
+        with self._change:
+            ticket = Ticket(next(self._numbers), request)
+            self._waiting.append(ticket)
+            self._change.notify_all()
+        return ticket
+
+    def place(self, ticket):
+        """0 for the one under way, else how many come before it; None for one that has ended."""
+        with self._change:
+            if ticket is self._running:
+                return 0
+            return self._waiting.index(ticket) + (self._running is not None) if ticket in self._waiting else None
+
+    def length(self):
+        """Requests that are under way or wait."""
+        with self._change:
+            return len(self._waiting) + (self._running is not None)
+
+    def cancel(self, ticket):
+        """A request that waits is taken out at once; the one under way stops after the step that it is in."""
+        with self._change:
+            ticket.cancelled = True
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                ticket.ended = Ended(cancelled=True)
+            elif ticket is self._running and self.process is not None:
+                self.process.send(Cancel(ticket.number))
+
+    def close(self):
+        """End the thread and the process."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+            process = self.process
+        if process is not None:
+            process.close()
+        self._thread.join()
+
+    def _serve(self):
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                ticket = self._running = self._waiting.pop(0)
+            ended = self._do(ticket)
+            with self._change:
+                self._running, ticket.ended = None, ended
+
+    def _do(self, ticket):
+        try:
+            self._require(ticket.request.model)
+            self.process.send((ticket.number, ticket.request))
+            if ticket.cancelled:  # while the process was started
+                self.process.send(Cancel(ticket.number))
+            while True:
+                event = self.process.receive()
+                if isinstance(event, Ended):
+                    if event.fault and self.ready is None:  # it holds no model
+                        self._end_process()
+                    return event
+                self._note(event)
+                ticket.receive(event)
+        except Gone as error:
+            self._end_process()
+            return Ended(f"the model's process has ended: {error}. The next request starts a new one")
+        except OSError as error:
+            self._end_process()
+            return Ended(f"the model's process could not be started: {error.strerror or error}")
+
+    def _note(self, event):
+        if isinstance(event, Ready):
+            self.ready = event
+        elif isinstance(event, Loading) and event.part == "decoder" and event.done == event.total:
+            self.loaded = True  # it is the last
+
+    def _require(self, model):
+        if self.process is not None and (self.model != model or not self.process.alive()):
+            self._end_process()
+        if self.process is None:
+            process = self._start()
+            with self._change:
+                self.process, self.model = process, model
+
+    def _end_process(self):
+        with self._change:
+            process, self.process, self.model, self.ready, self.loaded = self.process, None, None, None, False
+        if process is not None:
+            process.close()

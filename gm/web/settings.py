@@ -1,0 +1,139 @@
+"""The settings that the page offers: their words and limits, the defaults of each model, and presets. No streamlit."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from gm.checkpoint.published import ROOT, checkpoints_folder, find_checkpoint
+from gm.config import load_config
+from gm.diffusion.sampling import SAMPLERS
+from gm.diffusion.schedules import SCHEDULES
+from gm.errors import UserError
+from gm.inference_options import GROUPS, device
+from gm.options import ModelSettings, Options
+
+HELP = {option.names[0].rsplit(".", 1)[-1].lstrip("-"): option for group in GROUPS.values() for option in group}
+
+
+class Field(NamedTuple):
+    """A number of `Options` or `VideoSettings`: its label, its limits on the page, and what one press changes it by."""
+
+    name: str
+    label: str
+    least: float
+    most: float
+    step: float
+
+
+# Whole numbers have an int step.
+FIELDS = {
+    field.name: field
+    for field in (
+        Field("num_frames", "Frames", 1, 100, 1),
+        Field("sampling_steps", "Steps", 1, 200, 1),
+        Field("seed", "Seed", 0, 2**53 - 1, 1),  # what a browser counts exactly
+        Field("motion_bucket_id", "Motion", 0, 255, 1),
+        Field("fps", "Frames per second", 1, 60, 1),
+        Field("noise_aug_strength", "Noise on the picture", 0.0, 10.0, 0.01),
+        Field("min_guidance", "Guidance, first frame", 0.0, 20.0, 0.1),
+        Field("max_guidance", "Guidance, last frame", 0.0, 20.0, 0.1),
+        Field("decode_chunk_size", "Frames decoded at a time", 1, 100, 1),
+        Field("num_videos", "Videos", 1, 8, 1),
+    )
+}
+CHOICES = {"sampler": ("Sampler", tuple(SAMPLERS)), "schedule": ("Noise levels", tuple(SCHEDULES))}
+SETTINGS = (*FIELDS, *CHOICES)  # names of everything that the page asks for, but for the size
+PRESETS = {
+    "The model's own": {},
+    "Fast: 10 steps, dpmpp_2m, ays": {"sampling_steps": 10, "sampler": "dpmpp_2m", "schedule": "ays"},
+    "As the original": {
+        "sampling_steps": 25, "sampler": "euler", "schedule": "karras", "motion_bucket_id": 127, "fps": 7,
+        "noise_aug_strength": 0.02, "decode_chunk_size": 14,
+    },
+}
+
+
+def help_of(name):
+    """What the command line says of an option, and what it is called there."""
+    option = HELP[name]
+    return f"{option.help[0].upper()}{option.help[1:]}. On the command line: {option.names[0]}"
+
+
+def config_path(version):
+    return ROOT / "configs" / f"{version}.yaml"
+
+
+@functools.cache
+def config_of(version):
+    """The config of one of `VERSIONS`; it is not to be changed."""
+    return load_config(config_path(version))
+
+
+def options_of(config, changes):
+    """`Options` of a config with changes, None leaves a value; no model is loaded. UserError for what cannot be."""
+    known = {f.name for f in fields(Options)}
+    defaults = Options(**{name: value for name, value in config.sampling.items() if name in known})
+    return replace(defaults, **{name: value for name, value in changes.items() if value is not None})
+
+
+def defaults(version):
+    """{name of SETTINGS, "height", "width": value} that the page begins with for a version."""
+    config = config_of(version)
+    values = {**vars(options_of(config, {})), "num_videos": 1, **{n: config.sampling[n] for n in ("height", "width")}}
+    return {name: limited(name, values[name]) for name in (*SETTINGS, "height", "width")}
+
+
+def limited(name, value):
+    """A value as its control takes it: a number of the right kind within the limits."""
+    field = FIELDS.get(name)
+    if field is None:
+        return value
+    return type(field.step)(min(max(value, field.least), field.most))
+
+
+def preset(name, version):
+    """Values of a preset, over the defaults of a version; SVD-XT's 30 steps are the original's for it."""
+    values = {**defaults(version), **PRESETS[name]}
+    if name == "As the original":
+        values["sampling_steps"] = 30 if "xt" in version else 25
+    return {key: value for key, value in values.items() if key not in ("height", "width", "seed", "num_videos")}
+
+
+class Server(NamedTuple):
+    """What whoever starts the server chose; nobody's browser can change it."""
+
+    output_dir: Path
+    checkpoints_dir: Path
+    mode: int
+    device_target: str | None
+    low_memory: bool
+
+    def model(self, version):
+        """`gm.options.ModelSettings` of a version. UserError, with the command that gets them, without weights."""
+        weights = find_checkpoint(version, self.checkpoints_dir)
+        return ModelSettings(str(config_path(version)), str(weights), device_target=self.device_target, mode=self.mode,
+                             low_memory=self.low_memory)
+
+    def missing(self, version):
+        """Why a version cannot be loaded, in words; None where its weights are there."""
+        try:
+            find_checkpoint(version, self.checkpoints_dir)
+        except UserError as error:
+            return str(error)
+        return None
+
+
+def read_arguments(argv=None):
+    """The `Server` of `streamlit run app.py -- OPTIONS`; options as of image_to_video.py."""
+    parser = argparse.ArgumentParser(prog="streamlit run app.py --", description="The page of Stable Video Diffusion.")
+    for name, kind in (("output_dir", Path), ("checkpoints_dir", Path), ("device_target", device), ("mode", int)):
+        option = HELP[name]
+        parser.add_argument(f"--{name}", type=kind, default=option.default, choices=option.choices, help=option.help)
+    parser.add_argument("--low_memory", action="store_true", help=HELP["low_memory"].help)
+    chosen = vars(parser.parse_args(argv))
+    folder = Path(chosen.pop("output_dir")).absolute()
+    return Server(folder, checkpoints_folder(chosen.pop("checkpoints_dir")), **chosen)

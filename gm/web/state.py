@@ -1,0 +1,55 @@
+"""What the server holds for everybody, and what each browser's session holds. With streamlit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+
+import streamlit as st
+
+from gm import interrupts
+from gm.checkpoint.published import ROOT, TINY
+from gm.web.queue import Queue
+from gm.web.settings import defaults, read_arguments
+from gm.web.uploads import Uploads
+
+DEMO = ROOT / "assets" / "demo.png"
+
+
+@st.cache_resource(show_spinner=False)
+def server():
+    """(`gm.web.settings.Server`, `Queue`, `Uploads`) of this server, ended with it."""
+    try:
+        settings = read_arguments()
+    except SystemExit as end:  # it was told on the terminal; streamlit would serve an empty page
+        os._exit(end.code or 0)
+    queue, uploads = Queue(), Uploads()
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    for end in (queue.close, uploads.close):
+        atexit.register(end)
+        interrupts.add(end)
+    return settings, queue, uploads
+
+
+def begin():
+    """Give a new session its values: svd_tiny, the demo picture, the model's own settings."""
+    state = st.session_state
+    if "version" not in state:
+        state.update(version=TINY, **defaults(TINY), preset="The model's own", ticket=None, picture=DEMO, upload=None,
+                     sent=None, crop=50)
+
+
+def running():
+    """The session's ticket while its request waits or is under way, else None."""
+    ticket = st.session_state.ticket
+    return ticket if ticket is not None and ticket.ended is None else None
+
+
+def use(path, values, version=None):
+    """Take a picture and settings over, as of an earlier result. For callbacks: before the controls are drawn."""
+    state = st.session_state
+    if version is not None:
+        state.version = version
+    state.update({**defaults(state.version), **values})
+    state.update(picture=path, crop=50, preset=None, view="Video")
+    state.uploader = state.get("uploader", 0) + 1  # an empty one

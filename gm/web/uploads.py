@@ -1,0 +1,59 @@
+"""Pictures that browsers send: in a temporary folder of the server, under generated names, for as long as it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+from gm import interrupts, locks
+
+_PREFIX = "svd_page_"
+
+
+class Uploads:
+    """A folder, which goes with the server; those that killed servers left are taken away when it is made.
+
+    parent: where it is made, by default the system's temporary folder.
+    """
+
+    def __init__(self, parent=None):
+        self.parent = Path(parent or tempfile.gettempdir())
+        remove_left(self.parent)
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.parent))
+        self._lock = locks.take(self.folder / "lock")
+        interrupts.add(self.close)
+
+    def add(self, content):
+        """Keep the bytes of a picture; returns its path, of which nothing comes from the browser.
+
+        The file has the same name in a folder of its own, as results are called after it.
+        """
+        folder = self.folder / uuid.uuid4().hex
+        folder.mkdir()
+        path = folder / "picture"
+        path.write_bytes(content)
+        return path
+
+    def remove(self, path):
+        """Forget a picture that `add` gave."""
+        if path.parent.parent == self.folder:
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+    def close(self):
+        interrupts.remove(self.close)
+        if self._lock is not None:
+            self._lock.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remove_left(parent):
+    """Folders of servers that are not there any more."""
+    for folder in Path(parent).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = locks.take(folder / "lock")  # OSError where it is another user's
+            if lock is not None:
+                lock.release()
+                shutil.rmtree(folder, ignore_errors=True)

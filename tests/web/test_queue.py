@@ -1,0 +1,166 @@
+"""The queue of the page: order, places, cancelling, crashes, and once the real process with a model."""
+
+import functools
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from gm.options import ModelSettings, VideoSettings
+from gm.picture import Picture
+from gm.web.messages import Cancel, Load, Make
+from gm.web.process import Process
+from gm.web.queue import Queue
+from tests.untrained import CONFIG
+
+ACTING = (sys.executable, "-m", "tests.web.acting")
+A, B = ModelSettings("a.yaml", "a"), ModelSettings("b.yaml", "b")
+PATIENCE = 120  # seconds, on a machine with other work
+
+
+@pytest.fixture
+def queue():
+    found = Queue(functools.partial(Process, ACTING))
+    yield found
+    found.close()
+
+
+def make(name, model=A):
+    return Make(model, Picture(Path(name), np.zeros((64, 64, 3), np.uint8), ""), (VideoSettings(),))
+
+
+def wait(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def ended(ticket):
+    wait(lambda: ticket.ended is not None)
+    return ticket.ended
+
+
+def steps(ticket):
+    return getattr(ticket.event, "done", 0)
+
+
+def test_requests_are_done_in_their_order_and_know_their_place(queue):
+    first, second, third = (queue.submit(make(name)) for name in ("slow", "second", "third"))
+    wait(lambda: steps(first) > 1)
+    assert [queue.place(ticket) for ticket in (first, second, third)] == [0, 1, 2]
+    assert queue.length() == 3
+    queue.cancel(second)
+    assert ended(second).cancelled and [queue.place(t) for t in (first, second, third)] == [0, None, 1]
+    queue.cancel(first)
+    assert ended(first).cancelled and steps(first) < 900
+    assert ended(third).fault is None and not second.results
+    assert third.results[0].written.video == Path("third") and queue.length() == 0
+
+
+def test_a_request_that_is_done_with_cannot_cancel_the_next(queue):
+    done = queue.submit(make("done"))
+    ended(done)
+    following = queue.submit(make("following"))
+    queue.process.send(Cancel(done.number))
+    assert not ended(following).cancelled and following.results
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("bad", "this cannot be"), ("fault", "a fault of the program.*ZeroDivisionError: of the program"),
+     ("crash", "killed, as systems do when memory is out")],
+)
+def test_what_fails_is_told_and_the_next_request_is_done(queue, name, words):
+    assert re.search(words, ended(queue.submit(make(name))).fault)
+    following = queue.submit(make("following"))
+    assert ended(following).fault is None and len(following.results) == 1
+
+
+def test_another_model_waits_for_running_work_and_gets_a_process_of_its_own(queue):
+    first = queue.submit(make("slow"))
+    other = queue.submit(make("other", B))
+    wait(lambda: steps(first) > 1)
+    process, pid = queue.process, queue.process.pid
+    assert queue.model == A and queue.place(other) == 1
+    queue.cancel(first)
+    assert ended(other).fault is None and queue.model == B
+    assert other.results[0].written.record["pid"] != pid and not process.alive()
+    again = queue.submit(make("again", B))
+    ended(again)
+    assert again.results[0].written.record["pid"] == other.results[0].written.record["pid"]
+
+
+def test_a_process_that_dies_between_two_requests_is_noticed(queue):
+    ended(queue.submit(make("first")))
+    os.kill(queue.process.pid, signal.SIGKILL)
+    wait(lambda: not queue.process.alive())
+    following = queue.submit(make("following"))
+    assert ended(following).fault is None and following.results
+
+
+def test_a_program_that_is_not_there_is_told():
+    queue = Queue(functools.partial(Process, ("/no/such/program",)))
+    try:
+        assert "could not be started: No such file" in ended(queue.submit(make("one"))).fault
+    finally:
+        queue.close()
+
+
+def test_seconds_left_follow_the_speed_of_the_steps_so_far(queue):
+    ticket = queue.submit(make("slow"))
+    assert ticket.seconds_left() is None
+    wait(lambda: steps(ticket) >= 20)
+    left = ticket.seconds_left()
+    assert 0.05 * 900 < left < 5 * 0.05 * 1000
+    queue.cancel(ticket)
+
+
+def test_the_model_s_own_process_makes_measures_cancels_and_goes_on(tmp_path, untrained):
+    model = ModelSettings(CONFIG, untrained, device_target="CPU", mode=1)
+    video = VideoSettings({"num_frames": 3, "sampling_steps": 2}, output_dir=tmp_path)
+    picture = Picture(tmp_path / "sea.png", np.full((64, 64, 3), 90, np.uint8), "")
+    queue = Queue()
+    try:
+        loading = queue.submit(Load(model, video, (64, 64)))
+        assert ended(loading).fault is None and queue.loaded
+        stages = queue.ready.basis.stages((64, 64), _options(video))
+        assert set(stages) == {"conditioning", "sampling", "decoding"}
+        long = VideoSettings({"num_frames": 3, "sampling_steps": 1000}, output_dir=tmp_path)
+        cancelled = queue.submit(Make(model, picture, (long,)))
+        wait(lambda: cancelled.glimpse is not None)
+        queue.cancel(cancelled)
+        assert ended(cancelled).cancelled and cancelled.glimpse.shape == (3, 8, 8, 3)
+        assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".claim")]
+        done = queue.submit(Make(model, picture, (video, video)))
+        assert ended(done).fault is None
+        assert [result.written.video.name for result in done.results] == ["sea_000.mp4", "sea_001.mp4"]
+        assert 0 <= done.results[0].numbers["motion_bucket"] <= 255
+        assert json.loads((tmp_path / "sea_000.json").read_text())["command"] == "app.py"
+        assert next(imageio_ffmpeg.read_frames(str(tmp_path / "sea_000.mp4")))["codec"] == "h264"
+        huge = Make(model, picture._replace(image=np.zeros((8192, 8192, 3), np.uint8)), (video,))
+        assert "not enough memory" in ended(queue.submit(huge)).fault and queue.ready is not None
+        bad = VideoSettings({"num_frames": 3, "fps": -1}, output_dir=tmp_path)
+        assert "fps -1" in ended(queue.submit(Make(model, picture, (bad,)))).fault
+    finally:
+        queue.close()
+    missing = Queue()
+    try:
+        ticket = missing.submit(make("sea"))
+        assert "a.yaml" in ended(ticket).fault and missing.model is None
+    finally:
+        missing.close()
+
+
+def _options(video):
+    from gm.config import load_config
+    from gm.web.settings import options_of
+
+    return options_of(load_config(CONFIG), video.sampling)
