@@ -1,5 +1,6 @@
 """Frame n is frame n: every kind of file against what ffmpeg shows when it decodes it from its beginning."""
 
+import av
 import numpy as np
 import pytest
 
@@ -135,6 +136,8 @@ def test_a_recording_that_begins_within_a_group(folder, tmp_path, part):
 # As .ts, the joined cuts of x264 hold no parameters: ffmpeg shows nothing.
 @pytest.mark.parametrize("source, suffix", [("open.mp4", "mp4"), ("hevc.mp4", "mp4"), ("hevc.mp4", "ts")])
 def test_cuts_of_open_groups_joined(folder, tmp_path, source, suffix):
+    if source == "hevc.mp4" and av.library_versions["libavcodec"][0] < 62:
+        pytest.skip("the ffmpeg of PyAV 15 shows leading pictures that ffmpeg 8 and 9 leave out")
     for name, start in ("1.mkv", "0.7"), ("2.mkv", "1.4"):
         ffmpeg("-ss", start, "-i", folder / source, "-c", "copy", tmp_path / name)
     (tmp_path / "list.txt").write_text("file 1.mkv\nfile 2.mkv\n")
