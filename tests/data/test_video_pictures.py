@@ -128,7 +128,8 @@ def test_every_pixel_format(tmp_path, kind):
     path = make(source, tmp_path / f"a.{suffix}", "-pix_fmt", kind, "-c:v", FORMATS[kind])
     frames = read(path)
     truth = shown(path, by_matrix("bt601:out_range=pc") if kind[:3] == "yuv" else "format=gbrp")
-    assert np.abs(frames.astype(int) - truth).max() <= (1 if kind == "pal8" else 0)  # ffmpeg 7 rounds a palette otherwise
+    allowed = 2 if kind == "pal8" else 0  # ffmpeg 7 rounds a palette in another way
+    assert np.abs(frames.astype(int) - truth).max() <= allowed
     if kind not in ("monob", "pal8", "gray", "gray10le", "gray16be", "ya8"):
         assert np.abs(frames.astype(int) - source).mean() < 12
     assert numbers(frames) == [0, 1]
