@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from gm.checkpoint import mapped
 from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.mapped import StoredTensor
 from gm.errors import UserError
 
 
@@ -282,3 +283,12 @@ def test_text_in_mindspores_format_is_left_aside(tmp_path):
     with open_checkpoint(tmp_path / "x.ckpt") as checkpoint:
         assert "w" in checkpoint.names() and "note" not in checkpoint.names() and "note" in checkpoint.ignored
         assert all(isinstance(checkpoint.read(name), np.ndarray) for name in checkpoint.names())
+
+
+@pytest.mark.parametrize("shape, strides, span", [
+    ((2, 3), None, 6), ((2, 3), (3, 1), 6), ((3, 2), (1, 3), 6), ((2, 2), (8, 2), 11), ((4,), (0,), 1), ((), (), 1),
+    ((0, 3), (3, 1), 0),
+])
+def test_how_much_of_the_file_a_tensor_takes(shape, strides, span):
+    """One element less and the last would be read from beyond what was looked at."""
+    assert StoredTensor(shape, np.dtype(np.float32), np.dtype(np.float32), 0, strides).span == span
