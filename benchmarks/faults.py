@@ -190,7 +190,7 @@ def strike(name, folder, points, seed):
     if not expected:
         raise UserError(f"{name}: the undisturbed run left no results in {output}")
     faults = [f"undisturbed: {fault}" for fault in _faults(output, program, expected, False)]
-    killed = 0
+    killed = told = 0
     with progress_bar(points, name, "kill") as bar:
         for k in range(points):
             moment = length * (k + draw.random()) / points
@@ -202,6 +202,9 @@ def strike(name, folder, points, seed):
             if process.returncode:
                 faults.append(f"killed at {moment:.2f} s: going on failed with {process.returncode}: {text[-500:]}")
             faults += [f"killed at {moment:.2f} s: {fault}" for fault in _faults(output, program, expected, False)]
+            for fault in faults[told:]:
+                bar.write(fault, file=sys.stderr)
+            told = len(faults)
             bar.update()
     shutil.rmtree(output, ignore_errors=True)
     return {"program": name, "seconds": length, "killed": killed, "finished before": points - killed, "faults": faults}
