@@ -29,7 +29,7 @@ def show(asked):
         return
     ticket = state.ticket
     if ticket is None:
-        st.caption("The video appears here. The first one takes longer, as the model is loaded and compiled for the size.")
+        st.caption("The video appears here. The first takes longer: the model is loaded, and compiled for the size.")
         return
     if isinstance(ticket.request, Load) or not is_sweep(ticket):
         progress.show_end(ticket)
