@@ -41,6 +41,11 @@ def find_checkpoint(version, folder):
     message = f"no weights: there is neither {looked_for[0]} nor {looked_for[1].name} beside it"
     remedy = "give --SVD.checkpoint=FILE, or --checkpoints_dir if they are in another folder"
     if version in REPOSITORIES:
-        where = "" if Path(folder) == checkpoints_folder() else f" --checkpoints_dir={shlex.quote(str(folder))}"
-        remedy = f"get them with\n  python svd_tools/download.py {version}{where}\nor {remedy}"
+        remedy = f"get them with\n  {download_command(version, folder)}\nor {remedy}"
     raise UserError(f"{message}; {remedy}")
+
+
+def download_command(version, folder):
+    """What to type to get the weights of one of `REPOSITORIES` into a folder."""
+    where = "" if Path(folder) == checkpoints_folder() else f" --checkpoints_dir={shlex.quote(str(folder))}"
+    return f"python svd_tools/download.py {version}{where}"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from gm.checkpoint.published import VERSIONS
+from gm.checkpoint.published import VERSIONS, download_command
 from gm.data.images import SUFFIXES, image_size
 from gm.errors import UserError
 from gm.options import ModelSettings, Options, VideoSettings
@@ -62,9 +62,8 @@ def _model():
     )
     if state.version in missing:
         st.info(f"The weights of {state.version} are not there. Get them with the next two lines, then press R:")
-        folder = f" --checkpoints_dir={settings.checkpoints_dir}" if settings.checkpoints_dir.name != "checkpoints" else ""
-        st.code("python -m pip install -r requirements-download.txt\n"
-                f"python svd_tools/download.py {state.version}{folder}", language="bash")
+        command = download_command(state.version, settings.checkpoints_dir)
+        st.code(f"python -m pip install -r requirements-download.txt\n{command}", language="bash")
         return None
     model = settings.model(state.version)
     loaded = queue.loaded and queue.model == model

@@ -11,6 +11,7 @@ from gm.web import words
 from gm.web.state import running, server
 
 _EVERY = 0.5  # seconds
+_COLUMNS = (7, 6, 5, 4)  # of the small frames; the first that leaves the fewest places empty
 _SIDE = 160  # pixels that the longer side of a small frame is shown with at most
 
 
@@ -62,4 +63,5 @@ def _sheet(frames):
     height, width = frames.shape[1:3]
     factor = max(1, _SIDE // max(height, width))
     size = (width * factor, height * factor)
-    return contact_sheet(np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in frames]))
+    larger = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames]
+    return contact_sheet(np.stack(larger), min(_COLUMNS, key=lambda columns: -len(frames) % columns))

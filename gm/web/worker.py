@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import contextlib
-import os
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -101,7 +100,6 @@ def work(connection, holder, number, request):
 
 
 def main(descriptor):
-    os.nice(5)  # the page must answer while the networks take all cores
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the page has gone
         serve(Connection(descriptor), Holder())
 

@@ -1,0 +1,90 @@
+"""The page's server for tests and screenshots, and a browser to look at it with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 90  # seconds, on a machine with other work
+
+
+def browser_path():
+    """Of an installed Chromium, or None."""
+    return os.environ.get("SVD_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+class Server:
+    """`streamlit run app.py` on a free port. options: of app.py; the output is in `log`."""
+
+    def __init__(self, folder, *options):
+        self.folder, self.log = Path(folder), Path(folder) / "server.log"
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://localhost:{self.port}"
+        self.outputs = self.folder / "outputs"
+        temporary = self.folder / "temporary"
+        temporary.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={self.port}", "--",
+                   f"--output_dir={self.outputs}", "--device_target=CPU", *options]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                            env={**os.environ, "TMPDIR": str(temporary)})
+        self._wait()
+
+    def _wait(self):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/_stcore/health") as answer:
+                if answer.status == 200:
+                    return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.2)
+        raise RuntimeError(f"no server: {self.log.read_text()}")
+
+    def children(self):
+        """Process numbers of the model's processes."""
+        listing = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        found = subprocess.run(listing, capture_output=True, text=True)
+        return [int(line.split()[0]) for line in found.stdout.splitlines() if "gm.web.worker" in line]
+
+    def close(self):
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def browser():
+    """A headless Chromium of playwright's."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def open_page(chromium, server, **options):
+    """A session of its own, its inputs drawn."""
+    context = chromium.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(server.url)
+    page.get_by_role("button", name="Sample").wait_for()
+    return page

@@ -1,0 +1,305 @@
+"""The page in a real browser, with svd_tiny and its own server: `make test-web`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.web import served
+from tests.web.served import PATIENCE, Server, browser, browser_path, open_page
+
+MISSING = [name for name in ("streamlit", "playwright") if find_spec(name) is None]
+if browser_path() is None:
+    MISSING.append(f"a browser ({', '.join(served.BROWSERS)})")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see requirements-test-web.txt"),
+]
+SMALL = {"Frames": 3, "Steps": 2}
+ENDLESS = {"Steps": 200}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    found = Server(tmp_path_factory.mktemp("server"), "--mode=1")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def session(chromium, server):
+    """A page with the small settings."""
+    found = open_page(chromium, server)
+    give(found, SMALL)
+    yield found
+    found.context.close()
+
+
+def settled(page):
+    """Wait until the page has been drawn anew."""
+    page.wait_for_timeout(300)
+    page.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget]')")
+
+
+def give(page, values):
+    for label, value in values.items():
+        box = page.get_by_role("spinbutton", name=label, exact=True)
+        box.fill(str(value))
+        box.press("Enter")
+        settled(page)
+        assert box.input_value() == str(value), label
+
+
+def press(page, name):
+    page.get_by_role("button", name=name, exact=False).first.click()
+
+
+def send(page, name, content):
+    """Give a file's bytes to the uploader, under any name."""
+    page.locator('[data-testid="stFileUploader"] input[type="file"]').set_input_files(
+        {"name": name, "mimeType": "image/png", "buffer": content})
+    page.get_by_text(Path(name).name).first.wait_for()
+    settled(page)
+
+
+def picture(width=96, height=64, kind="PNG"):
+    rows, columns = np.mgrid[0:height, 0:width]
+    pixels = np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) % 256], -1).astype(np.uint8)
+    memory = io.BytesIO()
+    Image.fromarray(pixels).save(memory, kind)
+    return pixels, memory.getvalue()
+
+
+def shown_video(page):
+    """(duration in s, width, height, address) of the video, as the browser says, once it plays in a loop."""
+    page.locator("video").first.wait_for()
+    page.wait_for_function("() => document.querySelector('video').readyState >= 2")
+    found = page.evaluate("""() => { const v = document.querySelector('video');
+        return [v.duration, v.videoWidth, v.videoHeight, v.loop, v.error, v.currentSrc] }""")
+    assert found[3] and found[4] is None
+    return (*found[:3], found[5])
+
+
+def downloaded(page, name):
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=name, exact=True).click()
+    return Path(waiting.value.path()), waiting.value.suggested_filename
+
+
+def no_traceback(page):
+    assert page.get_by_text("Traceback").count() == 0
+    assert page.locator('[data-testid="stException"]').count() == 0
+
+
+def results(server):
+    return sorted(path.name for path in server.outputs.glob("*.mp4"))
+
+
+def test_upload_sample_play_download_and_another_seed(session, server):
+    give(session, {"Width": 64, "Height": 64, "Seed": 5})
+    pixels, content = picture(width=128)
+    send(session, "../../holiday & sea.png", content)
+    slider = session.get_by_role("slider", name=re.compile("Crop"))
+    slider.focus()
+    slider.press("End")
+    settled(session)
+    preview = session.locator('[data-testid="stImage"] img').first
+    fitted = np.asarray(Image.open(io.BytesIO(session.request.get(
+        session.url.rstrip("/") + preview.get_attribute("src")).body())).convert("RGB"))
+    np.testing.assert_array_equal(fitted, pixels[:, 64:])  # exactly the right half
+    press(session, "Sample")
+    duration, width, height, _ = shown_video(session)
+    assert (width, height) == (64, 64) and duration == pytest.approx(3 / 24, abs=0.02)
+    path, name = downloaded(session, "mp4")
+    meta = next(imageio_ffmpeg.read_frames(str(path)))
+    assert name == "picture_000.mp4" and meta["codec"] == "h264" and meta["size"] == (64, 64)
+    assert path.read_bytes() == (server.outputs / name).read_bytes()
+    np.testing.assert_array_equal(np.asarray(Image.open(server.outputs / "picture_000_image.png")), fitted)
+    gif, _ = downloaded(session, "GIF")
+    assert Image.open(gif).n_frames == 3
+    settings, _ = downloaded(session, "Settings")
+    assert {"seed": 5, "crop": [1.0, 0.5]}.items() <= json.loads(settings.read_text()).items()
+    assert "First frame" in session.get_by_text("First frame").first.inner_text()
+    give(session, {"Seed": 6})
+    press(session, "Sample")
+    session.get_by_text("picture_001.mp4").wait_for()
+    other, _ = downloaded(session, "mp4")
+    assert other.read_bytes() != path.read_bytes()
+    no_traceback(session)
+    kept = [str(path) for path in server.folder.rglob("*") if "holiday" in path.name]
+    assert not kept, "the browser's name became a path"
+
+
+def test_cancel_in_the_middle_frees_the_model_for_the_next(session, server):
+    before = results(server)
+    give(session, ENDLESS)
+    press(session, "Sample")
+    session.get_by_text("What it is becoming").wait_for()
+    session.get_by_text(re.compile("left$")).wait_for()
+    press(session, "Cancel")
+    session.get_by_text("Cancelled").wait_for()
+    assert results(server) == before
+    give(session, {"Steps": 2})
+    press(session, "Sample")
+    shown_video(session)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("text.png", b"not a picture at all", "This picture cannot be used"),
+     ("cut.jpg", picture(512, 512, "JPEG")[1][:4000], "This picture cannot be used.*(truncated|damaged)"),
+     ("empty.png", b"", "This picture cannot be used.*empty")],
+)
+def test_a_bad_upload_is_one_message(session, server, name, content, words):
+    send(session, name, content)
+    message = session.locator('[data-testid="stAlert"]')
+    message.wait_for()
+    assert re.search(words, message.inner_text()) and message.count() == 1
+    assert session.get_by_role("button", name="Sample").is_disabled()
+    assert str(server.folder) not in message.inner_text()
+    no_traceback(session)
+
+
+def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(session):
+    # 20000 x 15000 pixels of one bit: the file is small
+    memory = io.BytesIO()
+    Image.new("1", (20000, 15000)).save(memory, "PNG")
+    started = time.monotonic()
+    send(session, "huge.png", memory.getvalue())
+    message = session.locator('[data-testid="stAlert"]')
+    message.wait_for()
+    assert re.search("300.*megapixels.*250", message.inner_text(), re.DOTALL)
+    assert time.monotonic() - started < PATIENCE
+    no_traceback(session)
+
+
+def test_a_video_that_does_not_fit_into_memory_is_refused_with_both_numbers(session):
+    give(session, {"Width": 2048, "Height": 2048, "Frames": 100})
+    press(session, "Sample")
+    message = session.locator('[data-testid="stAlert"]').filter(has_text="not enough memory")
+    message.wait_for()
+    assert re.search(r"needs about [\d.]+ GB, and [\d.]+ GB are free", message.inner_text())
+    no_traceback(session)
+
+
+def test_two_sessions_the_second_waits_and_knows_its_place(chromium, server, session):
+    other = open_page(chromium, server)
+    give(other, SMALL)
+    give(session, ENDLESS)
+    press(session, "Sample")
+    session.get_by_text("What it is becoming").wait_for()
+    press(other, "Sample")
+    other.get_by_text("1 other comes first").wait_for()
+    assert len(server.children()) == 1
+    press(session, "Cancel")
+    session.get_by_text("Cancelled").wait_for()
+    shown_video(other)
+    assert session.locator("video").count() == 0, "a session sees the other's video"
+    other.context.close()
+
+
+def test_a_model_s_process_that_is_killed_is_told_and_started_again(session, server):
+    give(session, ENDLESS)
+    press(session, "Sample")
+    session.get_by_text("What it is becoming").wait_for()
+    (process,) = server.children()
+    os.kill(process, signal.SIGKILL)
+    session.get_by_text("it was killed, as systems do when memory is out").wait_for()
+    give(session, {"Steps": 2})
+    press(session, "Sample")
+    shown_video(session)
+    assert server.children() != [process]
+    no_traceback(session)
+
+
+def test_keyboard_alone(session):
+    """From the top of the page with Tab to Sample, with Enter to the video."""
+    session.locator("body").press("Tab")
+    for _ in range(80):
+        if session.evaluate("() => document.activeElement.innerText").strip().endswith("Sample"):
+            break
+        session.keyboard.press("Tab")
+    else:
+        pytest.fail("Tab does not come to Sample")
+    session.keyboard.press("Enter")
+    shown_video(session)
+
+
+def test_pasted_picture(session):
+    content = list(picture(64, 64)[1])
+    session.evaluate("""bytes => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
+        document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+    }""", content)
+    session.get_by_text("pasted.png").first.wait_for()
+    session.get_by_text("What the model gets").wait_for()
+
+
+def test_versions_without_weights_say_how_to_get_them(session):
+    session.get_by_role("combobox", name=re.compile("Model")).click()
+    session.get_by_role("option", name=re.compile("svd_xt_1_1")).click()
+    session.get_by_text("python svd_tools/download.py svd_xt_1_1").wait_for()
+    assert session.get_by_role("button", name="Sample").is_disabled()
+
+
+def test_sweep_shows_four_videos_and_the_plot(session):
+    session.get_by_role("radio", name="Motion sweep").or_(session.get_by_text("Motion sweep")).first.click()
+    press(session, "Sweep")
+    session.get_by_text("Both by the scale").wait_for()
+    assert session.locator("video").count() == 4
+    session.locator('[data-testid="stVegaLiteChart"] canvas, [data-testid="stVegaLiteChart"] svg').first.wait_for()
+
+
+def test_phone_width_has_nothing_that_sticks_out(chromium, server):
+    page = open_page(chromium, server, viewport={"width": 390, "height": 844}, color_scheme="dark")
+    settled(page)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    page.context.close()
+
+
+def test_gallery_after_a_restart_newest_first_and_settings_used_again(chromium, tmp_path):
+    first = Server(tmp_path, "--mode=1")
+    page = open_page(chromium, first)
+    give(page, SMALL)
+    for seed in (11, 12):
+        give(page, {"Seed": seed})
+        press(page, "Sample")
+        page.get_by_text(f"seed {seed}").wait_for()
+    first.close()
+    assert not list((tmp_path / "temporary").glob("svd_page_*")), "uploads stayed"
+    second = Server(tmp_path, "--mode=1")
+    page = open_page(chromium, second)
+    page.get_by_text("Gallery").click()
+    page.locator("video").first.wait_for()
+    assert page.get_by_text(re.compile(r"^demo 00\d")).all_inner_texts()[:2] == ["demo 001", "demo 000"]
+    page.get_by_role("button", name="Use these settings again").nth(1).click()
+    page.get_by_role("button", name="Sample").wait_for()
+    settled(page)
+    assert page.get_by_role("spinbutton", name="Seed", exact=True).input_value() == "11"
+    assert page.get_by_role("spinbutton", name="Width", exact=True).input_value() == "128"
+    press(page, "Sample")
+    shown_video(page)
+    page.get_by_text("seed 11").wait_for()
+    again = sorted(second.outputs.glob("demo_000_image_*.mp4"))
+    frames = [np.frombuffer(frame, np.uint8) for path in (again[0], second.outputs / "demo_000.mp4")
+              for frame in list(imageio_ffmpeg.read_frames(str(path)))[1:]]
+    np.testing.assert_array_equal(np.stack(frames[:3]), np.stack(frames[3:]))
+    second.close()

@@ -1,0 +1,120 @@
+"""What the page is made of, without a browser: uploads, earlier results, settings, words."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gm.checkpoint.published import VERSIONS
+from gm.errors import UserError
+from gm.events import Loading, Sampling
+from gm.options import Options, VideoSettings
+from gm.web.gallery_files import items, settings_of, version_of
+from gm.web.settings import CHOICES, FIELDS, PRESETS, SETTINGS, config_of, defaults, help_of, preset, read_arguments
+from gm.web.uploads import Uploads
+from gm.web.words import duration, place, quality, stage
+
+
+def test_the_page_s_process_does_not_load_mindspore():
+    code = "import sys, gm.web.queue, gm.web.settings, gm.web.gallery_files; assert 'mindspore' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_uploads_lie_under_generated_names_and_go_with_the_server(tmp_path):
+    dead = tmp_path / "svd_page_left"  # of a server that was killed
+    dead.mkdir()
+    (dead / "lock").touch()
+    uploads = Uploads(tmp_path)
+    assert not dead.exists()
+    one, other = uploads.add(b"one"), uploads.add(b"other")
+    assert one.read_bytes() == b"one" and one.name == other.name == "picture" and one.parent != other.parent
+    beside = Uploads(tmp_path)  # another server leaves them alone
+    assert one.exists()
+    uploads.remove(one)
+    assert not one.parent.exists() and other.exists()
+    uploads.remove(tmp_path / "elsewhere" / "picture")
+    uploads.close(), beside.close()
+    assert not list(tmp_path.iterdir())
+
+
+def written(folder, name, **record):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / f"{name}_image.png")
+    (folder / f"{name}.mp4").write_bytes(b"video")
+    (folder / f"{name}.json").write_text(json.dumps({"video": f"{name}.mp4", **record}))
+
+
+def test_the_gallery_shows_the_newest_first_and_only_what_lies_beside_the_record(tmp_path):
+    assert items(tmp_path / "nowhere") == []
+    for time, name in ((3, "a_000"), (9, "b_000"), (6, "c_000")):
+        written(tmp_path, name, seed=time)
+        os.utime(tmp_path / f"{name}.json", (time, time))
+    assert [item.name for item in items(tmp_path)] == ["b_000", "c_000", "a_000"]
+    assert set(items(tmp_path)[0].files) == {"video", "image", "json"}
+    (tmp_path / "broken_000.json").write_text("{")
+    (tmp_path / "list_000.json").write_text("[1]")
+    secret = tmp_path.parent / "secret.mp4"
+    secret.write_bytes(b"")
+    for number, video in enumerate((str(secret), "../secret.mp4", "b_000.mp4", 7, "")):
+        written(tmp_path, f"foreign_{number:03d}")
+        (tmp_path / f"foreign_{number:03d}.json").write_text(json.dumps({"video": video}))
+    foreign = [item for item in items(tmp_path) if item.name.startswith("foreign")]
+    assert len(foreign) == 5 and not any("video" in item.files for item in foreign)
+
+
+def test_settings_of_a_record_are_what_the_controls_take():
+    record = {**defaults("svd"), "seed": 2**63 - 1, "motion_bucket_id": 300.0, "fps": 6.0, "sampler": "other",
+              "min_guidance": True, "max_guidance": "3", "config": "/x/configs/svd_xt.yaml"}
+    found = settings_of(record)
+    assert (found["motion_bucket_id"], found["fps"], found["seed"]) == (255, 6, 2**53 - 1)
+    assert isinstance(found["fps"], int) and not {"sampler", "min_guidance", "max_guidance"} & set(found)
+    assert version_of(record) == "svd_xt" and version_of({}) is None and settings_of({}) == {"num_videos": 1}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_defaults_and_presets_are_within_the_controls_limits_and_allowed(version):
+    for values in (defaults(version), *({**defaults(version), **preset(name, version)} for name in PRESETS)):
+        for name, field in FIELDS.items():
+            assert field.least <= values[name] <= field.most and type(values[name]) is type(field.step), name
+        assert all(values[name] in known for name, (_, known) in CHOICES.items())
+        sampling = {f.name: values[f.name] for f in fields(Options) if f.name in SETTINGS}
+        Options(**sampling)
+        VideoSettings(sampling, values["num_videos"], values["height"], values["width"])
+    assert all(help_of(name).endswith(name) for name in (*SETTINGS, "height", "width"))
+
+
+def test_what_the_original_does_is_what_its_preset_says():
+    assert preset("As the original", "svd_xt")["sampling_steps"] == config_of("svd_xt").sampling.sampling_steps == 30
+    for name, value in preset("As the original", "svd").items():
+        assert config_of("svd").sampling.get(name, value) == value, name
+
+
+def test_options_of_the_server(tmp_path, monkeypatch):
+    monkeypatch.setenv("SVD_CHECKPOINTS", str(tmp_path))
+    server = read_arguments(["--mode=1", "--device_target=cpu", "--output_dir=here", "--low_memory"])
+    assert (server.mode, server.device_target, server.low_memory) == (1, "CPU", True)
+    assert server.output_dir.is_absolute()
+    assert server.missing("svd_tiny") is None and "download.py svd_xt" in server.missing("svd_xt")
+    with pytest.raises(UserError, match="download.py svd"):
+        server.model("svd")
+    (tmp_path / "svd_fp16.safetensors").touch()
+    assert server.model("svd").checkpoint == str(tmp_path / "svd_fp16.safetensors")
+
+
+def test_words():
+    assert stage(None)[0] == "Starting the model's process"
+    assert stage(Sampling(3, 12)) == ("Sampling: step 3 of 12", 0.25)
+    assert stage(Loading("unet", 1, 4)) == ("Loading the UNet", 0.25)
+    assert [duration(s) for s in (8.2, 300, 7200)] == ["8 s", "5 min", "2.0 h"]
+    assert place(1) == "In the queue: 1 other comes first" and "3 others come" in place(3)
+    numbers = {"first_frame_psnr": 30.0, "motion_bucket": 20.0, "flicker": 0.1}
+    said = {what: words for what, words, _ in quality(numbers, 160)}
+    assert said == {"First frame": "close to the picture", "Motion": "less than asked for",
+                    "Brightness": "no flicker to be seen"}
+    assert quality({**numbers, "motion_bucket": 150.0}, 160)[1][1] == "about what was asked for"
+    assert quality({**numbers, "motion_bucket": 2.0}, 160)[1][1] == "it hardly moves"
+    assert quality({}, 160) == []
