@@ -3,7 +3,8 @@
 Method "dwtDct" of the library invisible-watermark 0.2.0 as `simple_video_sample.py` uses it; in spite of the name no
 DCT is taken. The bits lie in U, the blue difference: one level of Haar wavelets, whose low band (half the height and
 width) is cut into 4x4 blocks. The largest entry of each block is moved to the middle of the lower half (bit 0) or of
-the upper half (bit 1) of a step of 36. The message repeats over the blocks, row by row.
+the upper half (bit 1) of a step of 36. The message repeats over the blocks, row by row. The library itself is not used
+because it needs PyTorch.
 """
 
 from __future__ import annotations

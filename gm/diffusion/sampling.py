@@ -23,7 +23,7 @@ def initial_latents(noise, sigmas):
 
 
 def euler(denoise, latents, sigmas):
-    """Euler's method for the probability flow (Karras et al. 2022, algorithm 1 without the second order and the churn).
+    """Euler's method for the probability flow (Karras et al. 2022, the first-order step of algorithm 1).
 
     Args:
         denoise: function (x, sigma) -> D, estimate of the clean latents.
@@ -43,8 +43,8 @@ def euler(denoise, latents, sigmas):
 
 
 def heun(denoise, latents, sigmas):
-    """Heun's method (Karras et al. 2022, algorithm 1 without the churn): second order, two evaluations in each step but
-    the last. Arguments and yields as of `euler`."""
+    """Heun's method (Karras et al. 2022, algorithm 1): second order, two evaluations in each step but the last.
+    Arguments and yields as of `euler`."""
     x = latents
     total = len(sigmas) - 1
     for i in range(total):
