@@ -10,6 +10,7 @@ import pytest
 
 from gm.ops import native
 from gm.training.signals import StopOnSignal
+from tests import signals
 from tests.untrained import CONFIG
 
 ROOT = CONFIG.parent.parent
@@ -35,16 +36,23 @@ SLEEP = "time.sleep(60)"
 SPIN = "exec('while True: pass')"
 
 
-def start(tmp_path, body, **more):
-    command = [sys.executable, "-c", PROGRAM.replace("BODY", body), str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+def run(command, **more):
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=signals.heed, **more)
+
+
+def start(tmp_path, body):
+    process = run([sys.executable, "-c", PROGRAM.replace("BODY", body), str(tmp_path)])
     assert process.stdout.readline() == "begun\n"
     assert len(os.listdir(tmp_path)) == 2  # the claim, and what is being made
     return process
 
 
 def end(process):
-    _, errors = process.communicate(timeout=20)
+    try:
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
     return process.returncode, errors
 
 
@@ -86,7 +94,7 @@ ctypes.PyDLL(None).sleep(12)
 def test_while_a_library_keeps_pythons_lock(more, seconds):
     """As MindSpore does while it compiles; but what is not saved yet is waited for."""
     command = [sys.executable, "-c", HOLDING_THE_LOCK, native.library(), *more]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = run(command)
     assert process.stdout.readline() == "begun\n"
     time.sleep(0.5)
     sent = time.monotonic()
@@ -101,8 +109,7 @@ def test_nohup_stays_in_force(tmp_path):
               "os.execv(sys.executable, sys.argv[1:])")
     program = PROGRAM.replace("BODY", "sys.stdin.readline()")
     command = [sys.executable, "-c", ignore, sys.executable, "-c", program, str(tmp_path)]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    process = run(command, stdin=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGHUP)
     time.sleep(0.2)
@@ -144,8 +151,7 @@ def test_programs_while_they_start(tmp_path, program, seconds):
         "train.py": ["--train.dataset.init_args.data_dir=x", f"--train.output_dir={tmp_path}", "--dry_run"],
         "svd_tools/verify.py": [],
     }[program]
-    process = subprocess.Popen([sys.executable, program, *command], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = run([sys.executable, program, *command])
     time.sleep(seconds)
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)

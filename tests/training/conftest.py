@@ -16,6 +16,7 @@ from gm import ops
 from gm.checkpoint.writer import write_safetensors
 from gm.model import expected_parameters, load_model_config
 from gm.networks.init import initial_values
+from tests import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """
@@ -104,7 +105,7 @@ def start():
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         process = subprocess.Popen(
             [*launcher, str(ROOT / "train.py"), *argv], cwd=ROOT, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, env={**os.environ, "PATH": path},
+            stderr=subprocess.STDOUT, text=True, env={**os.environ, "PATH": path}, preexec_fn=signals.heed,
         )
         running.append(process)
         return process
