@@ -48,15 +48,16 @@ class Change(NamedTuple):
 
 
 def read_changes(path):
-    """The `Change`s of a file like mutations.yaml. UserError for a line that is not in its file exactly once."""
+    """The `Change`s of a file like mutations.yaml. UserError that names the lines not in their files exactly once."""
     changes = [
         Change(group.file, change.old, change.new, group.tests) for group in OmegaConf.load(path)
         for change in group.changes
     ]
-    for change in changes:
-        count = (ROOT / change.file).read_text(encoding="utf-8").count(change.old)
-        if count != 1 or change.old == change.new:
-            raise UserError(f"{change.file}: {change.old!r} is in it {count} times, and must be once and change")
+    texts = {change.file: (ROOT / change.file).read_text(encoding="utf-8") for change in changes}
+    faults = [f"{change.file}: {change.old!r}" for change in changes
+              if texts[change.file].count(change.old) != 1 or change.old == change.new]
+    if faults:
+        raise UserError("\n  ".join([f"{path}: not in their file exactly once, or not changed:", *faults]))
     return changes
 
 
