@@ -14,6 +14,8 @@ from gm.web import progress, words
 from gm.web.messages import Load, Make
 from gm.web.state import running, server
 
+_NARROWEST, _WIDEST = 480, 1024  # pixels that a video is shown with; a narrow window makes it smaller
+
 
 def is_sweep(ticket):
     return isinstance(ticket.request, Make) and len(ticket.request.videos) > 1
@@ -50,7 +52,7 @@ def video(result):
     """One result: the video, its quality in words, the grid, downloads."""
     written = result.written
     record = written.record
-    st.video(str(written.video), loop=True, autoplay=True, muted=True)
+    play(written.video, record["width"])
     for column, (what, said, number) in zip(st.columns(3), words.quality(result.numbers, record["motion_bucket_id"])):
         column.markdown(f"**{what}**: {said}  \n:small[:gray[{number}]]")
     st.caption(f"{written.video.name}: seed {record['seed']}, {record['num_frames']} frames of {record['width']}×"
@@ -59,6 +61,11 @@ def video(result):
     downloads(written.files)
     if "sheet" in written.files:
         st.image(str(written.files["sheet"]), "All frames")
+
+
+def play(path, width):
+    """A video in a loop, small ones larger. width: of its pixels."""
+    st.video(str(path), loop=True, autoplay=True, muted=True, width=max(_NARROWEST, min(width, _WIDEST)))
 
 
 def downloads(files, key="result"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 90  # seconds, on a machine with other work
+PATIENCE = 240  # seconds, on a machine with other work
 
 
 def browser_path():
