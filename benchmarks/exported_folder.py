@@ -115,7 +115,7 @@ def run(folder, torch_python):
         "UNet, epsilons of diffusers left as they are": (plain["unet"], "unet as loaded"),
         "UNet with LoRA, alpha 6, rank 4": (changed[0], "unet with lora"),
         "UNet with the LoRA that PEFT saved": (changed[1], "unet with lora"),
-        "UNet from what diffusers saved": (saved["unet"], "unet"),
+        "UNet from what diffusers saved, in shards": (saved["unet"], "unet"),
     }
     for name, (found, key) in cases.items():
         wanted = theirs[key].reshape(found.shape)

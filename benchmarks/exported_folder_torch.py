@@ -34,6 +34,7 @@ def main():
     pipeline = StableVideoDiffusionPipeline.from_pretrained(folder / "theirs/svd")
     print(*(type(part).__name__ for part in (pipeline, pipeline.unet, pipeline.vae, pipeline.scheduler)))
     pipeline.save_pretrained(folder / "saved")
+    (folder / "saved/unet/diffusion_pytorch_model.safetensors").unlink()
     pipeline.unet.save_pretrained(folder / "saved/unet", max_shard_size="20MB")
     unet, outputs = pipeline.unet.eval(), {}
 
