@@ -109,7 +109,7 @@ class Run:
         packets = decoder.from_start(start.number, earlier)
         self.next, self.fed = start.first, start.number
         self.want([])
-        self._frame_of = index.frame_of
+        self._index, self._skipped = index, set()  # packets
         self._frames = self._in_order(decoder.decode(packets, self._is_needed))
 
     def want(self, numbers):
@@ -120,11 +120,14 @@ class Run:
         return frame > self._last or frame in self._wanted
 
     def _is_needed(self, packet):
-        frame = self._frame_of(packet, 0)
-        return frame is None or self._is_wanted(frame)
+        frame = self._index.frame_of(packet, 0)
+        needed = frame is None or self._is_wanted(frame)
+        if not needed:
+            self._skipped.add(packet)
+        return needed
 
     def _in_order(self, decoded):
-        """(number, av.VideoFrame), ascending; ends at the first that is damaged, or missing though it is wanted."""
+        """(number, av.VideoFrame), ascending; ends at the first that is damaged, or missing and not skipped."""
         pictures = {}  # packet → pictures that it has shown
         for number, frames, failed in decoded:
             if failed and pictures:  # before the first picture: the beginning of a recording
@@ -133,11 +136,13 @@ class Run:
             for frame in frames:
                 nth = pictures.get(frame.pts, 0)
                 pictures[frame.pts] = nth + 1
-                index = self._frame_of(frame.pts, nth)
+                index = self._index.frame_of(frame.pts, nth)
+                if index is None and not self._index.decoded:  # the packets promised no picture here
+                    return
                 if index is None or index < self.next:  # shown before the start's picture: it may lack references
                     continue
-                missing = range(self.next, index)
-                if frame.is_corrupt or any(self._is_wanted(one) for one in missing):
+                missing = self._index.shown[self.next : index]
+                if frame.is_corrupt or not self._skipped.issuperset(missing):
                     return
                 self.next = index + 1
                 yield index, frame

@@ -57,17 +57,20 @@ def test_frames_before_an_open_start_are_decoded_from_the_one_before(folder, nam
         assert index.start_of(picture) == start
 
 
-def test_a_stream_that_is_not_what_its_packets_say_is_decoded(folder, monkeypatch):
+@pytest.mark.parametrize("change", [
+    lambda shown: shown[:30] + [999] + shown[30:], lambda shown: shown[:30] + shown[31:],
+], ids=["one too many", "one too few"])
+def test_a_stream_that_is_not_what_its_packets_say_is_decoded(folder, monkeypatch, change):
     """The index that packets give is checked by every read."""
     honest = video_index._index_by_packets
 
     def wrong(seen, stream):
         index = honest(seen, stream)
-        return video_index.replace(index, shown=index.shown[:30] + [999] + index.shown[30:])
+        return video_index.replace(index, shown=change(index.shown))
 
     monkeypatch.setattr(video_index, "_index_by_packets", wrong)
     with open_video(folder / "closed.mp4") as video:
-        assert numbers(video.frames([29, 30, 31])) == [29, 30, 31]
+        assert numbers(video.frames([29, 31, 35])) == [29, 31, 35]
         assert video.length == 60
 
 
@@ -131,6 +134,15 @@ def test_a_seek_that_lands_too_late_begins_further_back(folder, monkeypatch):
     monkeypatch.setattr(Decoder, "_found", lambda *_: (None, None))  # no seek works at all
     with open_video(folder / "closed.ts") as video:
         assert numbers(video.frames([55, 4])) == [55, 4]
+
+
+def test_pictures_that_a_decoder_has_patched_up_are_damaged(tmp_path):
+    content = bytearray(make(coded(40), tmp_path / "a.mkv", "-c:v", "mpeg2video", "-q:v", "2", "-g", "50").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = np.random.default_rng(3).bytes(300)
+    (tmp_path / "patched.mkv").write_bytes(content)
+    with open_video(tmp_path / "patched.mkv") as video, pytest.raises(UserError, match="can be read"):
+        video.frames(range(video.length))
 
 
 def test_ffmpeg_says_nothing_by_itself(folder, tmp_path, capfd):
