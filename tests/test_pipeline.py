@@ -232,6 +232,18 @@ def test_deep_cache_with_what_it_would_compute_anew_is_the_whole_network(untrain
     assert difference(third, denoiser(*other, 4).asnumpy()) < 1e-5
 
 
+def test_deep_cache_computes_all_anew_where_guidance_begins_or_ends():
+    """What is kept is of as many frames as there were then."""
+    cache = DeepCache.__new__(DeepCache)
+    calls = []
+    cache.full = lambda x, *_: calls.append("full") or (x, x)
+    cache.shallow = lambda deep, x, *_: calls.append("shallow") or deep
+    cache.start(3)
+    for frames in (2, 2, 4, 4, 4, 4, 2):
+        assert len(cache(np.zeros(frames), None, None, None, None, 2)) == frames
+    assert calls == ["full", "shallow", "full", "shallow", "shallow", "full", "full"]
+
+
 def test_deep_cache_saves_evaluations_and_stays_near(pipeline, monkeypatch):
     whole = sample(pipeline, pipeline.options(sampling_steps=6, num_frames=2))[-1]
     calls = []
