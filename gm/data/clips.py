@@ -46,11 +46,11 @@ def fit_frames(frames, height, width):
 class ClipDataset:
     """Samples of `frames` frames, `step` apart, from the clips of a Metadata.
 
-    height, width: pixels of a sample. flip: probability that a whole sample is mirrored left to right. index_folder: as
-    of `gm.data.video_reader.open_video`.
+    height, width: pixels of a sample. flip: probability that a whole sample is mirrored left to right. index_folder,
+    threads: as of `gm.data.video_reader.open_video`.
     """
 
-    def __init__(self, metadata, frames, step, height, width, flip=0.0, seed=0, index_folder=None):
+    def __init__(self, metadata, frames, step, height, width, flip=0.0, seed=0, index_folder=None, threads=1):
         for name, value in (("frames", frames), ("step", step), ("height", height), ("width", width)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
@@ -65,7 +65,7 @@ class ClipDataset:
             raise UserError(f"no samples can be drawn from these clips: {reason}")
         self.clips = metadata.clips
         self.frames, self.step, self.height, self.width = frames, step, height, width
-        self.flip, self.seed, self.index_folder = flip, seed, index_folder
+        self.flip, self.seed, self.index_folder, self.threads = flip, seed, index_folder, threads
         self._order = functools.lru_cache(maxsize=4)(self._draw_order)
 
     def __len__(self):
@@ -129,7 +129,7 @@ class ClipDataset:
         span = (self.frames - 1) * self.step + 1
         start = int(random.integers(clip.length - span + 1))
         mirrored = random.random() < self.flip
-        with open_clip(clip.path, self.index_folder) as video:
+        with open_clip(clip.path, self.index_folder, threads=self.threads) as video:
             frames = video.frames(range(start, start + span, self.step))
             fps = video.fps if clip.fps is None else clip.fps
         frames = fit_frames(frames, self.height, self.width)

@@ -21,9 +21,9 @@ from gm.errors import UserError
 SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in video_reader.SUFFIXES)
 
 
-def open_clip(path, index_folder=None, hdr="map"):
+def open_clip(path, index_folder=None, hdr="map", threads=1):
     """A video file or a folder of frames → VideoReader. The rest and UserError as `gm.data.video_reader.open_video`."""
-    return FrameFolder(path) if os.path.isdir(path) else open_video(path, index_folder=index_folder, hdr=hdr)
+    return FrameFolder(path) if os.path.isdir(path) else open_video(path, threads, index_folder, hdr)
 
 
 def natural_order(name):
