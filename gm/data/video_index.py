@@ -127,6 +127,8 @@ def _index_by_packets(seen, stream):
     """The Index without decoding; None where it would not be certain."""
     if not seen or seen[0].look is None or not _is_certain(seen):
         return None
+    if stream.codec_context.has_b_frames and _are_decoding_times(seen):
+        return None
     times = {n: one.packet.pts for n, one in enumerate(seen) if one.look.pictures and not one.discard}
     shown = sorted(times, key=times.get)
     ordered = [times[number] for number in shown]
@@ -155,6 +157,13 @@ def _is_certain(seen):
     return all(a < b for a, b in zip(decoding, decoding[1:]))
 
 
+def _are_decoding_times(seen):
+    """Whether the times are those of decoding, ascending in the file: all that AVI knows, and mp4 where `ctts` is left
+    out. Of a stream whose pictures are shown in another order they do not tell which one."""
+    times = [one.packet.pts for one in seen]
+    return None not in times and all(a <= b for a, b in zip(times, times[1:]))
+
+
 def index_by_decoding(decoder, seen=None):
     """The Index from decoding the whole file. seen: what a scan of its packets has found."""
     seen = _scan(decoder) if seen is None else seen
@@ -179,6 +188,8 @@ def index_by_decoding(decoder, seen=None):
     stamps = [seen[number].packet.pts for number in shown]
     if None in stamps:
         stamps = [seen[number].packet.dts for number in sorted(shown)]
+    elif _are_decoding_times(seen):
+        stamps.sort()
     times, fps = _times(stamps, seen[shown[-1]].duration, decoder.stream) if shown else ([], 0.0)
     return Index(shown, times, starts, fps, size, decoded=True, damaged=damaged)
 
