@@ -185,6 +185,23 @@ def test_without_a_table_of_key_frames(tmp_path, options):
     assert_as_ffmpeg(edit_box(tmp_path / "a.mp4", tmp_path / "b.mp4", b"stss", rename), range(60), reads=30)
 
 
+@pytest.mark.parametrize("source", ["a.mp4", "open.mp4", "hevc.mp4"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_times_of_decoding_in_place_of_those_of_showing(folder, tmp_path, source, suffix):
+    def rename(content, place):
+        content[place : place + 4] = b"free"
+
+    edit_box(folder / source, tmp_path / "a.mp4", b"ctts", rename)
+    edit_box(tmp_path / "a.mp4", tmp_path / "b.mp4", b"edts", rename)
+    ffmpeg("-i", tmp_path / "b.mp4", "-c", "copy", tmp_path / f"c.{suffix}")
+    truth = shown(tmp_path / f"c.{suffix}")
+    for step in (3, 4):  # as a clip is read: what lies between is not asked for
+        with open_video(tmp_path / f"c.{suffix}") as video:
+            assert np.array_equal(video.frames(range(1, 60, step)), truth[1::step])
+            assert video.fps == pytest.approx(30, rel=0.02)
+    assert_as_ffmpeg(tmp_path / f"c.{suffix}", range(60))
+
+
 def test_fragments_live_streams_and_bare_streams(folder, tmp_path):
     ffmpeg("-i", folder / "a.mp4", "-c", "copy", "-movflags", "frag_keyframe+empty_moov", tmp_path / "fragments.mp4")
     (tmp_path / "live.mkv").write_bytes(ffmpeg("-i", folder / "a.mp4", "-c", "copy", "-f", "matroska", "-"))
