@@ -13,7 +13,6 @@ Prints a Markdown table; exit status 1 if an error is larger than LIMIT.
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -129,7 +128,6 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--torch_python", required=True, help="Python with benchmarks/requirements.txt and peft")
     options = parser.parse_args(argv)
-    sys.path.insert(0, str(HERE.parent))  # svd_tools
     with tempfile.TemporaryDirectory() as folder:
         rows = run(Path(folder), options.torch_python)
     print("| what | error / largest value |\n|---|---|")

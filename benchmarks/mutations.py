@@ -103,8 +103,7 @@ def _run(folder, tests, log):
         for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
             del sys.modules[name]
         os.chdir(folder)
-        sys.path.insert(0, str(folder))
-        sys.dont_write_bytecode = True
+        sys.dont_write_bytecode = True  # pytest puts the folder first into the path of imports (pyproject.toml)
         os.environ["PYTHONPATH"] = str(folder)  # of programs that tests start
         status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]))
     except BaseException:  # the parent's own handlers are not for this process

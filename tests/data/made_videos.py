@@ -1,9 +1,11 @@
 """Videos made by ffmpeg whose pictures tell which frame they are, and what ffmpeg itself shows of a file: the truth."""
 
+import signal
 import subprocess
 
 import imageio_ffmpeg
 import numpy as np
+import pytest
 
 WIDTH, HEIGHT, BITS = 96, 64, 12
 X264 = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-g", "20")
@@ -37,8 +39,13 @@ def numbers(frames):
 
 
 def ffmpeg(*arguments, data=None):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, input=data, check=True, capture_output=True).stdout
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    command = [program, "-loglevel", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, input=data, capture_output=True)
+    if done.returncode == -signal.SIGSEGV and "7.0.2" in program:
+        pytest.skip("ffmpeg 7.0.2, which imageio-ffmpeg has for Python 3.9, crashes when it reads a transport stream")
+    done.check_returncode()
+    return done.stdout
 
 
 def make(frames, path, *options, fps=30):
