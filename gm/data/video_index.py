@@ -50,7 +50,8 @@ class Index:
     """shown: the number of the packet that shows each frame; times: when it is shown, in seconds from the first on;
     starts: of `Start`, ascending; fps: frames per second of shown duration; size: (height, width) of the first frame as
     it is stored, None if it cannot be decoded; decoded: whether the file was decoded for it; damaged: the first frame
-    that cannot be decoded, None if there is none, or if that is not known."""
+    that cannot be decoded, None if there is none, or if that is not known; matrix: how the first frame, and with it the
+    whole video, is turned upright, as `display_matrix` gives it."""
 
     shown: list
     times: list
@@ -59,6 +60,7 @@ class Index:
     size: tuple | None
     decoded: bool
     damaged: int | None = None
+    matrix: list | None = None
 
     def __len__(self):
         return len(self.shown)
@@ -101,7 +103,7 @@ def make_index(decoder):
     if index is not None:
         first = Run(decoder, index, index.starts[0]).frame(0)
         if first is not None:
-            return replace(index, size=(first.height, first.width))
+            return replace(index, size=(first.height, first.width), matrix=display_matrix(first))
     return index_by_decoding(decoder, seen)
 
 
@@ -168,14 +170,15 @@ def index_by_decoding(decoder, seen=None):
     """The Index from decoding the whole file. seen: what a scan of its packets has found."""
     seen = _scan(decoder) if seen is None else seen
     decoder.rewind({"skip_loop_filter": "all"})  # the look of the pictures does not matter here
-    shown, keys, damaged, size = [], {}, None, None
+    shown, keys, damaged, first = [], {}, None, None
     for _, frames, failed in decoder.decode(enumerate(decoder.packets())):
         if failed and shown and damaged is None:  # before the first picture: the beginning of a recording
             damaged = len(shown)
         for frame in frames:
             if frame.is_corrupt and damaged is None:
                 damaged = len(shown)
-            size = size or (frame.height, frame.width)
+            if first is None:
+                first = (frame.height, frame.width), display_matrix(frame)
             if frame.key_frame:
                 keys[frame.pts] = len(shown)
             shown.append(frame.pts)
@@ -191,7 +194,15 @@ def index_by_decoding(decoder, seen=None):
     elif _are_decoding_times(seen):
         stamps.sort()
     times, fps = _times(stamps, seen[shown[-1]].duration, decoder.stream) if shown else ([], 0.0)
-    return Index(shown, times, starts, fps, size, decoded=True, damaged=damaged)
+    size, matrix = first or (None, None)
+    return Index(shown, times, starts, fps, size, decoded=True, damaged=damaged, matrix=matrix)
+
+
+def display_matrix(frame):
+    """The nine numbers of the display matrix of an av.VideoFrame (ISO/IEC 14496-12, 8.3.2); None where it has none. A
+    container's is on each frame; one within the stream may be on the first alone, though it is meant for all."""
+    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)[:9].tolist()
 
 
 def _first_after(shown, number, position):

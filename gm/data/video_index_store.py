@@ -21,7 +21,7 @@ from gm.data.video_index import Index, Packet, Start, make_index
 from gm.errors import UserError
 from gm.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 _log = logging.getLogger(__name__)
 
 

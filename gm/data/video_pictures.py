@@ -29,20 +29,22 @@ _log = logging.getLogger(__name__)
 
 class Pictures:
     """Turns the av.VideoFrames of an av.VideoStream into RGB. hdr: "map" brings high dynamic range down to SDR, with a
-    logged warning, one for each file; "refuse" is a UserError."""
+    logged warning, one for each file; "refuse" is a UserError. matrix: of `gm.data.video_index.display_matrix`, that of
+    the whole video."""
 
-    def __init__(self, path, stream, hdr="map"):
+    def __init__(self, path, stream, hdr="map", matrix=None):
         if hdr not in ("map", "refuse"):
             raise UserError(f"hdr must be map or refuse, not {hdr!r}")
         self._path, self._context, self._hdr = path, stream.codec_context, hdr
         ratio = float(stream.sample_aspect_ratio or 1)
         self._stretch = ratio if 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH else 1.0
+        self._right, self._down, self._on_its_side = _signs(matrix)
         self._key = self._graph = None
 
     def size(self, frame):
         """(height, width) of the picture that `rgb` gives."""
         height, width = frame.height, self._width(frame)
-        return (width, height) if _is_on_its_side(frame) else (height, width)
+        return (width, height) if self._on_its_side else (height, width)
 
     def rgb(self, frame, target):
         """Put an av.VideoFrame into the array `target`, uint8 (h, w, 3) of its `size`. UserError if it has no colours
@@ -77,16 +79,21 @@ class Pictures:
 
     def _prepare(self, frame, deep):
         """Make the filters ready for the kind of picture that `frame` is; deep: 12 bits come out, else 8."""
-        matrix, full, turns = self._matrix(frame), _is_full_range(frame), _turns(frame)
-        key = (frame.width, frame.height, frame.format.name, matrix, full, turns, deep)
+        matrix, full = self._matrix(frame), _is_full_range(frame)
+        key = (frame.width, frame.height, frame.format.name, matrix, full, deep)
         if key == self._key:
             return
         scale = {
             "w": self._width(frame), "h": frame.height, "in_range": "pc" if full else "tv", "out_range": "pc",
             "flags": _FLAGS, **({"in_color_matrix": matrix} if matrix else {}),
         }
-        filters = [("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *turns]
+        filters = [("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *self._turns()]
         self._graph, self._key = filter_graph(frame, filters), key
+
+    def _turns(self):
+        """The filters that turn the stored picture upright."""
+        turns = [("transpose", "cclock_flip")] if self._on_its_side else []  # plain transposition
+        return [*turns, *([("hflip", None)] if self._right < 0 else []), *([("vflip", None)] if self._down < 0 else [])]
 
     def _matrix(self, frame):
         number = frame.colorspace
@@ -140,25 +147,13 @@ def _is_full_range(frame):
     return frame.color_range == _FULL_RANGE or name.startswith(("yuvj", "gray", "ya8", "pal8")) or frame.format.is_rgb
 
 
-def _matrix_signs(frame):
-    """(to the right, down, on its side) of the display matrix (ISO/IEC 14496-12, 8.3.2): the signs with which stored
-    columns and rows, or on its side rows and columns, are shown."""
-    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+def _signs(matrix):
+    """(to the right, down, on its side) of a display matrix: the signs with which stored columns and rows, or on its
+    side rows and columns, are shown."""
     if matrix is None:
         return 1, 1, False
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32)[:9].tolist()  # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d, *_ = matrix  # x' = a x + c y, y' = b x + d y
     return (c, b, True) if abs(b) + abs(c) > abs(a) + abs(d) else (a, d, False)
-
-
-def _is_on_its_side(frame):
-    return _matrix_signs(frame)[2]
-
-
-def _turns(frame):
-    """The filters that turn the stored picture upright."""
-    right, down, on_its_side = _matrix_signs(frame)
-    turns = [("transpose", "cclock_flip")] if on_its_side else []  # plain transposition
-    return (*turns, *([("hflip", None)] if right < 0 else []), *([("vflip", None)] if down < 0 else []))
 
 
 def _plane(plane, kind):

@@ -14,7 +14,7 @@ import numpy as np
 
 from gm.data.video_decoder import Decoder, Run
 from gm.data.video_file import SUFFIXES, checked_path, is_cut_off
-from gm.data.video_index import index_by_decoding
+from gm.data.video_index import display_matrix, index_by_decoding
 from gm.data.video_index_store import stored_index
 from gm.data.video_pictures import Pictures, whole_picture
 from gm.errors import UserError
@@ -69,7 +69,7 @@ class VideoFile(VideoReader):
         self._run, self._interlaced = None, False
         try:
             self._index = stored_index(self._decoder, index_folder)
-            self._pictures = Pictures(path, self._decoder.stream, hdr)
+            self._pictures = Pictures(path, self._decoder.stream, hdr, self._index.matrix)
             if not len(self._index):
                 raise UserError(f"{path}: {self._what_can_be_read(0)}")
             if not (self.fps > 0 and math.isfinite(self.fps)):
@@ -168,6 +168,8 @@ class VideoFile(VideoReader):
                     f"{self.path}: the picture size changes within the video: frame {number} is "
                     f"{frame.width}x{frame.height}, the first one {width}x{height}; cut it there, or re-encode it"
                 )
+            if display_matrix(frame) not in (None, self._index.matrix):
+                raise UserError(f"{self.path}: frame {number} is turned otherwise than the first one; cut it there")
             yield number, frame
 
     def _frame(self, number, wanted):

@@ -47,6 +47,20 @@ def test_every_turn_and_mirror(plain, tmp_path, options, suffix):
     assert np.abs(frames.astype(int) - shown(tmp_path / f"turned.{suffix}", size=frames.shape[1:3])).max() <= 8
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv"])
+def test_a_turn_that_the_stream_states_once_holds_for_all_frames(plain, tmp_path, suffix):
+    """An SEI message, of the first picture alone."""
+    path, kept = tmp_path / f"turned.{suffix}", tmp_path / "kept"
+    turn = "h264_metadata=display_orientation=insert:rotate=90"
+    ffmpeg("-i", plain, "-c", "copy", "-bsf:v", turn, path)
+    right = np.rot90(read(plain), 1, (1, 2))
+    assert np.array_equal(read(path), right)
+    for _ in "made", "kept":
+        with open_video(path, index_folder=kept) as video:
+            assert np.array_equal(video.frames([4]), right[4:5])
+            assert video.size == right.shape[1:3]
+
+
 @pytest.mark.parametrize("shape", ["64/45", "1/2", "2", "10/11"])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 def test_pixels_that_are_not_square(tmp_path, shape, suffix):
