@@ -47,7 +47,7 @@ def test_every_turn_and_mirror(plain, tmp_path, options, suffix):
     assert np.abs(frames.astype(int) - shown(tmp_path / f"turned.{suffix}", size=frames.shape[1:3])).max() <= 8
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "ts", "h264"])
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "mkv"])
 def test_a_turn_that_the_stream_states_once_holds_for_all_frames(plain, tmp_path, suffix):
     """An SEI message, of the first picture alone."""
     path, kept = tmp_path / f"turned.{suffix}", tmp_path / "kept"
@@ -106,16 +106,6 @@ def test_the_colour_matrix_and_range_in_the_file(tmp_path, tag, span):
     assert np.abs(frames.astype(int) - source).max() <= 3
 
 
-def test_the_full_range_of_ten_bits(tmp_path):
-    """Here nothing but the tag tells; 8-bit H.264 of full range has a pixel format of its own."""
-    source = coded(2)
-    tagged = "scale=out_color_matrix=bt709:out_range=pc,format=yuv444p10le,setparams=colorspace=bt709:range=pc"
-    codec = ("-c:v", "libx265", "-x265-params", "lossless=1:log-level=none")
-    path = make(source, tmp_path / "a.mkv", "-vf", tagged, *codec)
-    assert np.array_equal(read(path), shown(path, by_matrix("bt709:in_range=pc:out_range=pc")))
-    assert np.abs(read(path).astype(int) - source).max() <= 3
-
-
 @pytest.mark.parametrize("width, height, matrix", [(1280, 720, "bt709"), (1280, 96, "bt709"), (96, 720, "bt709"),
                                                    (720, 576, "bt601")])
 def test_untagged_colours_are_those_of_its_size(tmp_path, width, height, matrix):
@@ -141,9 +131,7 @@ def test_every_pixel_format(tmp_path, kind):
     source = coded(2)
     path = make(source, tmp_path / f"a.{suffix}", "-pix_fmt", kind, "-c:v", FORMATS[kind])
     frames = read(path)
-    truth = shown(path, by_matrix("bt601:out_range=pc") if kind[:3] == "yuv" else "format=gbrp")
-    allowed = 2 if kind == "pal8" else 0  # ffmpeg 7 rounds a palette in another way
-    assert np.abs(frames.astype(int) - truth).max() <= allowed
+    assert np.array_equal(frames, shown(path, by_matrix("bt601:out_range=pc") if kind[:3] == "yuv" else "format=gbrp"))
     if kind not in ("monob", "pal8", "gray", "gray10le", "gray16be", "ya8"):
         assert np.abs(frames.astype(int) - source).mean() < 12
     assert numbers(frames) == [0, 1]
