@@ -59,11 +59,12 @@ def test_the_gallery_shows_the_newest_first_and_only_what_lies_beside_the_record
     (tmp_path / "list_000.json").write_text("[1]")
     secret = tmp_path.parent / "secret.mp4"
     secret.write_bytes(b"")
-    for number, video in enumerate((str(secret), "../secret.mp4", "b_000.mp4", 7, "")):
+    (tmp_path / "foreign_005_frames").mkdir()
+    for number, video in enumerate((str(secret), "../secret.mp4", "b_000.mp4", 7, "", "foreign_005_frames/../../secret.mp4")):
         written(tmp_path, f"foreign_{number:03d}")
         (tmp_path / f"foreign_{number:03d}.json").write_text(json.dumps({"video": video}))
     foreign = [item for item in items(tmp_path) if item.name.startswith("foreign")]
-    assert len(foreign) == 5 and not any("video" in item.files for item in foreign)
+    assert len(foreign) == 6 and not any("video" in item.files for item in foreign)
 
 
 def test_settings_of_a_record_are_what_the_controls_take():
