@@ -121,7 +121,7 @@ class Run:
 
     def _is_needed(self, packet):
         frame = self._index.frame_of(packet, 0)
-        needed = frame is None or self._is_wanted(frame)
+        needed = frame is None or self._index.lossy or self._is_wanted(frame)
         if not needed:
             self._skipped.add(packet)
         return needed

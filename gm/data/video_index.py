@@ -18,6 +18,7 @@ from gm.data.video_decoder import Run
 from gm.data.video_file import ERRORS
 from gm.data.video_packets import looker
 
+_GAP = 1.5  # times the usual step
 
 class Packet(NamedTuple):
     """By what a packet is found again. pts, dts in units of the stream's time base, pos in bytes; None: not known."""
@@ -51,7 +52,8 @@ class Index:
     starts: of `Start`, ascending; fps: frames per second of shown duration; size: (height, width) of the first frame as
     it is stored, None if it cannot be decoded; decoded: whether the file was decoded for it; damaged: the first frame
     that cannot be decoded, None if there is none, or if that is not known; matrix: how the first frame, and with it the
-    whole video, is turned upright, as `display_matrix` gives it."""
+    whole video, is turned upright, as `display_matrix` gives it; lossy: pictures are missing in the stream,
+    so that what a decoder shows depends on all that it was given before."""
 
     shown: list
     times: list
@@ -61,6 +63,7 @@ class Index:
     decoded: bool
     damaged: int | None = None
     matrix: list | None = None
+    lossy: bool = False
 
     def __len__(self):
         return len(self.shown)
@@ -134,8 +137,11 @@ def _index_by_packets(seen, stream):
     times = {n: one.packet.pts for n, one in enumerate(seen) if one.look.pictures and not one.discard}
     shown = sorted(times, key=times.get)
     ordered = [times[number] for number in shown]
-    if not shown or any(a == b for a, b in zip(ordered, ordered[1:])):
+    steps = [b - a for a, b in zip(ordered, ordered[1:])]
+    if not shown or 0 in steps:
         return None
+    if seen[0].look.whole is None and steps and max(steps) > _GAP * sorted(steps)[len(steps) // 2]:
+        return None  # a picture may be lost there
     starts = [
         Start(number, int(np.searchsorted(ordered, one.packet.pts)), one.packet)
         for number, one in enumerate(seen)
@@ -150,7 +156,9 @@ def _is_certain(seen):
     if not (first.key and first.look.start):
         return False
     for one in seen:
-        if one.corrupt or one.packet.pts is None or one.packet.pts < first.packet.pts or one.look.pictures is None:
+        if one.corrupt or one.packet.pts is None or one.packet.pts < first.packet.pts:
+            return False
+        if one.look.pictures is None or one.look.whole is False:
             return False
         # An open start is harmless where the stream is whole, but not where two streams were joined.
         if one.look.start and not one.look.closed:
@@ -184,9 +192,10 @@ def index_by_decoding(decoder, seen=None):
             shown.append(frame.pts)
     decoder.rewind()
     starts = [Start(0, 0, seen[0].packet)] if seen else []
+    lossy = any(one.look and one.look.whole is False for one in seen)
     for number, position in sorted(keys.items()):
         one = seen[number]
-        if number and one.key and (one.look is None or one.look.start):
+        if number and one.key and (one.look is None or one.look.start and (one.look.closed or not lossy)):
             starts.append(Start(number, _first_after(shown, number, position), one.packet))
     stamps = [seen[number].packet.pts for number in shown]
     if None in stamps:
@@ -195,7 +204,7 @@ def index_by_decoding(decoder, seen=None):
         stamps.sort()
     times, fps = _times(stamps, seen[shown[-1]].duration, decoder.stream) if shown else ([], 0.0)
     size, matrix = first or (None, None)
-    return Index(shown, times, starts, fps, size, decoded=True, damaged=damaged, matrix=matrix)
+    return Index(shown, times, starts, fps, size, True, damaged, matrix, lossy)
 
 
 def display_matrix(frame):

@@ -57,10 +57,11 @@ def make(frames, path, *options, fps=30):
     return path
 
 
-def shown(path, filters=TO_RGB, size=(HEIGHT, WIDTH)):
-    """uint8 (t, h, w, 3): what ffmpeg gives when it decodes the file from its beginning to its end."""
-    data = ffmpeg("-i", path, "-an", "-sn", "-dn", "-fps_mode", "passthrough", "-vf", filters, "-pix_fmt", "rgb24",
-                  "-f", "rawvideo", "-")
+def shown(path, filters=TO_RGB, size=(HEIGHT, WIDTH), threads=0):
+    """uint8 (t, h, w, 3): what ffmpeg gives when it decodes the file from its beginning to its end. threads: of the
+    decoder, 0 as many as there are; what it makes up for lost pictures depends on them."""
+    data = ffmpeg("-threads", threads, "-i", path, "-an", "-sn", "-dn", "-fps_mode", "passthrough", "-vf", filters,
+                  "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
     return np.frombuffer(data, np.uint8).reshape(-1, *size, 3)
 
 
