@@ -60,7 +60,8 @@ def test_the_gallery_shows_the_newest_first_and_only_what_lies_beside_the_record
     secret = tmp_path.parent / "secret.mp4"
     secret.write_bytes(b"")
     (tmp_path / "foreign_005_frames").mkdir()
-    for number, video in enumerate((str(secret), "../secret.mp4", "b_000.mp4", 7, "", "foreign_005_frames/../../secret.mp4")):
+    elsewhere = (str(secret), "../secret.mp4", "b_000.mp4", 7, "", "foreign_005_frames/../../secret.mp4")
+    for number, video in enumerate(elsewhere):
         written(tmp_path, f"foreign_{number:03d}")
         (tmp_path / f"foreign_{number:03d}.json").write_text(json.dumps({"video": video}))
     foreign = [item for item in items(tmp_path) if item.name.startswith("foreign")]
