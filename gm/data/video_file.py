@@ -73,8 +73,8 @@ def _video_stream(container, path):
 def is_cut_off(path):
     """Whether an ISO media file (mp4, mov) ends before one of its boxes does."""
     with open(path, "rb") as file:
-        boxes = list(_boxes(file))
-        return bool(boxes) and boxes[0][0] == b"ftyp" and boxes[-1][1] > file.seek(0, os.SEEK_END)
+        found = list(boxes(file))
+        return bool(found) and found[0][0] == b"ftyp" and found[-1][2] > file.seek(0, os.SEEK_END)
 
 
 def _recognised_fault(path):
@@ -88,7 +88,7 @@ def _recognised_fault(path):
                 return f"a playlist or other text file, not a video (it begins with {_shown(head)})"
             if _is_text(head):
                 return f"a text file, not a video (it begins with {_shown(head)})"
-            if head[4:8] == b"ftyp" and not any(kind == b"moov" for kind, _ in _boxes(file)):
+            if head[4:8] == b"ftyp" and not any(kind == b"moov" for kind, _, _ in boxes(file)):
                 return "cut off: its index (the `moov` box, often at the end) is missing; copy or record it again"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
@@ -106,21 +106,22 @@ def _shown(head):
     return repr(head[:20].decode("utf-8", errors="replace"))
 
 
-def _boxes(file):
-    """(kind, end) of the top boxes of an ISO media file: ISO/IEC 14496-12, section 4.2. end may lie beyond the file."""
-    position, end = 0, file.seek(0, os.SEEK_END)
+def boxes(file, position=0, end=None):
+    """(kind, start of the content, end) of the boxes of an ISO media file between two places, of the whole file by
+    default: ISO/IEC 14496-12, section 4.2. The last may end beyond the file."""
+    end = file.seek(0, os.SEEK_END) if end is None else end
     while position + 8 <= end:
         file.seek(position)
         header = file.read(16)
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        size, kind, head = int.from_bytes(header[:4], "big"), header[4:8], 8
         if size == 1:  # a 64-bit size follows
-            size = int.from_bytes(header[8:16], "big")
+            size, head = int.from_bytes(header[8:16], "big"), 16
         if size == 0:  # the box reaches to the end of the file
             size = end - position
         if size < 8:
             return
+        yield kind, position + head, position + size
         position += size
-        yield kind, position
 
 
 def checked_path(path):

@@ -45,7 +45,7 @@ def _identity(path):
     status = os.stat(path)
     return {
         "format": FORMAT, "av": av.__version__, "path": os.path.abspath(path), "size": status.st_size,
-        "time": status.st_mtime_ns,
+        "time": [status.st_mtime_ns, status.st_ctime_ns],
     }
 
 

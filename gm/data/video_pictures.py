@@ -30,20 +30,21 @@ _log = logging.getLogger(__name__)
 class Pictures:
     """Turns the av.VideoFrames of an av.VideoStream into RGB. hdr: "map" brings high dynamic range down to SDR, with a
     logged warning, one for each file; "refuse" is a UserError. matrix: of `gm.data.video_index.display_matrix`, that of
-    the whole video."""
+    the whole video. crop: as `gm.data.video_crop.container_crop`."""
 
-    def __init__(self, path, stream, hdr="map", matrix=None):
+    def __init__(self, path, stream, hdr="map", matrix=None, crop=(0, 0, 0, 0)):
         if hdr not in ("map", "refuse"):
             raise UserError(f"hdr must be map or refuse, not {hdr!r}")
         self._path, self._context, self._hdr = path, stream.codec_context, hdr
         ratio = float(stream.sample_aspect_ratio or 1)
         self._stretch = ratio if 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH else 1.0
+        self._crop = crop
         self._right, self._down, self._on_its_side = _signs(matrix)
         self._key = self._graph = None
 
     def size(self, frame):
         """(height, width) of the picture that `rgb` gives."""
-        height, width = frame.height, self._width(frame)
+        height, width = frame.height - self._crop[1] - self._crop[3], self._width(frame)
         return (width, height) if self._on_its_side else (height, width)
 
     def rgb(self, frame, target):
@@ -75,7 +76,7 @@ class Pictures:
         )
 
     def _width(self, frame):
-        return max(1, round(frame.width * self._stretch))
+        return max(1, round((frame.width - self._crop[0] - self._crop[2]) * self._stretch))
 
     def _prepare(self, frame, deep):
         """Make the filters ready for the kind of picture that `frame` is; deep: 12 bits come out, else 8."""
@@ -84,10 +85,12 @@ class Pictures:
         if key == self._key:
             return
         scale = {
-            "w": self._width(frame), "h": frame.height, "in_range": "pc" if full else "tv", "out_range": "pc",
+            "w": self._width(frame), "h": "ih", "in_range": "pc" if full else "tv", "out_range": "pc",
             "flags": _FLAGS, **({"in_color_matrix": matrix} if matrix else {}),
         }
-        filters = [("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *self._turns()]
+        left, top, right, bottom = self._crop
+        cut = [("crop", f"iw-{left + right}:ih-{top + bottom}:{left}:{top}")] if any(self._crop) else []
+        filters = [*cut, ("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *self._turns()]
         self._graph, self._key = filter_graph(frame, filters), key
 
     def _turns(self):

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from gm.data.video_crop import container_crop
 from gm.data.video_decoder import Decoder, Run
 from gm.data.video_file import SUFFIXES, checked_path, is_cut_off
 from gm.data.video_index import display_matrix, index_by_decoding
@@ -69,9 +70,12 @@ class VideoFile(VideoReader):
         self._run, self._interlaced = None, False
         try:
             self._index = stored_index(self._decoder, index_folder)
-            self._pictures = Pictures(path, self._decoder.stream, hdr, self._index.matrix)
             if not len(self._index):
                 raise UserError(f"{path}: {self._what_can_be_read(0)}")
+            stream = self._decoder.stream
+            number = self._decoder.container.streams.video.index(stream)
+            crop = container_crop(path, stream.id, number, self._index.size)
+            self._pictures = Pictures(path, stream, hdr, self._index.matrix, crop)
             if not (self.fps > 0 and math.isfinite(self.fps)):
                 raise UserError(f"{path}: states no frame rate ({self.fps}); re-encode it")
         except BaseException:

@@ -1,5 +1,7 @@
 """When an index is made without decoding, and when a kept one is believed."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -86,10 +88,11 @@ def test_a_kept_index_spares_looking_through_the_file(folder, tmp_path, monkeypa
     assert len(list(kept.iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other", "version", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other", "same time", "version", "folder"])
 def test_a_kept_index_that_is_not_right_is_made_anew(folder, tmp_path, monkeypatch, damage):
     kept, path = tmp_path / "kept", tmp_path / "a.mp4"
-    path.write_bytes((folder / "closed.mp4").read_bytes())
+    first, second = ((folder / name).read_bytes().ljust(20000, b"\0") for name in ("closed.mp4", "open.mp4"))
+    path.write_bytes(first)
     open_video(path, index_folder=kept).close()
     (file,) = kept.iterdir()
     content = file.read_bytes()
@@ -101,6 +104,10 @@ def test_a_kept_index_that_is_not_right_is_made_anew(folder, tmp_path, monkeypat
         file.write_bytes(b"")
     elif damage == "other":  # the video is another one now
         make(coded(20, first=100), path, *X264)
+    elif damage == "same time":  # and of the same size, as when a data set is made again and copied with its times
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        path.write_bytes(second)
+        os.utime(path, ns=times)
     elif damage == "version":
         monkeypatch.setattr(video_index_store, "FORMAT", 99)
     else:
@@ -108,6 +115,7 @@ def test_a_kept_index_that_is_not_right_is_made_anew(folder, tmp_path, monkeypat
         file.mkdir()
     with open_video(path, index_folder=kept) as video:
         expected = list(range(100, 120)) if damage == "other" else list(range(60))
+        assert numbers(video.frames(range(1, len(expected), 4))) == expected[1::4]
         assert numbers(video.frames(range(video.length))) == expected
 
 

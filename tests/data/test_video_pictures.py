@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gm.data import video_pictures
+from gm.data.video_crop import container_crop
 from gm.data.video_reader import open_video
 from gm.errors import UserError
 from tests.data.made_videos import HEIGHT, WIDTH, X264, by_matrix, coded, ffmpeg, make, numbers, shown
@@ -59,6 +60,61 @@ def test_a_turn_that_the_stream_states_once_holds_for_all_frames(plain, tmp_path
         with open_video(path, index_folder=kept) as video:
             assert np.array_equal(video.frames([4]), right[4:5])
             assert video.size == right.shape[1:3]
+
+
+def with_clap(source, target, aperture):
+    """Copy of an mp4 whose index is at its end, with a clap box: width, height, offsets, each with its denominator."""
+    content = bytearray(source.read_bytes())
+    box = (40).to_bytes(4, "big") + b"clap" + b"".join(n.to_bytes(4, "big", signed=True) for n in aperture)
+    place = content.find(b"avcC") - 4
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        start = content.find(name, content.find(b"stsd") if name == b"avc1" else content.find(b"moov")) - 4
+        content[start : start + 4] = (int.from_bytes(content[start : start + 4], "big") + 40).to_bytes(4, "big")
+    target.write_bytes(content[:place] + box + content[place:])
+    return target
+
+
+@pytest.mark.parametrize("turn", [(), ("-display_rotation", "90")], ids=["upright", "turned"])
+@pytest.mark.parametrize("aperture, left, top, size", [
+    ((96, 1, 56, 1, 0, 1, -4, 1), 0, 0, (56, 96)),  # the lines below, as cameras with 1088 lines
+    ((64, 1, 48, 1, 0, 1, 0, 1), 16, 8, (48, 64)), ((160, 2, 40, 1, -4, 1, 8, 2), 4, 16, (40, 80)),
+])
+def test_the_part_that_the_container_says_is_shown_in_mp4(plain, tmp_path, turn, aperture, left, top, size):
+    ffmpeg(*turn, "-i", plain, "-c", "copy", tmp_path / "plain.mp4")
+    path = with_clap(tmp_path / "plain.mp4", tmp_path / "part.mp4", aperture)
+    part = read(plain)[:, top : top + size[0], left : left + size[1]]
+    frames = read(path)
+    assert frames.shape[1:3] == (size[::-1] if turn else size)
+    # chroma beyond the edge is not seen by the filter that makes colours of it
+    assert np.abs(frames.astype(int) - (np.rot90(part, 1, (1, 2)) if turn else part))[:, 6:-6, 6:-6].max() <= 1
+    if not turn:
+        assert np.array_equal(frames, shown(path, size=size))
+
+
+@pytest.mark.parametrize("aperture", [
+    (200, 1, 64, 1, 0, 1, 0, 1), (96, 0, 64, 1, 0, 1, 0, 1), (0, 1, 64, 1, 0, 1, 0, 1),
+])
+def test_a_part_that_cannot_be_is_the_whole(plain, tmp_path, aperture):
+    path = with_clap(plain, tmp_path / "part.mp4", aperture)
+    assert container_crop(path, 1, 0, (HEIGHT, WIDTH)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_structures_that_are_not_whole_cut_nothing_off(plain, tmp_path, suffix):
+    ffmpeg("-i", plain, "-c", "copy", tmp_path / f"a.{suffix}")
+    content = (tmp_path / f"a.{suffix}").read_bytes()
+    for end in range(0, len(content), 37):
+        (tmp_path / "b").write_bytes(content[:end])
+        assert container_crop(tmp_path / "b", 1, 0, (HEIGHT, WIDTH)) == (0, 0, 0, 0)
+
+
+def test_the_part_that_the_container_says_is_shown_in_matroska(plain, tmp_path):
+    ffmpeg("-i", plain, "-c", "copy", tmp_path / "plain.mkv")
+    content = (tmp_path / "plain.mkv").read_bytes()
+    colours = bytes.fromhex("55b0 88 55b7 81 01 55b8 81 02")  # whose place is taken by what is cut below and above
+    assert content.count(colours) == 1
+    (tmp_path / "part.mkv").write_bytes(content.replace(colours, bytes.fromhex("54aa 81 08 54bb 81 10 ec 81 00")))
+    assert np.array_equal(read(tmp_path / "part.mkv"), shown(tmp_path / "part.mkv", size=(40, 96)))
 
 
 @pytest.mark.parametrize("shape", ["64/45", "1/2", "2", "10/11"])
