@@ -24,9 +24,10 @@ def memory(process):
 
 def give(page, label, value):
     box = page.get_by_role("spinbutton", name=label, exact=True)
-    box.fill(str(value))
-    box.press("Enter")
-    page.wait_for_timeout(500)
+    while box.input_value() != str(value):  # a page that is drawn anew meanwhile puts the old value back
+        box.fill(str(value))
+        box.press("Enter")
+        page.wait_for_timeout(1000)
 
 
 def upload(page, seed):
