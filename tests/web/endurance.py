@@ -23,7 +23,7 @@ def memory(process):
 
 
 def give(page, label, value):
-    box = page.get_by_role("spinbutton", name=label, exact=True)
+    box = page.get_by_role("spinbutton", name=label, exact=True).last  # two for a moment, while the page is drawn anew
     while box.input_value() != str(value):  # a page that is drawn anew meanwhile puts the old value back
         box.fill(str(value))
         box.press("Enter")
