@@ -89,6 +89,7 @@ ctypes.PyDLL(None).sleep(12)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native.library() is None, reason="no compiler here")
 @pytest.mark.parametrize(("more", "seconds"), [((), (2.5, 9)), (("unsaved steps",), (9, 60))])
 def test_while_a_library_keeps_pythons_lock(more, seconds):
