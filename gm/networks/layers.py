@@ -137,8 +137,7 @@ def mix(first, second, factor, image_only=None):
     a = ops.sigmoid(factor.astype(ms.float32))
     if image_only is not None:
         a = ops.maximum(a, image_only.astype(ms.float32)).reshape((-1,) + (1,) * (first.ndim - 1))
-    a = a.astype(first.dtype)
-    return second + a * (first - second)
+    return ops.mix(first, second, a.astype(first.dtype))
 
 
 def to_time_major(x, t):

@@ -27,7 +27,7 @@ from mindspore.ops import (
 from gm import interrupts
 from gm.estimate import Setting
 from gm.memory import attention_scores, available_memory
-from gm.ops import context, float32, fused, native, reference
+from gm.ops import context, cuda, float32, fused, gpu, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.float32 import describe_float32
 from gm.ops.reference import (
@@ -46,6 +46,7 @@ from gm.ops.reference import (
     linear_to_channels,
     linear_to_tokens,
     log,
+    mix,
     silu,
     temporal_conv,
     transpose,
@@ -58,7 +59,7 @@ __all__ = [
     "DEVICES", "GRAPH_MODE", "PYNATIVE_MODE", "add_per_channel", "add_to_tokens", "affine_per_channel", "arange",
     "assign", "attention", "attention_over_pixels", "bind", "broadcast_to", "cat", "choose", "chunk", "conv2d", "cos",
     "describe", "describe_float32", "device", "geglu", "gelu", "group_norm", "group_norm_silu", "layer_norm", "linear",
-    "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "memory_setting", "set_device",
+    "linear_to_channels", "linear_to_tokens", "log", "matmul", "maximum", "mean", "memory_setting", "mix", "set_device",
     "set_memory_budget", "sigmoid", "silu", "sin", "sqrt", "temporal_conv", "tile", "transpose", "upsample_nearest",
     "version", "why_no_bfloat16", "widened", "zeros_like",
 ]
@@ -74,13 +75,20 @@ def bind(chosen):
 def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     """Choose device and execution mode (see `gm.ops.context.set_device`) and bind the fastest operations for them."""
     context.set_device(device_target, mode, fast_float32)
-    library = native.library() if device() == "CPU" else None
-    if library is not None:
+    library = compiled_library()
+    if library is not None and device() == "GPU":
+        gpu.use(library)
+    elif library is not None:
         fused.use(library)
         interrupts.use(library)
     chip = float32.ascend_chip() if device() == "Ascend" else ""
     forms = asked_forms(os.environ.get("SVD_FORMS", ""))
     bind(choose(device(), version(), library is not None, chip, forms))
+
+
+def compiled_library():
+    """Path of the kernels that are compiled for the device in use, or None where there are none."""
+    return {"CPU": native.library, "GPU": cuda.library}.get(device(), lambda: None)()
 
 
 def why_no_bfloat16():

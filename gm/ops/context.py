@@ -13,6 +13,9 @@ from gm.ops.plugin import why_not
 
 DEVICES = ("CPU", "GPU", "Ascend")
 GRAPH_MODE, PYNATIVE_MODE = 0, 1
+# Implicit products with places computed beforehand. Left to itself, cuDNN chooses a way that asks for 112 GB of work
+# space for a float32 convolution at 576x1024 (H200), and MindSpore sets no limit.
+_CONVOLUTION = "precomp_gemm"
 
 
 def version():
@@ -58,6 +61,7 @@ def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     ms.set_context(mode=mode)
     if device() == "GPU":
         _keep_nchw()
+        ms.device_context.gpu.op_tuning.conv_fprop_algo(_CONVOLUTION)
     if device() == "CPU" and mode == PYNATIVE_MODE:
         # The asynchronous workers spin and steal the cores: a whole UNet is 2.3-2.8 times faster without them.
         ms.runtime.launch_blocking()

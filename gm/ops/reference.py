@@ -73,6 +73,11 @@ def add_to_tokens(x, values):
     return x + values
 
 
+def mix(first, second, share):
+    """share * first + (1 - share) * second: first and second (n, ...), share (1,) or (n, 1, ...)."""
+    return second + share * (first - second)
+
+
 def affine_per_channel(x, scale, shift):
     """x (n, c, ...) * scale (n, c) + shift (n, c)."""
     shape = scale.shape + (1,) * (x.ndim - 2)

@@ -18,10 +18,10 @@ UNSUPPORTED = "Unsupported device target X. This process only supports one of th
 
 
 class Recorder:
-    """Stands in for mindspore's op_precision module: takes the names that the real one has, and notes the calls."""
+    """Stands in for a module of mindspore's settings: takes the names that the real one has, and notes the calls."""
 
-    def __init__(self, device, calls, refuse=()):
-        self.real = getattr(ms.device_context, device.lower()).op_precision
+    def __init__(self, device, calls, refuse=(), module="op_precision"):
+        self.real = getattr(getattr(ms.device_context, device.lower()), module)
         self.calls, self.refuse = calls, refuse
 
     def __getattr__(self, name):
@@ -39,6 +39,7 @@ def pretend(monkeypatch, device, chip="", refuse=()):
     """Make `device` the device in use; returns the list that calls go to, in order with set_context."""
     calls = []
     fake = {d.lower(): SimpleNamespace(op_precision=Recorder(d, calls, refuse)) for d in ("GPU", "Ascend")}
+    fake["gpu"].op_tuning = Recorder("GPU", calls, module="op_tuning")
     monkeypatch.setattr(float32.ms, "device_context", SimpleNamespace(**fake))
     monkeypatch.setattr(float32, "ascend_chip", lambda: chip)
     monkeypatch.setattr(context, "device", lambda: device)
@@ -70,8 +71,8 @@ def test_precision_is_set_between_the_device_and_anything_else(monkeypatch, case
     calls = pretend(monkeypatch, device, chip)
     context.set_device(device if named else None, mode, fast)
     first = [("set_device", device)] if named else []
-    layout = [("set_context", {"disable_format_transform": True})] if device == "GPU" else []
-    assert calls == [*first, *expected, ("set_context", {"mode": mode}), *layout]
+    more = [("set_context", {"disable_format_transform": True}), ("conv_fprop_algo", "precomp_gemm")]
+    assert calls == [*first, *expected, ("set_context", {"mode": mode}), *(more if device == "GPU" else [])]
 
 
 def test_mindspore_has_the_setting_that_keeps_the_layout_and_only_on_gpus():

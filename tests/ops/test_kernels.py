@@ -13,7 +13,7 @@ import pytest
 from mindspore import Tensor
 
 from gm import ops
-from gm.ops import fused, native
+from gm.ops import built, fused, native
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -131,10 +131,10 @@ def test_compiled_once_and_found_again_but_not_where_it_is_damaged(tmp_path):
     path = Path(first.strip())
     content, written = path.read_bytes(), path.stat().st_mtime_ns
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert native._find(path.parent, path.name.split("-")[1]) == path and path.stat().st_mtime_ns == written
+    assert built.find(path.parent, "kernels", path.name.split("-")[1]) == path and path.stat().st_mtime_ns == written
     for damaged in (b"", content[:5000], bytes(len(content)), content[:-1] + b"x"):
         path.write_bytes(damaged)
-        assert native._find(path.parent, path.name.split("-")[1]) is None and not path.exists()
+        assert built.find(path.parent, "kernels", path.name.split("-")[1]) is None and not path.exists()
     path.write_bytes(bytes(len(content)))  # a bus error, if it were loaded
     assert in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout == first
     assert path.read_bytes() == content
@@ -145,17 +145,17 @@ def test_a_library_that_others_could_write_is_not_loaded(tmp_path):
     (tmp_path / "svd_mindspore").mkdir()
     key = native._key(COMPILER)
     content = b"planted"
-    path = tmp_path / "svd_mindspore" / f"kernels-{key}-{native._digest(content)}.so"
+    path = tmp_path / "svd_mindspore" / f"kernels-{key}-{built.digest(content)}.so"
     for mode in (0o600, 0o620, 0o602):
         path.write_bytes(content)
         path.chmod(mode)
-        assert (native._find(path.parent, key) is None) == (mode != 0o600)
+        assert (built.find(path.parent, "kernels", key) is None) == (mode != 0o600)
     path.symlink_to(tmp_path)
-    assert native._find(path.parent, key) is None
+    assert built.find(path.parent, "kernels", key) is None
     if os.geteuid() == 0:
         path.write_bytes(content)
         os.chown(path, 12345, 12345)
-        assert native._find(path.parent, key) is None
+        assert built.find(path.parent, "kernels", key) is None
 
 
 @pytest.mark.parametrize("reason", ["others can write", "':' in its name", "Not a directory"])
@@ -166,8 +166,8 @@ def test_where_they_cannot_be_kept_they_are_compiled_for_this_run(tmp_path, monk
         base.chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(base))
     closing = []
-    monkeypatch.setattr(native.atexit, "register", closing.append)
-    folder = native._kept_folder()
+    monkeypatch.setattr(built.atexit, "register", closing.append)
+    folder = built.kept_folder()
     assert reason in capsys.readouterr().err
     assert tmp_path not in folder.parents and folder.stat().st_mode & 0o777 == 0o700
     closing[0]()

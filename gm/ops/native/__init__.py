@@ -1,35 +1,25 @@
-"""Fused kernels in C++, compiled with the machine's own compiler at first use. Never required.
+"""Fused kernels in C++, compiled with the machine's own compiler at first use (`gm.ops.built`). Never required.
 
-The library lies in $XDG_CACHE_HOME/svd_mindspore (by default ~/.cache/svd_mindspore), under a name that holds a hash of
-source, compiler and processor and another of its own content: what a power failure cut off is compiled anew. Where
-others could write there, it is compiled for this process alone. SVD_KERNELS=0 in the environment leaves them out.
+SVD_KERNELS=0 in the environment leaves them out.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from gm import trust
-from gm.files import remove_leftovers, temporary_folder
+from gm.ops import built
 
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
 _COMPILERS = ("g++", "clang++", "c++")
-_TIMEOUT = 300  # seconds for a compilation that takes 3
 
 
 def _sources():
@@ -46,19 +36,13 @@ def _processor():
     return f"{platform.machine()} {platform.processor()} {features}"
 
 
-def _cache_folder():
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "svd_mindspore"
-
-
 def compile_library(compiler, path, flags=_FLAGS):
     """Compile the kernels into the shared library `path`.
 
     Raises OSError or subprocess.SubprocessError when the compiler fails.
     """
     units, _ = _sources()
-    subprocess.run([compiler, *flags, *map(str, units), "-o", os.fspath(path)], check=True, capture_output=True,
-                   text=True, errors="replace", timeout=_TIMEOUT)
+    built.output(compiler, *flags, *units, "-o", path)
 
 
 @functools.cache
@@ -68,97 +52,23 @@ def library():
         return None
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
-        _say("no C++ compiler found: install g++ to make networks faster on this CPU (results are the same)")
+        built.say("no C++ compiler found: install g++ to make networks faster on this CPU (results are the same)")
         return None
     try:
-        key = _key(compiler)
-        folder = _kept_folder()
-        path = _find(folder, key) or _build(compiler, folder, key)
+        path = built.kept("kernels", _key(compiler), functools.partial(compile_library, compiler))
         ctypes.CDLL(os.fspath(path))
     except subprocess.CalledProcessError as error:
-        reason = (error.stderr or str(error)).strip().split("\n")[0]
-        _say(f"{compiler} could not compile the fused kernels, networks run without them: {reason}")
+        built.say(f"{compiler} could not compile the fused kernels, networks run without them: {built.reason(error)}")
         return None
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _say(f"fused kernels cannot be used, networks run without them: {error}")
+        built.say(f"fused kernels cannot be used, networks run without them: {error}")
         return None
     return os.fspath(path)
 
 
 def _key(compiler):
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, errors="replace",
-                             timeout=30).stdout
     units, headers = _sources()
-    parts = [version, _processor(), " ".join(_FLAGS), *(p.read_text(encoding="utf-8") for p in units + headers)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _kept_folder():
-    """The folder of compiled libraries, this user's alone; or one for this process, with a line that says why."""
-    folder = _cache_folder()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = folder.resolve()
-        with contextlib.suppress(OSError):
-            folder.chmod(0o700)
-        reason = trust.fault(folder)
-        if reason is None:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-    except OSError as error:
-        reason = f"{folder}: {error.strerror}"
-    if ":" in os.fspath(folder):
-        reason = f"MindSpore takes no folder with ':' in its name, {folder}; set XDG_CACHE_HOME"
-    if reason is None:
-        return folder
-    _say(f"compiled kernels are not kept for the next run: {reason}")
-    remove_leftovers(tempfile.gettempdir())
-    stack = contextlib.ExitStack()
-    folder = stack.enter_context(temporary_folder(tempfile.gettempdir())).resolve()
-    atexit.register(stack.close)
-    reason = trust.fault(folder)
-    if reason is not None:
-        raise OSError(reason)
-    return folder
-
-
-def _find(folder, key):
-    """The library in a folder, None where there is none; one that is damaged, or could be another's, is removed."""
-    for path in sorted(folder.glob(f"kernels-{key}-*.so")):
-        if _is_whole(path):
-            return path
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return None
-
-
-def _is_whole(path):
-    """Whether a file is this user's or root's, writable by nobody else, and has the content that its name promises."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            info = os.fstat(file.fileno())
-            own = info.st_uid in (os.geteuid(), 0) and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            return own and stat.S_ISREG(info.st_mode) and path.stem.endswith(_digest(file.read()))
-    except OSError:
-        return False
-
-
-def _build(compiler, folder, key):
-    remove_leftovers(folder)
-    with temporary_folder(folder) as place:
-        built = place / "kernels.so"
-        compile_library(compiler, built)
-        built.chmod(0o700)
-        with open(built, "rb") as file:
-            content = file.read()
-            os.fsync(file.fileno())
-        path = folder / f"kernels-{key}-{_digest(content)}.so"
-        os.replace(built, path)
-    return path
-
-
-def _digest(content):
-    return hashlib.sha256(content).hexdigest()[:16]
+    return built.key_of(built.output(compiler, "--version"), _processor(), " ".join(_FLAGS), *units, *headers)
 
 
 @functools.cache
@@ -182,7 +92,3 @@ def convert(to, values):
         np.copyto(to, values, casting="unsafe")
     else:
         widen(values.ctypes.data, to.ctypes.data, values.size)
-
-
-def _say(line):
-    print(line, file=sys.stderr)

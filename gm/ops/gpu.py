@@ -1,0 +1,240 @@
+"""Forms for GPUs that call the CUDA kernels of `gm/ops/cuda`, with their gradients.
+
+`use` opens the library and must come first. Attention is float16 alone; the others take float32 too. Gradients are
+those of the reference forms, from the inputs: nothing is kept for the backward pass but them.
+"""
+
+import functools
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from gm.ops import reference
+
+_TYPES = (ms.float16, ms.float32)
+_HEADS = (32, 64)  # channels of a head that the kernel was written for
+_PART = 1 << 15  # values of a group that one block of threads takes
+_gradients = ops.GradOperation(get_all=True, sens_param=True)
+
+
+def _first(x, *_):
+    return x
+
+
+def _geglu_shape(projected, bias):
+    return [*projected[:-1], projected[-1] // 2]
+
+
+def _doubled(x):
+    return [x[0], x[1], 2 * x[2], 2 * x[3]]
+
+
+def _norm_shapes(x, *_):
+    """The result's, and that of the statistics of a group's parts."""
+    return x, [x[0] * x[1], -(-x[2] * x[3] // _PART), 2]
+
+
+def _norm_types(x, *_):
+    return x, ms.float32
+
+
+def _geglu_reference(projected, bias):
+    value, gate = ops.chunk(reference._bias_add(projected.reshape(-1, projected.shape[-1]), bias), 2, -1)
+    return (value * reference.gelu(gate)).reshape(projected.shape[:-1] + (projected.shape[-1] // 2,))
+
+
+def _parted(x, heads):
+    """(n, s, c) -> (n * heads, s, head)"""
+    n, s, c = x.shape
+    return reference.transpose(x.reshape(n, s, heads, c // heads), 0, 2, 1, 3).reshape(n * heads, s, c // heads)
+
+
+def _joined(parts, heads, s):
+    """What `_parted` took apart, from the rows of all its parts in order."""
+    head = parts[0].shape[-1]
+    whole = ops.cat([part.reshape(-1, head) for part in parts], 0).reshape(-1, heads, s, head)
+    return reference.transpose(whole, 0, 2, 1, 3).reshape(-1, s, heads * head)
+
+
+def _attention_gradient(q, k, v, heads, dout):
+    """Gradients of `reference.attention`, in pieces of at most `reference.MAX_SCORES` scores."""
+    n, sq, c = q.shape
+    sk, scale = k.shape[1], (c // heads)**-0.5
+    rows = max(1, reference.MAX_SCORES // sk)
+    pairs, queries = max(1, min(rows // sq, n * heads)), -(-sq // -(-sq // min(rows, sq)))
+    q, k, v, dout = _parted(q, heads), _parted(k, heads), _parted(v, heads), _parted(dout, heads)
+    dqs, dks, dvs = [], [], []
+    for i in range(0, n * heads, pairs):
+        sums = None
+        for j in range(0, sq, queries):
+            dq, *parts = _softmax_gradient(
+                q[i:i + pairs, j:j + queries], k[i:i + pairs], v[i:i + pairs], dout[i:i + pairs, j:j + queries], scale)
+            dqs.append(dq)
+            sums = parts if sums is None else [sums[0] + parts[0], sums[1] + parts[1]]
+        dks.append(sums[0])
+        dvs.append(sums[1])
+    return _joined(dqs, heads, sq), _joined(dks, heads, sk), _joined(dvs, heads, sk)
+
+
+def _softmax_gradient(q, k, v, dout, scale):
+    p = reference.softmax(reference._bmm_transposed(q * scale, k))
+    dp = reference._bmm_transposed(dout, v).astype(ms.float32)
+    wide = p.astype(ms.float32)
+    ds = (wide * (dp - ops.sum(dp * wide, -1, True))).astype(q.dtype)
+    return ops.bmm(ds, k) * scale, _bmm_first_transposed(ds, q * scale), _bmm_first_transposed(p, dout)
+
+
+_bmm_first_transposed = ops.BatchMatMul(transpose_a=True)
+
+
+@functools.cache
+def _kernels(library):
+    """{name: primitive} of everything in the library, each with its gradient."""
+
+    def kernel(name, shape, outputs, bprop):
+        return ops.Custom(f"{library}:{name}", shape, outputs, func_type="aot", bprop=bprop)
+
+    def attention_bprop(q, k, v, heads, out, dout):
+        dq, dk, dv = _attention_gradient(q, k, v, heads.shape[0], dout)
+        return dq, dk, dv, ops.zeros_like(heads)
+
+    def silu_bprop(x, out, dout):
+        return _gradients(reference.silu)(x, dout)
+
+    def geglu_bprop(projected, bias, out, dout):
+        return _gradients(_geglu_reference)(projected, bias, dout)
+
+    def layer_norm_bprop(x, weight, bias, eps, out, dout):
+        return (*_gradients(_layer_norm_reference)(x, weight, bias, eps, dout)[:3], ops.zeros_like(eps))
+
+    def norm_bprop(x, weight, bias, eps, out, dout):
+        return (*_gradients(_norm_reference)(x, weight, bias, eps, dout[0])[:3], ops.zeros_like(eps))
+
+    def norm_silu_bprop(x, weight, bias, eps, out, dout):
+        return (*_gradients(_norm_silu_reference)(x, weight, bias, eps, dout[0])[:3], ops.zeros_like(eps))
+
+    def add_per_channel_bprop(x, values, out, dout):
+        return _gradients(reference.add_per_channel)(x, values, dout)
+
+    def add_to_tokens_bprop(x, values, out, dout):
+        return _gradients(reference.add_to_tokens)(x, values, dout)
+
+    def mix_bprop(first, second, share, out, dout):
+        return _gradients(reference.mix)(first, second, share, dout)
+
+    def upsample_bprop(x, out, dout):
+        return _gradients(reference.upsample_nearest)(x, dout)
+
+    return {
+        "_attention": kernel("Attention", _first, _first, attention_bprop),
+        "_add_per_channel": kernel("AddPerChannel", _first, _first, add_per_channel_bprop),
+        "_add_to_tokens": kernel("AddToTokens", _first, _first, add_to_tokens_bprop),
+        "_mix": kernel("Mix", _first, _first, mix_bprop),
+        "_upsample": kernel("UpsampleNearest", _doubled, _first, upsample_bprop),
+        "_geglu": kernel("Geglu", _geglu_shape, _first, geglu_bprop),
+        "_silu": kernel("Silu", _first, _first, silu_bprop),
+        "_layer_norm": kernel("LayerNorm", _first, _first, layer_norm_bprop),
+        "_group_norm": kernel("GroupNorm", _norm_shapes, _norm_types, norm_bprop),
+        "_group_norm_silu": kernel("GroupNormSilu", _norm_shapes, _norm_types, norm_silu_bprop),
+    }
+
+
+def _layer_norm_reference(x, weight, bias, eps):
+    return reference.layer_norm(x, weight, bias, eps)
+
+
+def _norm_reference(x, weight, bias, eps):
+    b, groups, channels, pixels = x.shape
+    y = reference.group_norm(x.reshape(b, groups * channels, pixels), weight, bias, groups, eps)
+    return y.reshape(x.shape)
+
+
+def _norm_silu_reference(x, weight, bias, eps):
+    return reference.silu(_norm_reference(x, weight, bias, eps))
+
+
+def use(library):
+    """Make the shared library at this path the one that the forms below call."""
+    globals().update(_kernels(library))
+
+
+@ops.constexpr
+def _constant(value):
+    return Tensor(np.array([value], np.float32))
+
+
+@ops.constexpr
+def _of_length(count):
+    """A tensor that tells a kernel a number by its shape."""
+    return Tensor(np.zeros(count, np.float32))
+
+
+def attention(q, k, v, heads):
+    """`reference.attention` without scores in memory and without transpositions; float16, heads of 32 or 64."""
+    if q.dtype != ms.float16 or q.shape[2] // heads not in _HEADS:
+        return reference.attention(q, k, v, heads)
+    return _attention(q, k, v, _of_length(heads))  # noqa: F821 - of `use`
+
+
+def geglu(x, weight, bias):
+    """`reference.geglu`: both halves in one product, then one pass."""
+    if x.dtype not in _TYPES:
+        return reference.geglu(x, weight, bias)
+    return _geglu(reference.linear(x, weight), bias)  # noqa: F821
+
+
+def silu(x):
+    """`reference.silu` in one pass."""
+    return _silu(x) if x.dtype in _TYPES else reference.silu(x)  # noqa: F821
+
+
+def add_per_channel(x, values):
+    """`reference.add_per_channel` without the broadcast's own arithmetic of places."""
+    return _add_per_channel(x, values) if x.dtype in _TYPES else reference.add_per_channel(x, values)  # noqa: F821
+
+
+def add_to_tokens(x, values):
+    """`reference.add_to_tokens`, likewise."""
+    if x.dtype not in _TYPES or x.ndim != 3 or values.shape[:2] != (x.shape[0], 1):
+        return reference.add_to_tokens(x, values)
+    return _add_to_tokens(x, values)  # noqa: F821
+
+
+def mix(first, second, share):
+    """`reference.mix` in one pass instead of three, where there is one share for all."""
+    if first.dtype not in _TYPES or share.size != 1:
+        return reference.mix(first, second, share)
+    return _mix(first, second, share)  # noqa: F821
+
+
+def upsample_nearest(x):
+    """`reference.upsample_nearest` in one pass."""
+    return _upsample(x) if x.dtype in _TYPES else reference.upsample_nearest(x)  # noqa: F821
+
+
+def layer_norm(x, weight, bias, eps):
+    """`reference.layer_norm` in one kernel."""
+    if x.dtype not in _TYPES or weight.dtype != ms.float32:
+        return reference.layer_norm(x, weight, bias, eps)
+    return _layer_norm(x, weight, bias, _constant(eps))  # noqa: F821
+
+
+def _by_group(kernel, x, weight, bias, groups, eps):
+    """The kernel takes the number of groups from the shape."""
+    b, c = x.shape[:2]
+    return kernel(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps))[0].reshape(x.shape)
+
+
+def group_norm(x, weight, bias, groups, eps):
+    """`reference.group_norm` in two kernels, each over many parts of a group at once."""
+    if x.dtype not in _TYPES or weight.dtype != ms.float32:
+        return reference.group_norm(x, weight, bias, groups, eps)
+    return _by_group(_group_norm, x, weight, bias, groups, eps)  # noqa: F821
+
+
+def group_norm_silu(x, weight, bias, groups, eps):
+    """`group_norm` and `silu` in the same pass."""
+    if x.dtype not in _TYPES or weight.dtype != ms.float32:
+        return reference.group_norm_silu(x, weight, bias, groups, eps)
+    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)  # noqa: F821
