@@ -49,7 +49,7 @@ class Metadata:
     dropped: list[Clip]
 
 
-def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
+def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index_folder=None):
     """Read and check the CSV file `csv_path` → Metadata.
 
     Columns path (relative to `data_dir`, or absolute; a video file or a folder of frames), length (frames),
@@ -61,7 +61,7 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
     logged warning that lists them. A bucket outside 0..255 is a warning too.
     verify_files: "exists" looks for the files and counts the pictures of folders; "open" also opens each video,
     compares its number of frames with the length stated and decodes its last frame, and compares the sizes of a
-    folder's frames.
+    folder's frames. index_folder: for that, as of `gm.data.video_reader.open_video`.
 
     UserError with all faults and their line numbers: unreadable or empty CSV, missing or repeated columns, wrong number
     of fields, empty cells, non-numbers, lengths below 1, missing files, a clip twice, no clip left.
@@ -75,7 +75,7 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
     clips = _find_clips(table["path"], lines, columns, ListedPaths(data_dir), faults)
     _refuse_repeats(clips, faults)
     if verify_files == "open":
-        _check_videos(clips, faults)
+        _check_videos(clips, faults, index_folder)
     if faults:
         raise UserError(f"{csv_path}: {_listing(faults, 'fault')}")
     _warn_of_buckets(csv_path, clips)
@@ -225,10 +225,10 @@ def _refuse_repeats(clips, faults):
             faults.append((clip.line, f"{clip.path} is listed already, in line {earlier.line}"))
 
 
-def _check_videos(clips, faults):
+def _check_videos(clips, faults, index_folder):
     def fault(clip):
         try:
-            with open_clip(clip.path) as video:
+            with open_clip(clip.path, index_folder) as video:
                 if video.length != clip.length:
                     return f"length is {clip.length}, but {clip.path} has {video.length} frames"
                 video.frames([clip.length - 1])

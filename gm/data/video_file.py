@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 
 from gm.errors import UserError
+from gm.files import kind_of
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".m2t",
@@ -125,8 +126,10 @@ def boxes(file, position=0, end=None):
 
 
 def checked_path(path):
-    """`path` as a Path. UserError if there is no file."""
-    path = Path(path)
-    if not path.is_file():
+    """`path` as a Path. UserError if there is no file, saying what there is."""
+    path, kind = Path(path), kind_of(path)
+    if kind is None:
         raise UserError(f"no video file at {path}")
+    if kind != "a file":
+        raise UserError(f"{path} is {kind}, not a video file")
     return path

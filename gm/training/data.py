@@ -17,16 +17,19 @@ _MOST_THREADS = 8  # of one reader: each holds pictures of its own
 def open_data(train):
     """(training clips, validation clips or None) as `ClipDataset`, from the section `train`. UserError on bad data."""
     data, validation = train.dataset.init_args, train.validation
-    metadata = read_metadata(data.metadata, data.data_dir, data.frames, data.step, data.verify_files)
-    other = None
-    if validation.metadata is not None:
-        folder = data.data_dir if validation.data_dir is None else validation.data_dir
-        other = read_metadata(validation.metadata, folder, data.frames, data.step, data.verify_files)
-    elif validation.share:
-        metadata, other = _split(metadata, held_out(train.seed, len(metadata.clips), validation.share))
     # Where the run, or the cache that several runs share, keeps what it found out about the video files.
     indices = Path(train.output_dir if train.cache is None else train.cache) / "video_index"
 
+    def read(table, folder):
+        return read_metadata(table, folder, data.frames, data.step, data.verify_files, indices)
+
+    metadata = read(data.metadata, data.data_dir)
+    other = None
+    if validation.metadata is not None:
+        folder = data.data_dir if validation.data_dir is None else validation.data_dir
+        other = read(validation.metadata, folder)
+    elif validation.share:
+        metadata, other = _split(metadata, held_out(train.seed, len(metadata.clips), validation.share))
     threads = _decoding_threads(train.loader.workers)
 
     def dataset(clips, flip):

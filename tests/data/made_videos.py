@@ -65,6 +65,11 @@ def shown(path, filters=TO_RGB, size=(HEIGHT, WIDTH), threads=0):
     return np.frombuffer(data, np.uint8).reshape(-1, *size, 3)
 
 
+def alike(frames, truth):
+    """Whether pictures of the same shape differ in nothing but how their colours were rounded: by 2 of 255 at most."""
+    return frames.shape == truth.shape and np.abs(frames.astype(int) - truth).max() <= 2
+
+
 def by_matrix(matrix, width=None):
     """Filters for `shown`: to RGB by a colour matrix of ffmpeg's, and to another width."""
     size = f"w={width}:h=ih:" if width else ""

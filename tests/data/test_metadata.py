@@ -188,7 +188,9 @@ def test_opening_the_files_finds_wrong_lengths_and_damage(folder):
     assert "line 8: " in message and "damaged.mp4: frame 11 was asked for" in message
     assert "one.mp4 has 1 frame" in message and "gone.mp4 does not exist" in message
     assert "1 fault\n  line 7" in fault(folder, text, verify_files="exists")  # looks no further than the name
-    assert len(read(folder, HEAD + "a.mp4,12,1\n", verify_files="open").clips) == 1
+    for _ in "made", "kept":
+        found = read(folder, HEAD + "a.mp4,12,1\n", verify_files="open", index_folder=folder / "index")
+        assert len(found.clips) == 1 and len(list((folder / "index").iterdir())) == 1
 
 
 def test_100000_rows_are_checked_in_seconds(tmp_path):

@@ -1,5 +1,6 @@
 """What is opened at all: plain files with a video in them, whatever their names and first bytes say."""
 
+import os
 import shutil
 
 import numpy as np
@@ -66,8 +67,12 @@ def test_pictures_and_sound_are_not_videos(tmp_path):
 
 
 def test_what_is_no_file(tmp_path):
-    for path in (tmp_path, tmp_path / "absent.mp4", "/dev/null"):
-        with pytest.raises(UserError, match="no video file at"):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    kinds = {tmp_path: "a folder", "/dev/null": "a device", tmp_path / "pipe.mp4": "a pipe"}
+    with pytest.raises(UserError, match=r"no video file at .*absent\.mp4"):
+        open_video(tmp_path / "absent.mp4")
+    for path, kind in kinds.items():
+        with pytest.raises(UserError, match=f"^{path} is {kind}, not a video file"):
             open_video(path)
 
 

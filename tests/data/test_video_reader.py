@@ -175,7 +175,7 @@ def test_unreadable_files_are_named_with_the_reason(folder, tmp_path):
         "half.mp4": "its index",
         "sound.mp4": "not a video that",
         "absent.mp4": "no video file at",
-        ".": "no video file at",
+        ".": "is a folder, not a video file",
     }.items():
         with pytest.raises(UserError, match=reason) as error:
             open_video(tmp_path / name)
