@@ -28,6 +28,7 @@ from gm.memory import parse_size, report
 from gm.options import ModelSettings, Options, VideoSettings
 
 ROOT = Path(__file__).resolve().parent
+SHOWN_FAILURES = 20  # in the summary at the end
 
 
 def main(argv=None):
@@ -100,7 +101,10 @@ def for_each(images, function, result):
             print(f"error: {failures[-1]}", file=sys.stderr)
     print(f"{len(images) - len(failures)} of {len(images)} pictures {result()}")
     if failures:
-        raise UserError("\n  ".join([f"{len(failures)} of {len(images)} pictures failed:", *failures]))
+        shown = failures[:SHOWN_FAILURES]
+        if len(failures) > len(shown):
+            shown.append(f"… and {len(failures) - len(shown)} more, each told above")
+        raise UserError("\n  ".join([f"{len(failures)} of {len(images)} pictures failed:", *shown]))
 
 
 def check_arguments(arguments):

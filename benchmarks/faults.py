@@ -31,20 +31,7 @@ from gm.data.videos import write_gif
 from gm.errors import UserError, run_cli
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = f"""
-base: {ROOT / "configs" / "svd.yaml"}
-model:
-  unet:
-    model_channels: 32
-    channel_mult: [1]
-    num_res_blocks: 1
-    attention_resolutions: []
-    num_head_channels: 16
-    context_dim: 32
-    adm_in_channels: 96
-  vae: {{ch: 32, ch_mult: [1, 1], num_res_blocks: 1}}
-  clip: {{image_size: 28, width: 32, layers: 1, head_width: 16}}
-"""
+MODEL = ROOT / "tests" / "small_model.yaml"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -61,7 +48,7 @@ def _train(*more):
     def command(inputs, output):
         data = "--train.dataset.init_args."
         return [
-            "train.py", f"--svd_config={inputs / 'small.yaml'}", f"--train.pretrained={inputs / 'small.safetensors'}",
+            "train.py", f"--svd_config={MODEL}", f"--train.pretrained={inputs / 'small.safetensors'}",
             f"--train.output_dir={output / 'run'}", f"{data}data_dir={inputs / 'clips'}",
             f"{data}metadata={inputs / 'labels.csv'}", f"{data}frames=2", f"{data}step=2", f"{data}height=16",
             f"{data}width=16", "--environment.device_target=CPU", "--train.loader.workers=1", "--train.epochs=1000",
@@ -74,7 +61,7 @@ def _train(*more):
 
 def _convert(inputs, output):
     return ["svd_tools/convert.py", f"--pt_weights_file={inputs / 'small.safetensors'}",
-            f"--config={inputs / 'small.yaml'}", f"--out_dir={output}", "--dtype=float16"]
+            f"--config={MODEL}", f"--out_dir={output}", "--dtype=float16"]
 
 
 def _label(inputs, output):
@@ -84,7 +71,7 @@ def _label(inputs, output):
 def _generate(mode):
     def command(inputs, output):
         return ["image_to_video.py", f"--image={inputs / 'pictures'}", f"--output_dir={output}", f"--mode={mode}",
-                f"--SVD.config={inputs / 'small.yaml'}", f"--SVD.checkpoint={inputs / 'small.safetensors'}",
+                f"--SVD.config={MODEL}", f"--SVD.checkpoint={inputs / 'small.safetensors'}",
                 "--SVD.num_frames=3", "--SVD.sampling_steps=3", "--device_target=CPU"]
 
     return Program(command, command, "*.mp4")
@@ -106,9 +93,7 @@ def prepare(folder):
     random_pixels = np.random.default_rng(0)
     make_folder(folder / "clips")
     make_folder(folder / "pictures")
-    (folder / "small.yaml").write_text(MODEL)
-    _finish(["svd_tools/make_untrained.py", f"--config={folder / 'small.yaml'}",
-             f"--output={folder / 'small.safetensors'}"])
+    _finish(["svd_tools/make_untrained.py", f"--config={MODEL}", f"--output={folder / 'small.safetensors'}"])
     lines = ["path,length,motion_bucket_id"]
     for k in range(6):
         frames = np.full((8, 24, 24, 3), 40 * k, np.uint8)

@@ -1,6 +1,7 @@
 """Stable Video Diffusion on MindSpore: networks, sampling, checkpoints, data and training."""
 
-import importlib.metadata
+# Nothing that takes long to import: until a program has run `gm.interrupts.catch`, Ctrl-C is a traceback.
+import importlib.util
 import os
 
 __version__ = "0.1.0"
@@ -14,12 +15,17 @@ def _cap_onednn_isa():
     variable once, when mindspore is first imported, so this package is the one place that can set it in time. 2.7 and
     2.8 are fastest without the limit.
     """
-    try:
-        version = importlib.metadata.version("mindspore")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    if tuple(int(part) for part in version.split(".")[:2]) >= (2, 9):
+    if _mindspore_version() >= (2, 9):
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def _mindspore_version():
+    """Of the installed package as (2, 8), without importing it; () where there is none."""
+    found = importlib.util.find_spec("mindspore")
+    for name in os.listdir(os.path.dirname(os.path.dirname(found.origin))) if found else ():
+        if name.startswith("mindspore-") and name.endswith(".dist-info"):
+            return tuple(int(part) for part in name.split("-")[1].split(".")[:2])
+    return ()
 
 
 _cap_onednn_isa()

@@ -9,7 +9,6 @@ unwinding: what has to be undone is registered here. A library that is imported 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import threading
@@ -43,6 +42,8 @@ def use(library):
     """
     global _library
     if _waiting is not None:
+        import ctypes  # not before `catch`, up to which Ctrl-C is a traceback
+
         _library = ctypes.CDLL(library)
 
 

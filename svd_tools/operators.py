@@ -22,11 +22,9 @@ import mindspore as ms
 from jsonargparse import ArgumentParser
 from mindspore.ops import operations
 
-from gm.errors import UserError, run_cli
-from svd_tools import graphs
+from gm.errors import run_cli
+from svd_tools import graphs, page
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "devices.md"
-BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
 DEVICES = ("Ascend", "GPU", "CPU")
 # Libraries below mindspore/lib with a device's kernels, and what a kernel of an operator is called in them: a class
 # of that name, an operator of CANN's graph engine, or the name that it is registered under.
@@ -109,15 +107,6 @@ def table(operators):
     return "\n".join(lines)
 
 
-def read_page(page=PAGE):
-    """(text before the table, the table, text behind it) of the page."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    shown, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{page}: the lines {BEGIN} and {END} are not there")
-    return before, shown.strip(), after
-
-
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/devices.md")
@@ -126,8 +115,7 @@ def main(argv=None):
     text = table(used([node for amp_level in ("O0", "O2") for node in graphs.all_nodes(graphs.compile_all(amp_level))]))
     print(text)
     if options.write:
-        before, _, after = read_page()
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        page.write("operators", text)
     return 0
 
 

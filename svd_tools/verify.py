@@ -1,10 +1,10 @@
 """Compare the networks and the maths with tensors recorded from the original code, stage by stage.
 
-python svd_tools/verify.py [FILES...] [--mode 0|1] [--device_target CPU|GPU|Ascend] [--dtype float32|float16]
+python svd_tools/verify.py [FILES...] [--mode 0|1] [--device_target CPU|GPU|Ascend] [--dtype float32|float16|bfloat16]
 
 Without FILES it replays those in tests/goldens. One row for each recorded output, activation and gradient: largest
 error, error relative to the largest recorded value (or the share of values that differ), limit. The limits depend on
-the recording alone. The exit status is 1 if any row fails.
+the recording and on the precision alone (svd_tools/golden/limits.py). The exit status is 1 if any row fails.
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ from gm.errors import UserError, run_cli
 
 SHIPPED = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 KINDS = ("blocks", "unet", "vae", "clip", "scalars", "loss", "pipeline", "watermark")
-HALF = ("unet", "clip", "pipeline")  # what --dtype=float16 changes; the others are computed and judged in float32
-AMP_LEVELS = {"float32": "O0", "float16": "O2"}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
-def replay(path, dtype):
-    """The `Report` of one golden file, at the device and mode already set."""
+def replay(path, dtype, fast_float32=False):
+    """The `Report` of one golden file, at the device and mode already set. UserError: the device lacks the dtype."""
+    from gm import ops
+    from gm.precision import level
+    from svd_tools.golden.limits import precision
     from svd_tools.golden.reader import Golden
     from svd_tools.golden.report import Report
 
     golden = Golden(path)
     if golden.kind not in KINDS:
         raise UserError(f"golden file {path}: unknown kind {golden.kind!r}, known are {', '.join(KINDS)}")
-    report = Report(golden, dtype if golden.kind in HALF else "float32")
+    amp_level = "O0" if dtype == "float32" else level("O2", dtype)
+    report = Report(golden, precision(ops.device(), dtype, fast_float32, golden.kind))
     module = importlib.import_module(f"svd_tools.golden.{golden.kind}")
     try:
-        module.replay(golden, report, AMP_LEVELS[dtype])
+        module.replay(golden, report, amp_level)
     except KeyError as error:
         raise UserError(f"golden file {path}: it holds no entry {error}") from error
     report.close()
@@ -68,12 +71,10 @@ def main(argv=None):
         "--device_target", choices=("CPU", "GPU", "Ascend"), default=None, help="default: the best that MindSpore finds"
     )
     parser.add_argument(
-        "--dtype", choices=tuple(AMP_LEVELS), default="float32",
-        help="float16: UNet and CLIP as with --amp_level=O2, with wider limits and without gradients",
+        "--dtype", choices=DTYPES, default="float32",
+        help="not float32: UNet and CLIP as with --amp_level=O2, with wider limits and without gradients",
     )
-    parser.add_argument(
-        "--fast_float32", action="store_true", help="as in image_to_video.py; the limits of float32 will not be met"
-    )
+    parser.add_argument("--fast_float32", action="store_true", help="as in image_to_video.py, with wider limits")
     options = parser.parse_args(argv)
 
     files = [Path(name) for name in options.files] or [SHIPPED / f"{kind}_golden.safetensors" for kind in KINDS]
@@ -84,11 +85,12 @@ def main(argv=None):
     failed = stages = 0
     for path in files:
         start = time.monotonic()
-        report = replay(path, options.dtype)
+        report = replay(path, options.dtype, options.fast_float32)
         failed += print_report(path, report, time.monotonic() - start)
         stages += len(report.rows)
     mode = "PyNative" if options.mode else "graph mode"
-    print(f"\n{stages} stages, {failed} failed: {ops.device()}, {mode}, {options.dtype}")
+    dtype = options.dtype + (", --fast_float32" if options.fast_float32 else "")
+    print(f"\n{stages} stages, {failed} failed: {ops.device()}, {mode}, {dtype}")
     return 1 if failed else 0
 
 

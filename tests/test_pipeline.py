@@ -17,7 +17,7 @@ from gm.model import load_model_config
 from gm.pipeline import ImageToVideo
 from gm.precision import kept_narrow
 from gm.sizes import choose_size
-from svd_tools.golden.report import RELATIVE_FLOAT16
+from svd_tools.golden.limits import PRECISIONS
 from tests.near import difference
 from tests.untrained import CONFIG
 
@@ -108,8 +108,8 @@ def test_float16_is_near_float32(untrained, pipeline):
     assert str(half.denoiser.unet.out[0].weight.dtype) == "Float32"
     assert all(str(p.dtype) == "Float32" for p in half.decoder.get_parameters())
     # Of one call of the network: a sampler's steps magnify rounding by as much as the weights will. The limit is that
-    # of the recorded networks in float16 (`svd_tools.golden.report`); below 1e-5 it would have been float32.
-    assert 1e-5 < difference(found, expected) < RELATIVE_FLOAT16["forward"]
+    # of the recorded networks in float16 (`svd_tools.golden.limits`); below 1e-5 it would have been float32.
+    assert 1e-5 < difference(found, expected) < PRECISIONS["float16"].limits["forward"]
 
 
 def test_progress_of_loading_counts_every_value(untrained):

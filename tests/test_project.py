@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+
+import gm
+from gm import ops
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OURS = {"build", "outputs"}  # and everything whose name begins with a dot
@@ -132,6 +137,18 @@ def test_numpy_stays_below_2_wherever_pip_is_run():
     assert [line for line in runtime if line.startswith("numpy")] == ["numpy>=1.26,<2"]
     for name in ("requirements-test.txt", "requirements-extra.txt"):
         assert "-r requirements.txt" in [line for line, _ in requirement_lines(name)]
+
+
+def test_mindspores_version_is_known_before_it_is_imported(tmp_path, monkeypatch):
+    assert gm._mindspore_version() == ops.version()[:2]
+    (tmp_path / "mindspore").mkdir()
+    spec = ModuleSpec("mindspore", None, origin=str(tmp_path / "mindspore" / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", {"mindspore": spec}.get)
+    assert gm._mindspore_version() == ()
+    (tmp_path / "mindspore-2.10.0.dist-info").mkdir()
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    gm._cap_onednn_isa()
+    assert os.environ.pop("ONEDNN_MAX_CPU_ISA") == "AVX2"
 
 
 def test_relative_links_of_the_readme_exist():

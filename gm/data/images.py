@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gm.files import count_suffixes, kind_of
 SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif",
 )  # fmt: skip
+MAX_IMAGES = 100_000  # of a folder: each takes seconds at the least, so these take days
 MAX_MEGAPIXELS = 250  # 1 GB as Pillow holds it, and another while it is turned upright
 # What the content may be, whatever the suffix says: files are often misnamed. Named one by one so that Pillow never
 # tries its other readers (PostScript, for one, starts an external program).
@@ -60,13 +62,15 @@ def list_images(path):
 
     A folder is not searched recursively, and hidden files (macOS leaves `._photo.jpg` beside `photo.jpg`) are skipped;
     other files in it are counted by suffix in a logged warning.
-    UserError: nothing at `path`, a file with another suffix than `SUFFIXES` (any case), a folder without images.
+    UserError: nothing at `path`, a file with another suffix than `SUFFIXES` (any case), a folder without images or with
+    more than `MAX_IMAGES`.
     """
     path = Path(path)
     accepted = ", ".join(suffix[1:] for suffix in SUFFIXES)
     try:
         if path.is_dir():
-            files = [entry for entry in path.iterdir() if not entry.name.startswith(".") and not entry.is_dir()]
+            with os.scandir(path) as entries:
+                files = [entry.name for entry in entries if not (entry.name.startswith(".") or _is_folder(entry))]
         elif path.is_file():
             if path.suffix.lower() not in SUFFIXES:
                 raise UserError(f"{path} is not named as an image: its suffix must be one of {accepted} (any case)")
@@ -75,13 +79,25 @@ def list_images(path):
             raise UserError(_no_file(path, "image file or folder"))
     except OSError as error:
         raise UserError(f"cannot look at {path}: {error.strerror or error}") from error
-    images = [file for file in files if file.suffix.lower() in SUFFIXES]
-    others = count_suffixes(file.name for file in files if file.suffix.lower() not in SUFFIXES)
+    images = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
+    others = count_suffixes(name for name in files if Path(name).suffix.lower() not in SUFFIXES)
     if not images:
         raise UserError(f"no images in folder {path}: looked for {accepted} (any case), found {others}")
+    if len(images) > MAX_IMAGES:
+        raise UserError(
+            f"folder {path} holds {len(images):,} images, and at most {MAX_IMAGES:,} are done in one run: use several "
+            "folders"
+        )
     if len(images) < len(files):
         _log.warning("%s: %s left out, not named as images", path, others)
-    return sorted(images, key=lambda file: file.name)
+    return [path / name for name in sorted(images)]
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; who opens it says so
+        return False
 
 
 def load_image(path):

@@ -5,6 +5,7 @@ import numpy as np
 from gm.data.images import to_signed
 from gm.diffusion.clip_preprocess import preprocess
 from gm.networks.clip import ClipVision
+from gm.precision import to_numpy
 from svd_tools.golden.cells import Taps, fill, tensors
 
 PREFIX = "conditioner.embedders.0.open_clip.model.visual."
@@ -48,10 +49,10 @@ def replay(golden, report, amp_level):
             tower = build(golden.meta["config"], golden.weights, amp_level)
             taps = Taps(tower, {path: golden.mids[name] for path, name in paths.items()})
         if f"out/embed_{label}" in report.open:
-            report.compare(f"out/embed_{label}", tower(*tensors(pixels)).asnumpy()[:, None])
+            report.compare(f"out/embed_{label}", to_numpy(tower(*tensors(pixels)))[:, None])
         for path, value in taps.values().items() if taps else ():
             report.compare(f"mid/{paths[path]}", value)
         if f"out/eps_embed_{label}" in report.open:
             weights = {n: w * SMALL if n in SMALL_WEIGHTS else w for n, w in golden.weights.items()}
             small = build(golden.meta["config"], weights, amp_level)
-            report.compare(f"out/eps_embed_{label}", small(*tensors(pixels)).asnumpy()[:, None])
+            report.compare(f"out/eps_embed_{label}", to_numpy(small(*tensors(pixels)))[:, None])

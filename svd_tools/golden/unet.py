@@ -3,6 +3,7 @@
 import numpy as np
 
 from gm.networks.unet import VideoUNet
+from gm.precision import to_numpy
 from svd_tools.golden.cells import Taps, fill, gradients, tensors
 from svd_tools.golden.report import NORMS
 
@@ -31,7 +32,7 @@ def replay(golden, report, amp_level):
 
     def run(unet, context, image_only=None):
         out = unet(*tensors(x, c_noise, context, vector), t, *tensors(image_only))
-        return out.asnumpy()
+        return to_numpy(out)
 
     unet = build(golden.meta["config"], golden.weights, amp_level)
     taps = Taps(unet, golden.mids)
@@ -49,7 +50,7 @@ def replay(golden, report, amp_level):
     if "out/eps_out_head" in report.open:
         last = golden.mids[f"output_blocks.{len(unet.output_blocks) - 1}"]
         (small,) = tensors(last[:t] * 2.0**-10)
-        report.compare("out/eps_out_head", unet.out(small.astype(unet.out[2].weight.dtype)).asnumpy())
+        report.compare("out/eps_out_head", to_numpy(unet.out(small.astype(unet.out[2].weight.dtype))))
     if amp_level == "O0":
         _replay_gradients(golden.inputs, report, unet, t)
     else:

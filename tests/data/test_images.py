@@ -56,6 +56,17 @@ def test_other_suffix_names_the_accepted_ones(tmp_path):
         list_images(tmp_path / "clip.mp4")
 
 
+def test_folder_of_more_images_than_anyone_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_IMAGES", 3)
+    for name in "abc":
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "d.txt").touch()
+    assert len(list_images(tmp_path)) == 3
+    (tmp_path / "e.png").touch()
+    with pytest.raises(UserError, match="holds 4 images, and at most 3 are done in one run"):
+        list_images(tmp_path)
+
+
 def test_folder_without_images_counts_the_others(tmp_path):
     with pytest.raises(UserError, match="found 0 other files$"):
         list_images(tmp_path)

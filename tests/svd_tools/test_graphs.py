@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from gm import ops
-from svd_tools import graphs, operators, verify
-from svd_tools.golden.report import RELATIVE
+from svd_tools import graphs, operators, page, verify
+from svd_tools.golden.limits import PRECISIONS
 from svd_tools.graphs import Node
 
 # Numbers of float16 are 4.9e-4 apart; a result has gone through some tens of such roundings, a gradient twice as many.
@@ -40,7 +40,7 @@ def compiled(request):
 def test_whole_training_step_and_encoders_agree_with_the_cpu_forms(compiled):
     """Those are held to the original by their own recordings; here in PyNative and float32."""
     (amp_level, levels), parts, _ = compiled
-    limits = RELATIVE if amp_level == "O0" else FLOAT16
+    limits = PRECISIONS["float32"].limits if amp_level == "O0" else FLOAT16
     expected = graphs.compile_all("O0", levels)
     for name, part in parts.items():
         truth = expected[name.replace(amp_level, "O0")].result if part.result is not None else None
@@ -78,7 +78,7 @@ def test_every_operator_exists_on_the_device(compiled, device):
 
 
 def test_the_table_in_the_documents_is_what_the_graphs_ask_for(compiled):
-    _, shown, _ = operators.read_page()
+    _, shown, _ = page.read("operators")
     if f"MindSpore {ms.__version__}:" not in shown:
         pytest.skip("the table is of another version")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()[4:]]

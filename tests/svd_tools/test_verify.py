@@ -1,6 +1,7 @@
 """The shipped recordings of the original are reproduced in both modes, and a deviation does not go unnoticed."""
 
 import functools
+import itertools
 import json
 import os
 import subprocess
@@ -13,8 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from gm import ops
 from gm.errors import UserError
-from svd_tools import verify
+from svd_tools import page, verify
+from svd_tools.golden import limits
 from svd_tools.golden import report as reports
+from svd_tools.golden.limits import PRECISIONS, precision
 from svd_tools.golden.reader import Golden
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -103,9 +106,9 @@ ROUNDING = {
 UNSEEN = {"zeros": ZERO | ROUNDING, "times 1.001": ZERO | ROUNDING, "noise of the same size": ROUNDING}
 
 
-def judged(path, dtype, calls, wrong=lambda array: array):
+def judged(path, precision, calls, wrong=lambda array: array):
     """(names of all stages, of those that pass, limits) of what a replay gave, made wrong."""
-    report = reports.Report(Golden(path), dtype)
+    report = reports.Report(Golden(path), precision)
     for method, (name, ours, *rest) in calls:
         ours = {key: wrong(array) for key, array in ours.items()} if isinstance(ours, dict) else wrong(ours)
         getattr(report, method)(name, ours, *rest)
@@ -127,15 +130,49 @@ def test_every_stage_sees_what_is_wrong_by_limits_of_the_recording_alone(kind):
         assert found == limits or name == "another shape"
 
 
-@pytest.mark.parametrize("kind", verify.HALF)
-def test_in_float16_as_well(kind):
-    """Its limits are wider than 1.001: the spacing of its numbers adds up to 6e-3 over the sampler's steps."""
+HALF = PRECISIONS["float16"].recordings
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", HALF)
+def test_in_narrow_numbers_as_well(kind, precision):
+    """Their limits are wider than 1.001: the spacing of float16's adds up to 6e-3 over the sampler's steps."""
     path = shipped(kind)
+    factor = {"float16": 1.1, "bfloat16": 1.3}[precision]
     calls = [call for call in in_pynative(path)[1] if call[0] == "compare" and call[1][2:] != ("loss",)]
-    for name, wrong in {**WRONG, "times 1.1": lambda array: np.asarray(array, np.float64) * 1.1}.items():
+    for name, wrong in {**WRONG, "larger": lambda array: np.asarray(array, np.float64) * factor}.items():
         if name != "times 1.001":
-            passed = judged(path, "float16", calls, wrong)[1]
-            assert passed == (ZERO if kind == "pipeline" and name in ("zeros", "times 1.1") else set()), name
+            passed = judged(path, precision, calls, wrong)[1]
+            assert passed == (ZERO if kind == "pipeline" and name in ("zeros", "larger") else set()), name
+
+
+@pytest.mark.parametrize("kind", PRECISIONS["TF32"].recordings)
+def test_in_tf32_as_well(kind):
+    path = shipped(kind)
+    calls = in_pynative(path)[1]
+    for name, wrong in {**WRONG, "larger": lambda array: np.asarray(array, np.float64) * 1.3}.items():
+        if name != "times 1.001":
+            passed = judged(path, "TF32", calls, wrong)[1]
+            assert passed == UNSEEN.get("zeros" if name == "larger" else name, set()) & passed, (name, passed)
+
+
+def test_precisions_reach_what_they_change():
+    """A CPU has no narrower float32, and what is computed on the host or in float32 keeps float32's limits."""
+    assert precision("CPU", "float32", True, "unet") == precision("GPU", "float32", True, "scalars") == "float32"
+    assert precision("GPU", "float32", True, "vae") == precision("Ascend", "float16", True, "vae") == "TF32"
+    assert precision("Ascend", "float16", True, "unet") == precision("GPU", "float16", False, "clip") == "float16"
+    assert precision("Ascend", "bfloat16", False, "pipeline") == "bfloat16"
+    assert precision("Ascend", "bfloat16", False, "blocks") == precision("CPU", "float16", False, "vae") == "float32"
+
+
+def test_the_table_in_the_documents_is_the_one_that_judges():
+    assert page.read("limits")[1] == limits.table()
+    assert {(row.device, row.precision) for row in limits.ROWS} == set(itertools.product(ops.DEVICES, PRECISIONS))
+
+
+def test_bfloat16_is_refused_where_the_device_has_none():
+    with pytest.raises(UserError, match="no bfloat16 convolutions and products on CPUs"):
+        verify.main([str(shipped("clip")), "--dtype=bfloat16", "--device_target=CPU"])
 
 
 @pytest.mark.parametrize("kind", verify.KINDS)

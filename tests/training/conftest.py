@@ -19,31 +19,15 @@ from gm.networks.init import initial_values
 from tests import signals
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = """
-base: {base}
-model:
-  unet:
-    model_channels: 32
-    channel_mult: [1]
-    num_res_blocks: 1
-    attention_resolutions: []
-    num_head_channels: 16
-    context_dim: 32
-    adm_in_channels: 96
-  vae: {{ch: 32, ch_mult: [1, 1], num_res_blocks: 1}}
-  clip: {{image_size: 28, width: 32, layers: 1, head_width: 16}}
-"""
 
 
 @pytest.fixture(scope="session")
-def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.yaml"
-    path.write_text(MODEL.format(base=ROOT / "configs" / "svd.yaml"))
-    return path
+def model_path():
+    return ROOT / "tests" / "small_model.yaml"
 
 
 @pytest.fixture(scope="session")
-def checkpoint(model_path):
+def checkpoint(model_path, tmp_path_factory):
     """Initial values, but none of the weights zero, so that every parameter that can have a gradient has one."""
     shapes = expected_parameters(load_model_config(model_path))
     random = np.random.default_rng(0)
@@ -54,7 +38,7 @@ def checkpoint(model_path):
             values = (0.05 * random.standard_normal(shapes[name])).astype(np.float32)
         return values
 
-    path = model_path.with_suffix(".safetensors")
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
     write_safetensors(path, [(name, shape, np.float32) for name, shape in shapes.items()], read)
     return path
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from gm.errors import UserError
-from gm.training.loop import Trainer
 from gm.training.loss_scale import LossScale
+from gm.training.trainer import Trainer
 
 
 class Optimizer:

@@ -1,0 +1,30 @@
+"""docs/devices.md: its tables are made by programs, each between two marks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gm.errors import UserError
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "devices.md"
+
+
+def read(name, page=PAGE):
+    """(text before the table `name`, the table, text behind it). UserError where the marks are missing."""
+    begin, end = _marks(name)
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    shown, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"{page}: the lines {begin} and {end} are not there")
+    return before, shown.strip(), after
+
+
+def write(name, text, page=PAGE):
+    """Put a table into its place."""
+    before, _, after = read(name, page)
+    begin, end = _marks(name)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def _marks(name):
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
