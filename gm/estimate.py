@@ -221,7 +221,7 @@ class Basis(NamedTuple):
 
     def stages(self, size, options, decoded=True):
         """`generation` for videos of (height, width) pixels with `gm.options.Options`."""
-        guided = (options.min_guidance, options.max_guidance) != (1, 1) and not self.low_memory
+        guided = options.guided() and not self.low_memory
         frames = Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
         return generation(
             self.model, self.weights, frames, options.decode_chunk_size, self.setting, self.low_memory,

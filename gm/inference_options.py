@@ -90,6 +90,9 @@ GROUPS = {
                 float),
         _option("--SVD.min_guidance", "guidance scale of the first frame (svd 1.0, svd_xt 1.5)", float),
         _option("--SVD.max_guidance", "guidance scale of the last frame (svd 2.5, svd_xt 3.0)", float),
+        _option("--SVD.guidance_shape", "how the scale goes over the frames: from the first scale to the last (linear), "
+                "to the last in the middle and back (triangle), nearly at once (trapezoid), the last throughout "
+                "(constant)", choices=("linear", "triangle", "trapezoid", "constant")),
     ],
     "memory": [
         _option("--low_memory", "hold one part of the model at a time, float16 weights as they are, and half of a "

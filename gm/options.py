@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gm.diffusion.guidance import SHAPES
 from gm.diffusion.sampling import SAMPLERS
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
@@ -30,8 +31,8 @@ class Options:
     """How a video is sampled. Every field has the name of its command-line option.
 
     num_frames: frames of the video. sampling_steps: evaluations of the network (heun: two a step, one in
-    the last). min_guidance, max_guidance: guidance
-    scale of the first and the last frame. fps: frames per second that the model is told. motion_bucket_id: amount of
+    the last). min_guidance, max_guidance: guidance scale of the first and the last frame, where guidance_shape, one of
+    `gm.diffusion.guidance.SHAPES`, is linear. fps: frames per second that the model is told. motion_bucket_id: amount of
     motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
     the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
     schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
@@ -57,6 +58,7 @@ class Options:
     sampler: str = "euler"
     guidance_sigma_min: float | None = None
     guidance_sigma_max: float | None = None
+    guidance_shape: str = "linear"
     cache_interval: int = 1
     decode_tile: int | None = None
     encode_tile: int | None = None
@@ -64,7 +66,7 @@ class Options:
     def __post_init__(self):
         faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
                   if isinstance(value, (float, np.floating)) and not np.isfinite(value)]
-        for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
+        for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS), ("guidance_shape", SHAPES)):
             if getattr(self, name) not in known:
                 faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
         faults += self._limit_faults()
@@ -94,6 +96,14 @@ class Options:
             elif value > most:
                 faults.append(f"{name} {value}: must be {most:g} or less")
         return faults
+
+    def guidance_scales(self):
+        """float32 (num_frames, 1, 1, 1): the scale of every frame."""
+        return SHAPES[self.guidance_shape](self.min_guidance, self.max_guidance, self.num_frames)
+
+    def guided(self):
+        """Whether the unconditional half of guidance is computed at all."""
+        return bool(np.any(self.guidance_scales() != 1))
 
     def warnings(self):
         """What is allowed but outside the model's training, as the original warns; a list of sentences."""

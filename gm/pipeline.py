@@ -14,7 +14,7 @@ from gm.data.images import to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.conditioning import condition, encode_picture
 from gm.diffusion.deepcache import DeepCache
-from gm.diffusion.guidance import guided, linear_scales
+from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
 from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
@@ -99,7 +99,7 @@ class ImageToVideo:
         return options
 
     def _check(self, options):
-        if self.low_memory and options.cache_interval > 1 and (options.min_guidance, options.max_guidance) != (1, 1):
+        if self.low_memory and options.cache_interval > 1 and options.guided():
             raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
                             "other: give one of low_memory and cache_interval, or no guidance (both scales 1)")
 
@@ -209,7 +209,7 @@ class ImageToVideo:
             if noise.shape != latent_noise.shape:
                 raise UserError(f"noise of shape {noise.shape}: this video needs {latent_noise.shape}")
             latent_noise = noise.astype(np.float32)
-        scales = linear_scales(options.min_guidance, options.max_guidance, options.num_frames)
+        scales = options.guidance_scales()
         limits = options.guidance_sigma_min, options.guidance_sigma_max
         denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
         denoise = guided(denoise_with(denoiser, options.num_frames), conditioning, scales, *limits, not self.low_memory)
