@@ -52,6 +52,7 @@ GROUPS = {
     "what most people need": [
         _option("--image --input_path", "a picture (jpg, png, webp, bmp, tif, gif, avif; heic with pillow-heif), or a "
                 "folder of them, done in the order of their names"),
+        _option("--latents_in", "in place of --image: a .npy file of --output_type=latents, to be decoded"),
         _option("--version", f"the model: {', '.join(VERSIONS)}; without it {TINY}, a small one that "
                 "comes with the program", choices=VERSIONS),
         _option("--output_dir --output_folder", "folder for the results; made if it is not there", default="outputs"),
@@ -90,9 +91,9 @@ GROUPS = {
                 float),
         _option("--SVD.min_guidance", "guidance scale of the first frame (svd 1.0, svd_xt 1.5)", float),
         _option("--SVD.max_guidance", "guidance scale of the last frame (svd 2.5, svd_xt 3.0)", float),
-        _option("--SVD.guidance_shape", "how the scale goes over the frames: from the first scale to the last (linear), "
-                "to the last in the middle and back (triangle), nearly at once (trapezoid), the last throughout "
-                "(constant)", choices=("linear", "triangle", "trapezoid", "constant")),
+        _option("--SVD.guidance_shape", "how the scale goes over the frames: from the first to the last (linear), to "
+                "the last in the middle and back (triangle), nearly at once (trapezoid), throughout (constant)",
+                choices=("linear", "triangle", "trapezoid", "constant")),
     ],
     "memory": [
         _option("--low_memory", "hold one part of the model at a time, float16 weights as they are, and half of a "
@@ -151,7 +152,7 @@ class _Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise UserError(answer_unknown(unknown, list(self._option_string_actions)))
-        if arguments.image is None:
+        if arguments.image is None and arguments.latents_in is None:
             raise UserError("which picture? Give --image; see --help")
         return arguments
 

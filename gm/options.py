@@ -32,8 +32,8 @@ class Options:
 
     num_frames: frames of the video. sampling_steps: evaluations of the network (heun: two a step, one in
     the last). min_guidance, max_guidance: guidance scale of the first and the last frame, where guidance_shape, one of
-    `gm.diffusion.guidance.SHAPES`, is linear. fps: frames per second that the model is told. motion_bucket_id: amount of
-    motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
+    `gm.diffusion.guidance.SHAPES`, is linear. fps: frames per second that the model is told. motion_bucket_id: amount
+    of motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
     the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
     schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
     guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit. cache_interval: every

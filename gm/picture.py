@@ -26,6 +26,11 @@ class Picture(NamedTuple):
     change: str
     crop: tuple = CENTRE
 
+    @property
+    def size(self):
+        """(height, width) in pixels."""
+        return self.image.shape[:2]
+
 
 def plan(config, settings, path, crop=CENTRE):
     """The `Picture` of a file.

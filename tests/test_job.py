@@ -236,3 +236,39 @@ def test_latents_that_are_no_numbers_are_not_written(tmp_path, model, monkeypatc
     with pytest.raises(UserError, match="NaN"):
         list(job(model, tmp_path, output_type="latents").run(picture(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_are_decoded_to_the_frames_that_they_were_part_of(tmp_path, model):
+    """Elsewhere, at the frame rate that their JSON file tells; what was not used is not said to have been."""
+    sampling = {**SHORT, "fps": 9.0, "seed": 4}
+    whole = list(job(model, tmp_path, sampling).run(picture(tmp_path)))[-1]
+    kept = list(job(model, tmp_path, sampling, output_type="latents").run(picture(tmp_path)))[-1].video
+    elsewhere = job(model, tmp_path / "out", {"decode_chunk_size": 2})
+    given = elsewhere.read_latents(kept)
+    assert (given.size, given.frames, given.change) == ((64, 64), 3, "3 frames of 64x64 (height x width)")
+    events = list(elsewhere.run(given))
+    assert not any(isinstance(event, (Encoding, Sampling)) for event in events)
+    done = events[-1]
+    np.testing.assert_array_equal(done.frames, whole.frames)
+    record = json.loads(done.files["json"].read_text())
+    assert record["output_fps"] == 9.0 and record["latents_in"] == str(kept) and record["num_frames"] == 3
+    assert record["seed"] is None and record["decode_chunk_size"] == 2 and "image" not in done.files
+    assert elsewhere.memory(given.size, frames=3).keys() == {"decoding"}
+    alone, together = (memory.peak(elsewhere.memory((64, 64), **kind)) for kind in ({"frames": 3}, {"num_frames": 3}))
+    assert alone < together
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file"), (b"no numbers", "no whole .npy"), (np.zeros((1, 4, 2, 2), int), "int64"),
+     (np.zeros((3, 8, 4, 4), np.float32), r"\(3, 8, 4, 4\).*4,"), (np.zeros((4, 4), np.float32), r"\(4, 4\)"),
+     (np.full((1, 4, 2, 2), np.inf, np.float32), "infinite")],
+)
+def test_latents_that_cannot_be(tmp_path, model, content, words):
+    path = tmp_path / "a.npy"
+    if isinstance(content, np.ndarray):
+        np.save(path, content)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        job(model, tmp_path).read_latents(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-
 _EDGE = 0.1  # share of the frames over which a trapezoid rises, and falls
 
 
