@@ -28,6 +28,7 @@ from gm.memory import parse_size, report
 from gm.options import ModelSettings, Options, VideoSettings
 
 ROOT = Path(__file__).resolve().parent
+_NOT_WITH_LATENTS = ("image", "height", "width", "end_image", "loop")
 
 
 def main(argv=None):
@@ -106,7 +107,7 @@ def for_each(images, function, result):
 def check_arguments(arguments):
     """Faults that need neither config nor checkpoint; fills in what was said in other words."""
     if arguments.latents_in:
-        clashes = [f"--{name}" for name in ("image", "height", "width") if getattr(arguments, name)]
+        clashes = [f"--{name}" for name in _NOT_WITH_LATENTS if getattr(arguments, name)]
         clashes += ["--compile_cache"] * (arguments.compile_cache is not None)
         clashes += ["--num_videos"] * (arguments.num_videos > 1)
         clashes += ["--output_type=latents"] * (arguments.output_type == "latents")

@@ -51,7 +51,7 @@ from gm.results import made_by, write_results
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
 _NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
-            "output_fps", "watermark", "command"}
+            "output_fps", "watermark", "command", "end_image", "loop"}
 
 # Of the options, what sampling alone needs.
 _SAMPLED = {f.name for f in fields(Options)} - {"num_frames", "decode_chunk_size", "decode_tile"}
@@ -126,6 +126,9 @@ class Job:
             raise UserError(f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}")
         self.options = self.pipeline.options(**settings.sampling)
         outputs.make_folder(settings.output_dir)
+        if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
+            raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
+                            "other: leave --SVD.cache_interval out")
         if settings.output_type in ("mp4", "gif"):
             videos.try_out(settings.output_type, settings.output_fps or self.options.fps, settings.output_dir)
 
@@ -137,7 +140,8 @@ class Job:
         """Everything that decides the result, for the JSON file."""
         return {
             **self.model.record(), **asdict(self.options), "output_fps": self.settings.output_fps or self.options.fps,
-            "watermark": self.settings.watermark, "command": self.command,
+            "watermark": self.settings.watermark, "command": self.command, "loop": self.settings.loop,
+            "end_image": self.settings.end_image and str(Path(self.settings.end_image).resolve()),
         }
 
     def graph_conditions(self, paths):
@@ -234,25 +238,27 @@ class Job:
         with timed(seconds, "conditioning"):
             yield from self._load("clip", "condition_encoder")
             yield Encoding()
-            conditioning = self.pipeline.condition(picture.image, options)
+            conditioning, end = self._condition(picture, options)
         with timed(seconds, "sampling"):
-            latents = yield from self._sample(picture.image, options, conditioning)
+            latents = yield from self._sample(picture.image, options, conditioning, end)
         if not np.isfinite(latents).all():
             raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
         told = {"image": str(picture.path.resolve()), "height": picture.image.shape[0],
                 "width": picture.image.shape[1], "crop": picture.crop}
-        yield from self._finish(base, options, latents, seconds, told, picture.image)
+        pictures = {"image": picture.image, **({"end": picture.end} if self.settings.end_image else {})}
+        yield from self._finish(base, options, latents, seconds, told, pictures)
 
-    def _finish(self, base, options, latents, seconds, told, image=None, fps=None):
-        """Decode and write. told: what the JSON file says of the source. image: that the model saw. fps: of the file,
-        None for what the settings say."""
+    def _finish(self, base, options, latents, seconds, told, pictures=None, fps=None):
+        """Decode and write. told: what the JSON file says of the source. pictures: see `write_results`. fps: of the
+        file, None for what the settings say."""
         frames, fps = None, fps or self.settings.output_fps or options.fps
         with Rescue(base, latents) as rescue:
             if self.settings.output_type != "latents":
                 with timed(seconds, "decoding"):
                     rescue.frames = frames = yield from self._decode(latents, options)
             with timed(seconds, "writing"):
-                files = write_results(base, self.settings.output_type, latents, frames, fps, self.model.about, image)
+                files = write_results(base, self.settings.output_type, latents, frames, fps, self.model.about,
+                                      pictures)
         record = {"video": files["video"].name, **self.record(), **asdict(options), **told, "output_fps": fps,
                   "seconds": seconds, "peak_memory_bytes": peak_memory()}
         files["json"] = Path(f"{base}.json")
@@ -264,15 +270,23 @@ class Job:
             for done, total in self.pipeline.load(part):
                 yield Loading(PARTS[part], done, total)
 
-    def _sample(self, image, options, conditioning):
-        """Returns the latents of one video."""
+    def _condition(self, picture, options):
+        """`Conditioning` of the picture and of what the video ends with, or None."""
+        other = picture.end is not None and picture.end is not picture.image
+        conditioning = self.pipeline.condition(picture.image, options, keep=other)
+        if other:
+            return conditioning, self.pipeline.condition(picture.end, options)
+        return conditioning, None if picture.end is None else conditioning
+
+    def _sample(self, image, options, conditioning, end=None):
+        """Returns the latents of one video. end: `Conditioning` of the picture that it ends with."""
         yield from self._load("denoiser")
         shape = (image.shape, options.num_frames)
         if self.model.settings.mode == ops.GRAPH_MODE and not self.model.cached and shape not in self.model.compiled:
             yield Compiling()
         preview = Preview(image, conditioning.concat[0])
         yield Sampling(0, options.sampling_steps)
-        for step in self.pipeline.steps(image, options, conditioning):
+        for step in self.pipeline.steps(image, options, conditioning, end=end):
             self.model.compiled.add(shape)
             latents = step.latents
             yield Sampling(step.index, step.total, step.sigma, lambda step=step: preview(step.denoised))

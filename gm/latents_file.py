@@ -44,14 +44,14 @@ def read_latents(config, settings, path):
         latents = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "it is no whole .npy file of numbers"
-        raise UserError(f"cannot read latents from {path}: {reason}; --output_type=latents writes such files") from error
+        raise UserError(f"cannot read latents from {path}: {reason}; --output_type=latents writes them") from error
     channels = config.model.vae.z_channels
     if not isinstance(latents, np.ndarray):
         raise UserError(f"{path} is an archive: give one .npy file of --output_type=latents")
     shape = latents.shape
     if latents.dtype.kind != "f" or len(shape) != 4 or shape[1] != channels or 0 in shape:
-        raise UserError(f"{path} holds {latents.dtype} {shape}: this model's latents are float32 (frames, {channels}, height, width); "
-                        "they must come from the same kind of model")
+        raise UserError(f"{path} holds {latents.dtype} {shape}: this model's latents are float32 (frames, {channels}, "
+                        "height, width); they must come from the same kind of model")
     if not np.isfinite(latents).all():
         raise UserError(f"{path} holds NaN or infinite values: nothing can be decoded from them")
     factor = 2 ** (len(config.model.vae.ch_mult) - 1)

@@ -31,14 +31,14 @@ class Options:
     """How a video is sampled. Every field has the name of its command-line option.
 
     num_frames: frames of the video. sampling_steps: evaluations of the network (heun: two a step, one in
-    the last). min_guidance, max_guidance: guidance scale of the first and the last frame, where guidance_shape, one of
-    `gm.diffusion.guidance.SHAPES`, is linear. fps: frames per second that the model is told. motion_bucket_id: amount
-    of motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
-    the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
-    schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
-    guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit. cache_interval: every
-    so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all. decode_tile,
-    encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is encoded in
+    the last). min_guidance, max_guidance: guidance scale of the first and the last frame, where guidance_shape is
+    linear; it is one of `gm.diffusion.guidance.SHAPES`. fps: frames per second that the model is told.
+    motion_bucket_id: amount of motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture.
+    decode_chunk_size: frames that the VAE decodes at a time (more need more memory; the temporal decoder's result
+    depends on it). seed: of the noise. schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`.
+    guidance_sigma_min, guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit.
+    cache_interval: every so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all.
+    decode_tile, encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is encoded in
     (`gm.diffusion.tiles`), None for whole.
 
     Raises:
@@ -150,6 +150,8 @@ class VideoSettings:
     the seeds seed, seed + 1, … height, width: in pixels, see `gm.sizes.choose_size`. output_dir: folder, made if it
     is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
     the original's invisible mark on the frames. memory_check: "off" tries what the estimate of memory says can't be.
+    end_image: path of a picture that the video ends with; loop: it ends with the one that it begins with
+    (`gm.diffusion.between`).
 
     Raises:
         UserError: naming a value that cannot be.
@@ -164,8 +166,12 @@ class VideoSettings:
     output_type: str = "mp4"
     watermark: bool = False
     memory_check: str = "on"
+    end_image: str | Path | None = None
+    loop: bool = False
 
     def __post_init__(self):
+        if self.end_image and self.loop:
+            raise UserError("--loop ends with the picture itself and --end_image with another one: give one of them")
         if not 1 <= self.num_videos <= 10**6:
             raise UserError(f"num_videos {self.num_videos}: must be 1 or more, and at most a million")
         if self.output_fps is not None and not 0.01 <= self.output_fps <= 1000:

@@ -36,16 +36,16 @@ def read_about(path):
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
 
 
-def write_results(base, kind, latents, frames, fps, about, image=None):
+def write_results(base, kind, latents, frames, fps, about, pictures=None):
     """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png.
 
     Args:
         base: path that the files' names begin with. kind: one of `gm.options.OUTPUT_TYPES`.
         latents: float32 (t, z, h/8, w/8). frames: uint8 (t, h, w, 3), None for latents. fps: of the file.
-        about: what `made_by` returned. image: uint8 (h, w, 3) that the model saw, None where there was none.
+        about: what `made_by` returned. pictures: {"image", perhaps "end": uint8 (h, w, 3)} that the model saw.
 
     Returns:
-        {"video", perhaps "image" and "sheet": path}.
+        {"video", those of `pictures`, perhaps "sheet": path}.
     """
     ending = {"frames": "_frames", "latents": ".npy"}.get(kind, f".{kind}")
     files = {"video": Path(f"{base}{ending}")}
@@ -56,9 +56,9 @@ def write_results(base, kind, latents, frames, fps, about, image=None):
     else:
         write = {"mp4": videos.write_video, "gif": videos.write_gif}[kind]
         write(frames, files["video"], fps, about)
-    if image is not None:
-        files["image"] = Path(f"{base}_image.png")
-        outputs.write_png(image, files["image"])
+    for name, picture in (pictures or {}).items():
+        files[name] = Path(f"{base}_{name}.png")
+        outputs.write_png(picture, files[name])
     if frames is not None:
         files["sheet"] = Path(f"{base}_sheet.png")
         outputs.write_png(videos.contact_sheet(frames), files["sheet"])

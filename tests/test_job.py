@@ -272,3 +272,43 @@ def test_latents_that_cannot_be(tmp_path, model, content, words):
         path.write_bytes(content)
     with pytest.raises(UserError, match=words):
         job(model, tmp_path).read_latents(path)
+
+
+def test_a_video_ends_with_another_picture_or_with_its_own(tmp_path, model, monkeypatch):
+    condition, steps, told, ends = model.pipeline.condition, model.pipeline.steps, [], []
+
+    def watched_condition(image, options, **more):
+        told.append((image, condition(image, options, **more)))
+        return told[-1][1]
+
+    def watched_steps(*arguments, end):
+        ends.append((arguments[2], end))
+        return steps(*arguments, end=end)
+
+    monkeypatch.setattr(model.pipeline, "condition", watched_condition)
+    monkeypatch.setattr(model.pipeline, "steps", watched_steps)
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    Image.fromarray(np.full((100, 80, 3), 200, np.uint8)).save(tmp_path / "b.png")
+    for settings in ({"end_image": tmp_path / "b.png"}, {"loop": True}, {}):
+        told.clear()
+        one = job(model, tmp_path, output_type="latents", **settings)
+        done = list(one.run(one.plan(tmp_path / "a.png")))[-1]
+        first, end = ends.pop()
+        assert first is told[0][1]
+        if settings.get("end_image"):
+            assert end is told[1][1] and (told[1][0] == 200).all() and told[1][0].shape == IMAGE.shape
+            assert done.record["end_image"] == str(tmp_path / "b.png")
+            np.testing.assert_array_equal(np.asarray(Image.open(done.files["end"])), told[1][0])
+        else:
+            assert end is (first if settings else None) and len(told) == 1 and "end" not in done.files
+        assert done.record["loop"] == settings.get("loop", False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"loop": True, "end_image": "b.png"}, "--loop.*--end_image"),
+     ({"loop": True, "sampling": {**SHORT, "cache_interval": 2}}, "--loop.*DeepCache.*cache_interval")],
+)
+def test_ends_that_make_no_sense(tmp_path, model, settings, words):
+    with pytest.raises(UserError, match=words):
+        job(model, tmp_path, **settings)
