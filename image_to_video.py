@@ -29,6 +29,7 @@ from gm.options import ModelSettings, Options, VideoSettings
 
 ROOT = Path(__file__).resolve().parent
 SHOWN_FAILURES = 20  # in the summary at the end
+_NOT_WITH_LATENTS = ("image", "height", "width", "end_image", "loop")
 
 
 def main(argv=None):
@@ -37,21 +38,22 @@ def main(argv=None):
         compile_cache.quiet()
     from gm.data.images import list_images  # after parsing: --help needs no MindSpore
 
-    images = list_images(arguments.image)
     check_arguments(arguments)
+    images = [Path(arguments.latents_in)] if arguments.latents_in else list_images(arguments.image)
     choose_model(arguments)
     job = make_job(arguments)
+    read = job.read_latents if arguments.latents_in else job.plan
     for line in job.model.pipeline.sources():
         print(line)
     for warning in job.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.dry_run:
         print(json.dumps(job.record(), indent=2, default=str))
-        for_each(images, lambda path: check(job, path), lambda: "could be done")
+        for_each(images, lambda path: check(job, read(path)), lambda: "could be done")
         return 0
     with compile_cache.compile_cache(arguments.compile_cache, lambda: job.graph_conditions(images)) as found:
         job.model.cached = found
-        run_all(job, images)
+        run_all(job, images, read)
     return 0
 
 
@@ -68,23 +70,22 @@ def make_job(arguments):
     return Job(Model(ModelSettings(**those_of(ModelSettings))), settings, shlex.join(sys.argv))
 
 
-def run_all(job, images):
-    """Every picture; UserError at the end if one could not be done."""
+def run_all(job, paths, read):
+    """Every picture, or file of latents, as `read` gives it; UserError at the end if one could not be done."""
 
     def make(path):
-        picture = job.plan(path)
-        print(f"{path}: {picture.change}")
-        show(job.run(picture))
+        source = read(path)
+        print(f"{path}: {source.change}")
+        show(job.run(source))
 
-    for_each(images, make, lambda: f"done, peak memory {peak_memory() / 1e9:.1f} GB")
+    for_each(paths, make, lambda: f"done, peak memory {peak_memory() / 1e9:.1f} GB")
 
 
-def check(job, path):
-    """For --dry_run: what would be done with one picture, and the memory of it; UserError where the run would fail."""
-    picture = job.plan(path)
-    size = picture.image.shape[:2]
-    print(f"{path}: {picture.change}\nmemory, estimated:\n{report(job.memory(size))}")
-    print(job.check_memory(size))
+def check(job, source):
+    """For --dry_run: what would be done with one source, and the memory of it; UserError where the run would fail."""
+    size, frames = source.size, getattr(source, "frames", None)
+    print(f"{source.path}: {source.change}\nmemory, estimated:\n{report(job.memory(size, frames=frames))}")
+    print(job.check_memory(size, frames))
 
 
 def for_each(images, function, result):
@@ -109,6 +110,13 @@ def for_each(images, function, result):
 
 def check_arguments(arguments):
     """Faults that need neither config nor checkpoint; fills in what was said in other words."""
+    if arguments.latents_in:
+        clashes = [f"--{name}" for name in _NOT_WITH_LATENTS if getattr(arguments, name)]
+        clashes += ["--compile_cache"] * (arguments.compile_cache is not None)
+        clashes += ["--num_videos"] * (arguments.num_videos > 1)
+        clashes += ["--output_type=latents"] * (arguments.output_type == "latents")
+        if clashes:
+            raise UserError(f"--latents_in is decoded as it is: it goes without {' and '.join(clashes)}")
     if arguments.version and arguments.config:
         raise UserError("--version and --SVD.config both name a model: give one of them")
     if arguments.checkpoint and not (arguments.version or arguments.config):

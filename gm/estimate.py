@@ -163,7 +163,8 @@ def _decoder_activations(model, size, setting, chunk, tile=None):
     return found
 
 
-def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(None, None), decoded=True, scores=2**26):
+def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(None, None), decoded=True, scores=2**26,
+               sampled=True):
     """{"conditioning", "sampling", "decoding": `Need`} of making one video.
 
     Args:
@@ -172,24 +173,14 @@ def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(No
         low_memory: every component goes when it has done its part.
         tiles: (encode_tile, decode_tile) in pixels, None for whole. decoded: False where latents are the result.
         scores: the most that attention holds at once, see `gm.memory.attention_scores`.
+        sampled: False where latents are given, which are decoded alone.
     """
-    small = model.clip.layers + _vae_blocks(model.vae, model.vae.num_res_blocks)
-    compiled = setting.compiled(_COMPILED_SMALL * small)
-    parts = {"program": _PROGRAM + _FIRST_CALL, "compiled graphs": compiled, "encoders": 0, "UNet": 0, "decoder": 0}
-    activations = _encoder_activations(model, size, setting, tiles[0])
-    mapped = {"program": _LIBRARIES, **{name: weights[name].mapped for name in ("clip", "condition_encoder")}}
-    parts["encoders"] = weights["clip"].own + weights["condition_encoder"].own
-    stages = {"conditioning": _need(parts, activations, mapped)}
-
-    parts["compiled graphs"] += setting.compiled(_COMPILED * len(unet_blocks(model.unet))) + _FIRST_STEP
-    if low_memory:  # pages of the file stay until the system wants them back
-        parts["encoders"] = 0
-    parts["UNet"], mapped["unet"] = weights["unet"]
-    activations += _unet_activations(model, size, setting) + _scores(model, size, setting, scores)
-    stages["sampling"] = _need(parts, activations, mapped)
+    parts = {"program": _PROGRAM + _FIRST_CALL, "compiled graphs": 0, "encoders": 0, "UNet": 0, "decoder": 0}
+    mapped, activations, stages = {"program": _LIBRARIES}, 0, {}
+    if sampled:
+        stages, activations = _sampling(model, weights, size, setting, low_memory, tiles[0], scores, parts, mapped)
     if not decoded:
         return stages
-
     blocks = _vae_blocks(model.vae, model.vae.num_res_blocks + 1)
     parts["compiled graphs"] += setting.compiled(2 * _COMPILED_SMALL * blocks)  # over space and time
     if low_memory:
@@ -200,6 +191,24 @@ def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(No
     activations += _FRAME * size.frames * size.height * size.width
     stages["decoding"] = _need(parts, activations, mapped)
     return stages
+
+
+def _sampling(model, weights, size, setting, low_memory, encode_tile, scores, parts, mapped):
+    """The stages before decoding, and bytes of their activations; adds to `parts` and `mapped` what they leave."""
+    small = model.clip.layers + _vae_blocks(model.vae, model.vae.num_res_blocks)
+    parts["compiled graphs"] += setting.compiled(_COMPILED_SMALL * small)
+    activations = _encoder_activations(model, size, setting, encode_tile)
+    mapped.update({name: weights[name].mapped for name in ("clip", "condition_encoder")})
+    parts["encoders"] = weights["clip"].own + weights["condition_encoder"].own
+    stages = {"conditioning": _need(parts, activations, mapped)}
+
+    parts["compiled graphs"] += setting.compiled(_COMPILED * len(unet_blocks(model.unet))) + _FIRST_STEP
+    if low_memory:  # pages of the file stay until the system wants them back
+        parts["encoders"] = 0
+    parts["UNet"], mapped["unet"] = weights["unet"]
+    activations += _unet_activations(model, size, setting) + _scores(model, size, setting, scores)
+    stages["sampling"] = _need(parts, activations, mapped)
+    return stages, activations
 
 
 def _need(parts, activations, mapped):
@@ -219,13 +228,13 @@ class Basis(NamedTuple):
     low_memory: bool
     scores: int
 
-    def stages(self, size, options, decoded=True):
+    def stages(self, size, options, decoded=True, sampled=True):
         """`generation` for videos of (height, width) pixels with `gm.options.Options`."""
-        guided = (options.min_guidance, options.max_guidance) != (1, 1) and not self.low_memory
+        guided = options.guided() and not self.low_memory
         frames = Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
         return generation(
             self.model, self.weights, frames, options.decode_chunk_size, self.setting, self.low_memory,
-            (options.encode_tile, options.decode_tile), decoded, self.scores,
+            (options.encode_tile, options.decode_tile), decoded, self.scores, sampled,
         )
 
 

@@ -52,6 +52,7 @@ GROUPS = {
     "what most people need": [
         _option("--image --input_path", "a picture (jpg, png, webp, bmp, tif, gif, avif; heic with pillow-heif), or a "
                 "folder of them, done in the order of their names"),
+        _option("--latents_in", "in place of --image: a .npy file of --output_type=latents, to be decoded"),
         _option("--version", f"the model: {', '.join(VERSIONS)}; without it {TINY}, a small one that "
                 "comes with the program", choices=VERSIONS),
         _option("--output_dir --output_folder", "folder for the results; made if it is not there", default="outputs"),
@@ -60,6 +61,9 @@ GROUPS = {
                 "step, one in the last", int),
         _option("--seed", "seed of the noise; the k-th video of a picture uses seed + k", int, 23),
         _option("--num_videos", "videos for each picture", int, 1),
+        _option("--end_image", "a picture that the video ends with, in twice the time; with a folder, all of them do"),
+        _option("--loop", "the video ends with the picture that it begins with, in twice the time", switch, False,
+                flag=True),
         _option("--height", "height in pixels; by default the picture's own, see the README on sizes", int),
         _option("--width", "width in pixels; the same", int),
         _option("--output_type", "what is written; frames: a folder of PNG; latents: .npy", default="mp4",
@@ -90,6 +94,9 @@ GROUPS = {
                 float),
         _option("--SVD.min_guidance", "guidance scale of the first frame (svd 1.0, svd_xt 1.5)", float),
         _option("--SVD.max_guidance", "guidance scale of the last frame (svd 2.5, svd_xt 3.0)", float),
+        _option("--SVD.guidance_shape", "how the scale goes over the frames: from the first to the last (linear), to "
+                "the last in the middle and back (triangle), nearly at once (trapezoid), throughout (constant)",
+                choices=("linear", "triangle", "trapezoid", "constant")),
     ],
     "memory": [
         _option("--low_memory", "hold one part of the model at a time, float16 weights as they are, and half of a "
@@ -148,7 +155,7 @@ class _Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise UserError(answer_unknown(unknown, list(self._option_string_actions)))
-        if arguments.image is None:
+        if arguments.image is None and arguments.latents_in is None:
             raise UserError("which picture? Give --image; see --help")
         return arguments
 

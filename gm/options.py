@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gm.diffusion.guidance import SHAPES
 from gm.diffusion.sampling import SAMPLERS
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
@@ -30,14 +31,14 @@ class Options:
     """How a video is sampled. Every field has the name of its command-line option.
 
     num_frames: frames of the video. sampling_steps: evaluations of the network (heun: two a step, one in
-    the last). min_guidance, max_guidance: guidance
-    scale of the first and the last frame. fps: frames per second that the model is told. motion_bucket_id: amount of
-    motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture. decode_chunk_size: frames that
-    the VAE decodes at a time (more need more memory; the temporal decoder's result depends on it). seed: of the noise.
-    schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`. guidance_sigma_min,
-    guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit. cache_interval: every
-    so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all. decode_tile,
-    encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is encoded in
+    the last). min_guidance, max_guidance: guidance scale of the first and the last frame, where guidance_shape is
+    linear; it is one of `gm.diffusion.guidance.SHAPES`. fps: frames per second that the model is told.
+    motion_bucket_id: amount of motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture.
+    decode_chunk_size: frames that the VAE decodes at a time (more need more memory; the temporal decoder's result
+    depends on it). seed: of the noise. schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`.
+    guidance_sigma_min, guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit.
+    cache_interval: every so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all.
+    decode_tile, encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is encoded in
     (`gm.diffusion.tiles`), None for whole.
 
     Raises:
@@ -57,6 +58,7 @@ class Options:
     sampler: str = "euler"
     guidance_sigma_min: float | None = None
     guidance_sigma_max: float | None = None
+    guidance_shape: str = "linear"
     cache_interval: int = 1
     decode_tile: int | None = None
     encode_tile: int | None = None
@@ -64,7 +66,7 @@ class Options:
     def __post_init__(self):
         faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
                   if isinstance(value, (float, np.floating)) and not np.isfinite(value)]
-        for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS)):
+        for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS), ("guidance_shape", SHAPES)):
             if getattr(self, name) not in known:
                 faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
         faults += self._limit_faults()
@@ -94,6 +96,14 @@ class Options:
             elif value > most:
                 faults.append(f"{name} {value}: must be {most:g} or less")
         return faults
+
+    def guidance_scales(self):
+        """float32 (num_frames, 1, 1, 1): the scale of every frame."""
+        return SHAPES[self.guidance_shape](self.min_guidance, self.max_guidance, self.num_frames)
+
+    def guided(self):
+        """Whether the unconditional half of guidance is computed at all."""
+        return bool(np.any(self.guidance_scales() != 1))
 
     def warnings(self):
         """What is allowed but outside the model's training, as the original warns; a list of sentences."""
@@ -140,6 +150,8 @@ class VideoSettings:
     the seeds seed, seed + 1, … height, width: in pixels, see `gm.sizes.choose_size`. output_dir: folder, made if it
     is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
     the original's invisible mark on the frames. memory_check: "off" tries what the estimate of memory says can't be.
+    end_image: path of a picture that the video ends with; loop: it ends with the one that it begins with
+    (`gm.diffusion.between`).
 
     Raises:
         UserError: naming a value that cannot be.
@@ -154,8 +166,12 @@ class VideoSettings:
     output_type: str = "mp4"
     watermark: bool = False
     memory_check: str = "on"
+    end_image: str | Path | None = None
+    loop: bool = False
 
     def __post_init__(self):
+        if self.end_image and self.loop:
+            raise UserError("--loop ends with the picture itself and --end_image with another one: give one of them")
         if not 1 <= self.num_videos <= 10**6:
             raise UserError(f"num_videos {self.num_videos}: must be 1 or more, and at most a million")
         if self.output_fps is not None and not 0.01 <= self.output_fps <= 1000:

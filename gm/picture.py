@@ -19,19 +19,25 @@ CENTRE = (0.5, 0.5)
 class Picture(NamedTuple):
     """path: of the file, by whose name the results are called. image: as the model gets it, uint8 (h, w, 3), h and w
     multiples of `gm.sizes.size_multiple`. change: what was done to it, in words. crop: see
-    `gm.data.images.fit_image`."""
+    `gm.data.images.fit_image`. end: what the video ends with, of the same size, or None."""
 
     path: Path
     image: np.ndarray
     change: str
     crop: tuple = CENTRE
+    end: np.ndarray | None = None
+
+    @property
+    def size(self):
+        """(height, width) in pixels."""
+        return self.image.shape[:2]
 
 
 def plan(config, settings, path, crop=CENTRE):
     """The `Picture` of a file.
 
     Args:
-        config: of the model. settings: `gm.options.VideoSettings`, of which the size, the mark and the folder count.
+        config: of the model. settings: `gm.options.VideoSettings`, of which size, mark, end and folder count.
         crop: see `gm.data.images.fit_image`.
 
     Raises:
@@ -50,4 +56,6 @@ def plan(config, settings, path, crop=CENTRE):
     if size != image.shape[:2]:
         where = "around the centre" if tuple(crop) == CENTRE else f"at {crop[0]:.0%} from the left, {crop[1]:.0%} down,"
         change = f"{before} scaled and cropped {where} to {change} (height x width)"
-    return Picture(path, fit_image(image, *size, crop), change, tuple(crop))
+    fitted = fit_image(image, *size, crop)
+    end = fit_image(load_image(settings.end_image), *size) if settings.end_image else fitted if settings.loop else None
+    return Picture(path, fitted, change, tuple(crop), end)

@@ -12,9 +12,10 @@ from mindspore import Tensor
 from gm.checkpoint.delta import Deltas, apply_delta, unet_shapes
 from gm.data.images import to_signed
 from gm.data.videos import to_uint8
+from gm.diffusion.between import between
 from gm.diffusion.conditioning import condition, encode_picture
 from gm.diffusion.deepcache import DeepCache
-from gm.diffusion.guidance import guided, linear_scales
+from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
 from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
@@ -99,7 +100,7 @@ class ImageToVideo:
         return options
 
     def _check(self, options):
-        if self.low_memory and options.cache_interval > 1 and (options.min_guidance, options.max_guidance) != (1, 1):
+        if self.low_memory and options.cache_interval > 1 and options.guided():
             raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
                             "other: give one of low_memory and cache_interval, or no guidance (both scales 1)")
 
@@ -168,10 +169,11 @@ class ImageToVideo:
         factor = 2 ** (len(vae.ch_mult) - 1)
         return draw_noise(options, height, width, (vae.z_channels, height // factor, width // factor))
 
-    def condition(self, image, options, pixel_noise=None):
+    def condition(self, image, options, pixel_noise=None, keep=False):
         """`Conditioning` of all frames from a picture uint8 (h, w, 3), h and w multiples of `size_multiple`.
 
-        pixel_noise: unit noise float32 (1, 3, h, w); None draws the seed's.
+        pixel_noise: unit noise float32 (1, 3, h, w); None draws the seed's. keep: with low_memory too the encoders
+        stay, for another picture.
         """
         self._check_size(image)
         if pixel_noise is None:
@@ -179,7 +181,7 @@ class ImageToVideo:
         encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
         context, concat = encode_picture(self.clip, encoder, to_signed(image), pixel_noise, options.noise_aug_strength,
                                          self.config.model.clip.image_size)
-        if self.low_memory:
+        if self.low_memory and not keep:
             self.release("clip", "condition_encoder")
         width = self.config.model.unet.adm_in_channels // 3
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
@@ -191,7 +193,7 @@ class ImageToVideo:
         if height % multiple or width % multiple:
             raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
 
-    def steps(self, image, options, conditioning=None, noise=None):
+    def steps(self, image, options, conditioning=None, noise=None, end=None):
         """Sample the latents of one video: a generator of `gm.diffusion.sampling.Step`, one after each step.
 
         Args:
@@ -199,6 +201,7 @@ class ImageToVideo:
             options: `Options`.
             conditioning: what `condition` returned, to use it again; None computes it.
             noise: unit noise float32 (t, z, h/8, w/8) to start from; None draws the seed's.
+            end: what `condition` returned for the picture that the video ends with (`gm.diffusion.between`), or None.
         """
         self._check_size(image)
         self._check(options)
@@ -209,10 +212,14 @@ class ImageToVideo:
             if noise.shape != latent_noise.shape:
                 raise UserError(f"noise of shape {noise.shape}: this video needs {latent_noise.shape}")
             latent_noise = noise.astype(np.float32)
-        scales = linear_scales(options.min_guidance, options.max_guidance, options.num_frames)
+        scales = options.guidance_scales()
         limits = options.guidance_sigma_min, options.guidance_sigma_max
         denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
-        denoise = guided(denoise_with(denoiser, options.num_frames), conditioning, scales, *limits, not self.low_memory)
+        forward, backward = (
+            known and guided(denoise_with(denoiser, options.num_frames), known, scales, *limits, not self.low_memory)
+            for known in (conditioning, end)
+        )
+        denoise = between(forward, backward, options.num_frames) if end else forward
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
         arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
         if options.sampler == "lcm":  # it draws noise in every step

@@ -11,14 +11,14 @@ from gm.pipeline import PARTS
 from gm.sizes import size_multiple
 
 
-def needed(pipeline, size, options, decoded=True, low_memory=None):
+def needed(pipeline, size, options, low_memory=None, **kinds):
     """{stage: `gm.estimate.Need`} of a video by a `gm.pipeline.ImageToVideo`, on the device and in the mode of now.
 
     Args:
-        size: (height, width) in pixels. options: `gm.options.Options`. decoded: False where latents are the result.
-        low_memory: in place of the pipeline's own.
+        size: (height, width) in pixels. options: `gm.options.Options`. low_memory: in place of the pipeline's own.
+        kinds: see `gm.estimate.Basis.stages`.
     """
-    return basis(pipeline, low_memory).stages(size, options, decoded)
+    return basis(pipeline, low_memory).stages(size, options, **kinds)
 
 
 def basis(pipeline, low_memory=None):

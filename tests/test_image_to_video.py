@@ -185,6 +185,8 @@ def misspelt_config(tmp_path):
         (lambda t, c: {"compile_cache": t / "cache"}, ["compile_cache", "mode=1"]),
         (lambda t, c: {"output_dir": photo(t / "file.png") / "below"}, ["file.png"]),
         (lambda t, c: {"output_dir": "/proc/none"}, ["/proc/none"]),
+        (lambda t, c: {"latents_in": "a.npy", "num_videos": 2}, ["--latents_in", "--image and --num_videos"]),
+        (lambda t, c: {"latents_in": t / "no.npy", "image": ""}, ["no.npy", "No such file"]),
     ],
 )
 def test_bad_input_gives_one_clear_message_and_no_file(tmp_path, untrained, make, words):

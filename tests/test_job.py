@@ -236,3 +236,79 @@ def test_latents_that_are_no_numbers_are_not_written(tmp_path, model, monkeypatc
     with pytest.raises(UserError, match="NaN"):
         list(job(model, tmp_path, output_type="latents").run(picture(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_are_decoded_to_the_frames_that_they_were_part_of(tmp_path, model):
+    """Elsewhere, at the frame rate that their JSON file tells; what was not used is not said to have been."""
+    sampling = {**SHORT, "fps": 9.0, "seed": 4}
+    whole = list(job(model, tmp_path, sampling).run(picture(tmp_path)))[-1]
+    kept = list(job(model, tmp_path, sampling, output_type="latents").run(picture(tmp_path)))[-1].video
+    elsewhere = job(model, tmp_path / "out", {"decode_chunk_size": 2})
+    given = elsewhere.read_latents(kept)
+    assert (given.size, given.frames, given.change) == ((64, 64), 3, "3 frames of 64x64 (height x width)")
+    events = list(elsewhere.run(given))
+    assert not any(isinstance(event, (Encoding, Sampling)) for event in events)
+    done = events[-1]
+    np.testing.assert_array_equal(done.frames, whole.frames)
+    record = json.loads(done.files["json"].read_text())
+    assert record["output_fps"] == 9.0 and record["latents_in"] == str(kept) and record["num_frames"] == 3
+    assert record["seed"] is None and record["decode_chunk_size"] == 2 and "image" not in done.files
+    assert elsewhere.memory(given.size, frames=3).keys() == {"decoding"}
+    alone, together = (memory.peak(elsewhere.memory((64, 64), **kind)) for kind in ({"frames": 3}, {"num_frames": 3}))
+    assert alone < together
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file"), (b"no numbers", "no whole .npy"), (np.zeros((1, 4, 2, 2), int), "int64"),
+     (np.zeros((3, 8, 4, 4), np.float32), r"\(3, 8, 4, 4\).*4,"), (np.zeros((4, 4), np.float32), r"\(4, 4\)"),
+     (np.full((1, 4, 2, 2), np.inf, np.float32), "infinite")],
+)
+def test_latents_that_cannot_be(tmp_path, model, content, words):
+    path = tmp_path / "a.npy"
+    if isinstance(content, np.ndarray):
+        np.save(path, content)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        job(model, tmp_path).read_latents(path)
+
+
+def test_a_video_ends_with_another_picture_or_with_its_own(tmp_path, model, monkeypatch):
+    condition, steps, told, ends = model.pipeline.condition, model.pipeline.steps, [], []
+
+    def watched_condition(image, options, **more):
+        told.append((image, condition(image, options, **more)))
+        return told[-1][1]
+
+    def watched_steps(*arguments, end):
+        ends.append((arguments[2], end))
+        return steps(*arguments, end=end)
+
+    monkeypatch.setattr(model.pipeline, "condition", watched_condition)
+    monkeypatch.setattr(model.pipeline, "steps", watched_steps)
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    Image.fromarray(np.full((100, 80, 3), 200, np.uint8)).save(tmp_path / "b.png")
+    for settings in ({"end_image": tmp_path / "b.png"}, {"loop": True}, {}):
+        told.clear()
+        one = job(model, tmp_path, output_type="latents", **settings)
+        done = list(one.run(one.plan(tmp_path / "a.png")))[-1]
+        first, end = ends.pop()
+        assert first is told[0][1]
+        if settings.get("end_image"):
+            assert end is told[1][1] and (told[1][0] == 200).all() and told[1][0].shape == IMAGE.shape
+            assert done.record["end_image"] == str(tmp_path / "b.png")
+            np.testing.assert_array_equal(np.asarray(Image.open(done.files["end"])), told[1][0])
+        else:
+            assert end is (first if settings else None) and len(told) == 1 and "end" not in done.files
+        assert done.record["loop"] == settings.get("loop", False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"loop": True, "end_image": "b.png"}, "--loop.*--end_image"),
+     ({"loop": True, "sampling": {**SHORT, "cache_interval": 2}}, "--loop.*DeepCache.*cache_interval")],
+)
+def test_ends_that_make_no_sense(tmp_path, model, settings, words):
+    with pytest.raises(UserError, match=words):
+        job(model, tmp_path, **settings)

@@ -70,6 +70,32 @@ def test_noise_can_be_passed_in(pipeline):
         sample(pipeline, options, noise=np.zeros((2, 4, 8, 9), np.float32))
 
 
+def test_the_shape_of_guidance_reaches_the_frames(pipeline):
+    """Where the scales of two shapes are the same so are the frames' latents after a step, and only there."""
+    options = pipeline.options(num_frames=3, sampling_steps=1, min_guidance=1.0, max_guidance=3.0)
+    conditioning = pipeline.condition(IMAGE, options)
+    found = {shape: sample(pipeline, replace(options, guidance_shape=shape), conditioning=conditioning)[-1]
+             for shape in ("linear", "triangle", "constant")}
+    assert difference(found["triangle"][0], found["linear"][0]) < 1e-6
+    assert difference(found["triangle"][1], found["constant"][1]) < 1e-6
+    assert difference(found["linear"][2], found["constant"][2]) < 1e-6
+    for first, second, frame in (("linear", "constant", 0), ("linear", "constant", 1), ("triangle", "linear", 2)):
+        assert difference(found[first][frame], found[second][frame]) > 1e-4
+
+
+def test_between_two_pictures_each_end_is_what_its_own_picture_makes_it(pipeline):
+    """After one step: the first frame as from the first picture, the last as from the last one with time reversed."""
+    options = pipeline.options(num_frames=3, sampling_steps=1, max_guidance=2.0)
+    first, last = (pipeline.condition(picture, options) for picture in (IMAGE, 255 - IMAGE))
+    noise = pipeline.noise(IMAGE, options)[1]
+    found = sample(pipeline, options, conditioning=first, noise=noise, end=last)[-1]
+    there = sample(pipeline, options, conditioning=first, noise=noise)[-1]
+    back = sample(pipeline, options, conditioning=last, noise=noise[::-1].copy())[-1][::-1]
+    assert difference(found[0], there[0]) < 1e-6 and difference(found[2], back[2]) < 1e-6
+    assert difference(found[1], (there[1] + back[1]) / 2) < 1e-6
+    assert difference(there[2], back[2]) > 1e-3
+
+
 def test_every_condition_reaches_the_conditioning(pipeline):
     options = pipeline.options(num_frames=2)
     base = pipeline.condition(IMAGE, options)

@@ -1,7 +1,8 @@
 """Videos out: decoded frames as an mp4, a GIF, a folder of pictures or one contact sheet.
 
 `to_uint8` → `write_video`, `write_gif`, `write_frames`, `contact_sheet`. Frames are uint8 (t, h, w, 3) RGB. Files are
-whole or absent (`gm.files.atomic_path`). What cannot be written is a UserError that names the path.
+whole or absent (`gm.files.atomic_path`). What cannot be written is a UserError that names the path. `about`, a line of
+text, goes into the file's metadata: what made the video.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from gm import interrupts
 from gm.errors import UserError
@@ -45,8 +47,8 @@ def to_uint8(frames, mark=None):
     return pixels
 
 
-def write_video(frames, path, fps):
-    """Frames → H.264 yuv420p mp4 at `fps` (int or float) frames per second.
+def write_video(frames, path, fps, about=""):
+    """Frames → H.264 yuv420p mp4 at `fps` (int or float) frames per second; `about` is its tag "comment".
 
     yuv420p has one colour sample per 2x2 pixels, so an odd height or width is made even by repeating the last row or
     column. UserError where fps is not above 0 or ffmpeg fails.
@@ -62,11 +64,11 @@ def write_video(frames, path, fps):
         "setparams=range=tv:colorspace=smpte170m:color_primaries=bt709:color_trc=iec61966-2-1"
     )
     coding = ["-c:v", "libx264", "-crf", "17", "-movflags", "+faststart", "-f", "mp4"]
-    _encode(frames, path, fps, ["-vf", colours, *coding])
+    _encode(frames, path, fps, ["-vf", colours, "-metadata", f"comment={about}", *coding])
 
 
-def write_gif(frames, path, fps):
-    """Frames → endless GIF with one palette made for the whole video.
+def write_gif(frames, path, fps, about=""):
+    """Frames → endless GIF with one palette made for the whole video; `about` is its comment, which ffmpeg writes not.
 
     GIF counts time in 1/100 s: the delays average to `fps`, which is limited to 50, the most that browsers play.
     UserError as in `write_video`.
@@ -74,11 +76,21 @@ def write_gif(frames, path, fps):
     _check_frames(frames)
     _check_fps(fps)
     palette = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a"
-    _encode(frames, path, min(fps, _GIF_MAX_FPS), ["-filter_complex", palette, "-loop", "0", "-f", "gif"])
+    options = ["-filter_complex", palette, "-loop", "0", "-f", "gif"]
+    _encode(frames, path, min(fps, _GIF_MAX_FPS), options, (lambda made: _add_comment(made, about)) if about else None)
 
 
-def _encode(frames, path, fps, options):
-    """Pipe `frames` through ffmpeg with the given output options into `path`."""
+def _add_comment(path, text):
+    """Put a comment extension (GIF89a, section 24) before the first picture of a GIF file."""
+    content, parts = path.read_bytes(), text.encode("ascii", "replace")
+    table = 3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0  # the palette behind the two headers
+    blocks = b"".join(bytes([len(parts[i:i + 255])]) + parts[i:i + 255] for i in range(0, len(parts), 255))
+    start = 13 + table
+    path.write_bytes(content[:start] + b"\x21\xfe" + blocks + b"\x00" + content[start:])
+
+
+def _encode(frames, path, fps, options, finish=None):
+    """Pipe `frames` through ffmpeg with the given output options into `path`; finish(path) changes it at last."""
     try:
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -97,6 +109,8 @@ def _encode(frames, path, fps, options):
             lines = messages.decode(errors="replace").strip().splitlines()  # the first is the cause
             ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
             raise UserError(f"cannot write {path}: ffmpeg: {lines[0] if lines else ended}")
+        if finish is not None:
+            finish(temporary)
 
 
 def _run(command, content, limit):
@@ -127,8 +141,9 @@ def try_out(kind, fps, folder):
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def write_frames(frames, folder):
-    """Frames → `folder`/00000.png, 00001.png … The folder appears when all are written. UserError if it exists."""
+def write_frames(frames, folder, about=""):
+    """Frames → `folder`/00000.png, 00001.png …, `about` in each one's text "Comment". The folder appears when all are
+    written. UserError if it exists."""
     _check_frames(frames)
     folder = Path(folder)
     if os.path.lexists(folder):
@@ -136,7 +151,15 @@ def write_frames(frames, folder):
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         for index, frame in enumerate(frames):
-            Image.fromarray(frame).save(temporary / f"{index:05d}.png")
+            Image.fromarray(frame).save(temporary / f"{index:05d}.png", pnginfo=png_text(about))
+
+
+def png_text(about):
+    """What a PNG file tells of its making, for Pillow."""
+    info = PngInfo()
+    if about:
+        info.add_text("Comment", about)
+    return info
 
 
 def contact_sheet(frames, columns=None):

@@ -19,6 +19,7 @@ _BITS = 48
 _STRENGTH = np.float32(36)
 _BLOCK = 4
 _MIN_PIXELS = 256 * 256
+FOUND = 41  # bits that agree: sum(comb(48, k) for k in range(41, 49)) / 2 ** 48 is 3e-7, and from 40 on 1.7e-6
 _HALF = np.float32(np.sqrt(0.5))  # Haar filters: (a + b) / sqrt(2) and (a - b) / sqrt(2)
 
 
@@ -50,6 +51,12 @@ def read_watermark(frame):
     largely of white or saturated areas, where U cannot move. So another message does not prove that there was no mark.
     UserError if h * w is below 256 * 256: such a frame holds no mark.
     """
+    return message(votes(frame))
+
+
+def votes(frame):
+    """uint8 (h, w, 3) RGB → int (48, 2): how many blocks say 0, and 1, of each bit; they may be summed over frames.
+    Errors as of `read_watermark`."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"frame must be uint8 (h, w, 3), not {frame.dtype} {frame.shape}")
     check_size(*frame.shape[:2])
@@ -58,8 +65,19 @@ def read_watermark(frame):
     value = np.take_along_axis(blocks, _largest(blocks), 1)[:, 0]
     ones = np.abs(value) % _STRENGTH > _STRENGTH / 2
     place = np.arange(len(ones)) % _BITS
-    share = np.bincount(place, weights=ones, minlength=_BITS) / np.bincount(place, minlength=_BITS)
-    return int("".join("1" if votes > 0.5 else "0" for votes in share), 2)
+    ones, all_of = (np.bincount(place[chosen], minlength=_BITS) for chosen in (ones, slice(None)))
+    return np.stack([all_of - ones, ones], 1)
+
+
+def message(counts):
+    """The 48-bit number that `votes`, of one frame or summed over several, decide for, the first bit the highest."""
+    return int("".join("1" if one > zero else "0" for zero, one in counts), 2)
+
+
+def agreement(counts):
+    """How many of the 48 bits are those of `WATERMARK`. `FOUND` of them or more: one in a million of chance's messages
+    has so many."""
+    return _BITS - bin(message(counts) ^ WATERMARK).count("1")
 
 
 def check_size(height, width):

@@ -1,13 +1,41 @@
-"""Classifier-free guidance whose scale grows along the frames (original: LinearPredictionGuider)."""
+"""Classifier-free guidance whose scale changes along the frames (original: LinearPredictionGuider and its kin)."""
 
 from __future__ import annotations
 
 import numpy as np
 
+_EDGE = 0.1  # share of the frames over which a trapezoid rises, and falls
+
 
 def linear_scales(min_guidance, max_guidance, t):
     """float32 (t, 1, 1, 1): from min_guidance at the first frame to max_guidance at the last."""
     return np.linspace(min_guidance, max_guidance, t, dtype=np.float32).reshape(t, 1, 1, 1)
+
+
+def triangle_scales(min_guidance, max_guidance, t):
+    """float32 (t, 1, 1, 1): from min_guidance up to max_guidance in the middle and down again (original:
+    TrianglePredictionGuider, of one period)."""
+    height = 1 - np.abs(np.linspace(-1, 1, t)) if t > 1 else np.zeros(1)
+    return (min_guidance + (max_guidance - min_guidance) * height).astype(np.float32).reshape(t, 1, 1, 1)
+
+
+def trapezoid_scales(min_guidance, max_guidance, t):
+    """float32 (t, 1, 1, 1): max_guidance, but for a tenth of the frames at either end, which lead from and to
+    min_guidance (original: TrapezoidPredictionGuider, whose middle is 1 whatever the scales are: a slip)."""
+    scales = np.full(t, max_guidance, np.float32)
+    edge = int(t * _EDGE)
+    scales[:edge] = np.linspace(min_guidance, max_guidance, edge)
+    scales[t - edge:] = scales[:edge][::-1]
+    return scales.reshape(t, 1, 1, 1)
+
+
+def constant_scales(_, max_guidance, t):
+    """float32 (t, 1, 1, 1): max_guidance at all frames."""
+    return np.full((t, 1, 1, 1), max_guidance, np.float32)
+
+
+SHAPES = {"linear": linear_scales, "triangle": triangle_scales, "trapezoid": trapezoid_scales,
+          "constant": constant_scales}
 
 
 def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, together=True):

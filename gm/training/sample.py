@@ -6,6 +6,7 @@ from gm.data.images import fit_image, load_image
 from gm.data.outputs import make_folder
 from gm.data.videos import to_uint8, write_video
 from gm.pipeline import ImageToVideo
+from gm.results import made_by
 from gm.training.settings import precision
 
 
@@ -39,5 +40,5 @@ class SampleVideo:
         pipeline.release("decoder")
         make_folder(folder)
         path = folder / f"step-{step:08d}.mp4"
-        write_video(frames, path, options.fps)
+        write_video(frames, path, options.fps, made_by("in training", f"of step {step}"))
         return path

@@ -201,8 +201,8 @@ def _settings():
         columns = st.columns(2)
         _number("min_guidance", columns[0])
         _number("max_guidance", columns[1])
-        for column, (name, (label, known)) in zip(columns, CHOICES.items()):
-            column.selectbox(label, known, key=name, help=help_of(name))
+        for index, (name, (label, known)) in enumerate(CHOICES.items()):
+            columns[index % 2].selectbox(label, known, key=name, help=help_of(name))
         _number("decode_chunk_size", columns[0])
         _number("num_videos", columns[1])
 

@@ -10,6 +10,7 @@ import streamlit as st
 from gm.data.video_reader import open_video
 from gm.data.videos import write_gif
 from gm.errors import UserError
+from gm.results import read_about
 from gm.web import progress, words
 from gm.web.messages import Load, Make
 from gm.web.state import running, server
@@ -94,5 +95,5 @@ def gif(path, _time):
     """The bytes of a GIF of a video file. time: of its writing, so that another file of that name is another GIF."""
     with open_video(path) as source, tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "video.gif"
-        write_gif(source.frames(range(source.length)), target, source.fps)
+        write_gif(source.frames(range(source.length)), target, source.fps, read_about(path))
         return target.read_bytes()

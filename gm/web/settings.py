@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gm.checkpoint.published import ROOT, checkpoints_folder, find_checkpoint
 from gm.config import load_config
+from gm.diffusion.guidance import SHAPES
 from gm.diffusion.sampling import SAMPLERS
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
@@ -45,7 +46,10 @@ FIELDS = {
         Field("num_videos", "Videos", 1, 8, 1),
     )
 }
-CHOICES = {"sampler": ("Sampler", tuple(SAMPLERS)), "schedule": ("Noise levels", tuple(SCHEDULES))}
+CHOICES = {
+    "sampler": ("Sampler", tuple(SAMPLERS)), "schedule": ("Noise levels", tuple(SCHEDULES)),
+    "guidance_shape": ("Guidance over the frames", tuple(SHAPES)),
+}
 SETTINGS = (*FIELDS, *CHOICES)  # names of everything that the page asks for, but for the size
 PRESETS = {
     "The model's own": {},

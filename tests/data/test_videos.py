@@ -172,7 +172,7 @@ def test_frames_folder(tmp_path):
 def test_frames_folder_is_whole_or_absent(tmp_path, monkeypatch):
     saved = []
 
-    def interrupted(self, path):
+    def interrupted(self, path, **_):
         saved.append(path)
         if len(saved) == 2:
             raise KeyboardInterrupt

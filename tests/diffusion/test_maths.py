@@ -5,7 +5,7 @@ import pytest
 
 from gm.diffusion.clip_preprocess import preprocess, resize_matrices
 from gm.diffusion.conditioning import Conditioning, condition, fps_id
-from gm.diffusion.guidance import guided, linear_scales
+from gm.diffusion.guidance import SHAPES, guided, linear_scales
 from gm.diffusion.latents import decode_in_chunks, kl_divergence, split_moments
 from gm.diffusion.loss import lognormal_sigmas
 from gm.diffusion.sampling import euler, initial_latents
@@ -76,6 +76,18 @@ def test_guidance_of_1_leaves_the_unconditional_half_out():
     cond = Conditioning(*(np.zeros(shape, np.float32) for shape in ((2, 1, 5), (2, 4, 2, 2), (2, 6))))
     guided(denoise, cond, linear_scales(1.0, 1.0, 2))(np.zeros((2, 4, 2, 2), np.float32), 1.0)
     assert sizes == [2]
+
+
+@pytest.mark.parametrize(("shape", "t", "expected"), [
+    ("linear", 5, [1, 1.5, 2, 2.5, 3]), ("linear", 1, [1]), ("triangle", 5, [1, 2, 3, 2, 1]),
+    ("triangle", 4, [1, 7 / 3, 7 / 3, 1]), ("triangle", 1, [1]), ("constant", 3, [3, 3, 3]),
+    ("trapezoid", 9, [3] * 9), ("trapezoid", 14, [1, *[3] * 12, 1]), ("trapezoid", 30, [1, 2, *[3] * 26, 2, 1]),
+])
+def test_the_scale_over_the_frames(shape, t, expected):
+    """The original's formulas by hand, its trapezoid's middle set right."""
+    found = SHAPES[shape](1.0, 3.0, t)
+    assert found.dtype == np.float32 and found.shape == (t, 1, 1, 1)
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-6)
 
 
 def test_the_network_is_told_one_frame_a_second_less():

@@ -87,6 +87,7 @@ def options(**changes):
 @pytest.mark.parametrize("changes, words", [
     ({"schedule": "linear"}, "schedule 'linear': must be one of karras, ays"),
     ({"sampler": "ddim"}, "sampler 'ddim': must be one of euler"),
+    ({"guidance_shape": "square"}, "guidance_shape 'square': must be one of linear, triangle, trapezoid, constant"),
     ({"cache_interval": 0}, "cache_interval 0: must be a whole number, 1 or more"),
     ({"guidance_sigma_max": float("nan")}, "guidance_sigma_max nan"),
     ({"num_frames": 10**9}, "num_frames 1000000000: must be 1000 or less"),
@@ -99,6 +100,14 @@ def options(**changes):
 def test_options_that_cannot_be(changes, words):
     with pytest.raises(UserError, match=words):
         options(**changes)
+
+
+@pytest.mark.parametrize("changes, guided", [
+    ({}, True), ({"max_guidance": 1.0}, False), ({"min_guidance": 0.5, "max_guidance": 1.0}, True),
+    ({"min_guidance": 0.5, "max_guidance": 1.0, "guidance_shape": "constant"}, False), ({"num_frames": 1}, False),
+])
+def test_whether_there_is_guidance_at_all(changes, guided):
+    assert options(**changes).guided() == guided
 
 
 def test_the_usual_options():

@@ -1,0 +1,68 @@
+"""Latents that `--output_type=latents` wrote, as the source of a video in place of a picture; no mindspore here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gm.data import outputs
+from gm.errors import UserError
+
+
+class GivenLatents(NamedTuple):
+    """path: of the file, by whose name the results are called. latents: float32 (t, z, h/f, w/f), as the sampler ends.
+    size: (height, width) in pixels. change: what they are, in words. fps: frames per second that the JSON file beside
+    them tells, or None."""
+
+    path: Path
+    latents: np.ndarray
+    size: tuple
+    change: str
+    fps: float | None
+
+    @property
+    def frames(self):
+        """How many there are."""
+        return len(self.latents)
+
+
+def read_latents(config, settings, path):
+    """The `GivenLatents` of a .npy file.
+
+    Args:
+        config: of the model. settings: `gm.options.VideoSettings`, of which the folder counts.
+
+    Raises:
+        UserError: no such file, no array of numbers, values that are not finite, another model's latents.
+    """
+    path = Path(path)
+    outputs.check_name(settings.output_dir, path.stem)
+    try:
+        latents = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "it is no whole .npy file of numbers"
+        raise UserError(f"cannot read latents from {path}: {reason}; --output_type=latents writes them") from error
+    channels = config.model.vae.z_channels
+    if not isinstance(latents, np.ndarray):
+        raise UserError(f"{path} is an archive: give one .npy file of --output_type=latents")
+    shape = latents.shape
+    if latents.dtype.kind != "f" or len(shape) != 4 or shape[1] != channels or 0 in shape:
+        raise UserError(f"{path} holds {latents.dtype} {shape}: this model's latents are float32 (frames, {channels}, "
+                        "height, width); they must come from the same kind of model")
+    if not np.isfinite(latents).all():
+        raise UserError(f"{path} holds NaN or infinite values: nothing can be decoded from them")
+    factor = 2 ** (len(config.model.vae.ch_mult) - 1)
+    height, width = (side * factor for side in latents.shape[2:])
+    return GivenLatents(path, latents.astype(np.float32), (height, width),
+                        f"{len(latents)} frames of {height}x{width} (height x width)", _told_fps(path))
+
+
+def _told_fps(path):
+    try:
+        fps = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["output_fps"]
+    except (OSError, ValueError, KeyError, TypeError):  # they may have travelled alone
+        return None
+    return fps if isinstance(fps, (int, float)) and 0.01 <= fps <= 1000 else None

@@ -1,0 +1,79 @@
+"""Read the invisible watermark back, and what a file's metadata say of its making.
+
+python svd_tools/watermark.py outputs/photo_000.mp4
+
+Videos, folders of frames and pictures. docs/watermark.md says how often the mark outlives what. The exit status is 0
+where every file has the mark, and 1 where one has not: which does not prove that it never had.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from gm.data import frame_folder
+from gm.data.images import load_image
+from gm.data.watermark import FOUND, agreement, votes
+from gm.errors import UserError, run_cli
+from gm.results import read_about
+
+_BATCH = 16  # frames read at a time
+
+
+def frames_of(path):
+    """The frames of a video, of a folder of frames or of a picture, uint8 (h, w, 3): a generator. UserError for what
+    cannot be read."""
+    if Path(path).suffix.lower() in frame_folder.SUFFIXES:
+        yield load_image(path)
+        return
+    with frame_folder.open_clip(path) as video:
+        for start in range(0, video.length, _BATCH):
+            yield from video.frames(range(start, min(start + _BATCH, video.length)))
+
+
+def read(path):
+    """(bits that agree with the mark, of 48, by all frames together; such bits of each frame's own, a list)."""
+    counts = [votes(frame) for frame in tqdm(frames_of(path), unit="frame", file=sys.stderr, leave=False)]
+    return agreement(np.sum(counts, 0)), [agreement(one) for one in counts]
+
+
+def report(path):
+    """(whether the mark is there, text)."""
+    together, each = read(path)
+    said = "found" if together >= FOUND else "not found"
+    whole = sum(bits == 48 for bits in each)
+    lines = [f"{path}: watermark {said}: {together} of 48 bits, by chance 24, found from {FOUND} on; "
+             f"{whole} of {len(each)} frames have all 48"]
+    about = "" if Path(path).is_dir() else read_about(path)
+    lines.append(f"  metadata: {about or 'nothing about its making'}")
+    return together >= FOUND, "\n".join(lines)
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", help="videos, folders of frames, pictures")
+    options = parser.parse_args(argv)
+    missing, faults = 0, []
+    for path in options.files:
+        try:
+            found, text = report(path)
+            missing += not found
+            print(text)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n  ".join([f"{len(faults)} of {len(options.files)} files could not be read:", *faults]))
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
