@@ -7,15 +7,18 @@ from pathlib import Path
 
 from gm.data.clips import ClipDataset
 from gm.data.metadata import Metadata, read_metadata
+from gm.data.sized_clips import by_size
 from gm.errors import UserError
 from gm.ops import parallel
 from gm.training.draws import held_out
+from gm.training.settings import sizes
 
 _MOST_THREADS = 8  # of one reader: each holds pictures of its own
 
 
 def open_data(train):
-    """(training clips, validation clips or None) as `ClipDataset`, from the section `train`. UserError on bad data."""
+    """(training clips, validation clips) from the section `train`, each {(height, width) in pixels: `ClipDataset`}, the
+    second empty where nothing is held out. UserError on bad data."""
     data, validation = train.dataset.init_args, train.validation
     metadata = read_metadata(data.metadata, data.data_dir, data.frames, data.step, data.verify_files)
     other = None
@@ -29,10 +32,14 @@ def open_data(train):
 
     threads = _decoding_threads(train.loader.workers)
 
-    def dataset(clips, flip):
-        return ClipDataset(clips, data.frames, data.step, data.height, data.width, flip, train.seed, indices, threads)
+    def datasets(clips, flip):
+        groups = by_size(clips, sizes(data), indices)
+        return {
+            size: ClipDataset(Metadata(group, []), data.frames, data.step, *size, flip, train.seed, indices, threads, n)
+            for n, (size, group) in enumerate(groups.items())
+        }
 
-    return dataset(metadata, data.flip), other and dataset(other, 0.0)
+    return datasets(metadata.clips, data.flip), datasets(other.clips, 0.0) if other else {}
 
 
 def _decoding_threads(workers):

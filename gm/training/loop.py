@@ -25,6 +25,7 @@ from gm.training.data import open_data
 from gm.training.ema import Ema
 from gm.training.examples import Encoded, Encoders, encode, join, make_example, tensors
 from gm.training.export import export
+from gm.training.filling import fill_cache
 from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.lora import add_lora, initial_lora, lora_alpha
 from gm.training.loss_scale import LossScale
@@ -66,9 +67,8 @@ class Trainer:
         self.loss_scale = LossScale(self.train.loss_scale, dynamic=needs_loss_scale(amp_level))
         self.state = TrainingState(self.optimizer, self.ema, self.loss_scale, plan.fixed())
         self.validation = None
-        if plan.held_out is not None:
-            shapes = plan.latent_shape, plan.pixel_shape
-            self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, shapes, self.train)
+        if plan.held_out:
+            self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, plan.shapes, self.train)
         self.samples = None
         if self.train.sample.every is not None and parallel.rank() == 0:
             self.samples = SampleVideo(plan.config, plan.base, denoiser, self.train)
@@ -131,7 +131,7 @@ class Trainer:
     def accumulate(self, loader, batches):
         """Gradients of the batches of one step -> (losses, sigmas) of this device's clips."""
         scale = Tensor(np.float32(self.loss_scale.scale))
-        t = self.plan.latent_shape[0]
+        t = self.train.dataset.init_args.frames
         losses, sigmas = [], []
         for _ in range(self.train.optimizer.accumulate):
             example = self.batch_example(loader, next(batches))
@@ -185,7 +185,7 @@ def _run(plan, folder, argv, memory_check):
     if memory_check:
         memory.check(plan)
     if plan.train.cache is not None:
-        plan.fill_cache()
+        fill_cache(plan)
     trainer = Trainer(plan)
     source = trainer.resume(folder)
     state = trainer.state
@@ -252,6 +252,8 @@ def _announce(trainer, source, changes):
     if plan.train.pretrained is None:
         print("warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not the "
               "encoders", file=sys.stderr)
+    for line in plan.describe_sizes():
+        print(line)
     for warning in plan.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     if source is not None:

@@ -39,9 +39,12 @@ def wait_for_step(process, folder, step, read_metrics):
 
 
 @pytest.mark.slow
-def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(arguments, start, tmp_path, read_metrics):
-    common = [GRAPH, "train.max_steps=40", "train.checkpoint.every=2", "train.ema=True", "train.loader.batch_size=2",
-              "train.schedule.name=cosine", "train.dataset.init_args.flip=0.5"]
+@pytest.mark.parametrize("data", [(), "several_sizes"], ids=["one size", "several"])
+def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(arguments, start, tmp_path, read_metrics,
+                                                                           data, request):
+    common = [*(data and request.getfixturevalue(data)), GRAPH, "train.max_steps=40", "train.checkpoint.every=2",
+              "train.ema=True", "train.loader.batch_size=2", "train.schedule.name=cosine",
+              "train.dataset.init_args.flip=0.5"]
     finish(start(arguments(tmp_path / "straight", *common)))
     killed_at = random.randrange(3, 20)
     process = start(arguments(tmp_path / "killed", *common))
@@ -95,12 +98,13 @@ def two_workers(start, argv, folder, script=None):
 
 
 @pytest.mark.slow
-def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, read_metrics):
+@pytest.mark.parametrize("data", [(), "several_sizes"], ids=["one size", "several"])
+def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, read_metrics, data, request):
     """Also when each of them keeps the moments of half the weights alone."""
     # eps: with one channel in each norm group, biases in front of a norm have no gradient but rounding, and Adam would
     # make that as large as any other.
-    common = [GRAPH, "train.max_steps=3", "train.validation.share=0.4", "train.validation.clips=1",
-              "train.validation.sigmas=[1.0]", "train.optimizer.eps=1e-3"]
+    common = [*(data and request.getfixturevalue(data)), GRAPH, "train.max_steps=3", "train.validation.share=0.4",
+              "train.validation.clips=1", "train.validation.sigmas=[1.0]", "train.optimizer.eps=1e-3"]
     finish(start(arguments(tmp_path / "one", *common, "train.loader.batch_size=2")))
     for name, more in (("two", ()), ("sharded", ("train.optimizer.shard=True",))):
         status, output = two_workers(start, arguments(tmp_path / name, *common, *more), tmp_path)
