@@ -93,7 +93,8 @@ class ClipDataset:
         """One sample as a dict:
 
         pixels float32 (t, 3, h, w) in [-1, 1]; fps_id and motion_bucket_id floats; path; start (index of the first
-        frame); failures, a list of (path, reason) of the clips that could not be decoded and that it stands in for.
+        frame in the file); failures, a list of (path, reason) of the clips that could not be decoded and that it stands
+        in for.
 
         A clip that fails is replaced by the next of an order drawn from (seed, epoch, clip). UserError if ten stand-ins
         fail as well. Safe to call from several threads.
@@ -115,7 +116,7 @@ class ClipDataset:
         for clip in self.clips:
             for file in clip_files(clip.path):
                 status = file.stat()
-                row = file, status.st_size, status.st_mtime_ns, clip.length, clip.motion_bucket_id, clip.fps
+                row = file, status.st_size, status.st_mtime_ns, *clip.label
                 digest.update(repr(tuple(map(str, row))).encode())
         return {
             "clips (paths, sizes, times, labels)": digest.hexdigest()[:16], "number of clips": len(self.clips),
@@ -130,7 +131,7 @@ class ClipDataset:
 
     def _read(self, clip, random):
         span = (self.frames - 1) * self.step + 1
-        start = int(random.integers(clip.length - span + 1))
+        start = clip.start + int(random.integers(clip.length - span + 1))
         mirrored = random.random() < self.flip
         with open_clip(clip.path, self.index_folder, threads=self.threads) as video:
             frames = video.frames(range(start, start + span, self.step))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,30 +30,30 @@ def by_size(clips, sizes, index_folder=None):
     """{size: its clips} of the sizes that any clip gets, in the order of `sizes`, under a progress bar.
 
     clips: of a `gm.data.metadata.Metadata`. sizes: (height, width) in pixels, one or more; with more than one every
-    clip is opened and gets what `gm.sizes.nearest_size` says. index_folder: as of `gm.data.video_reader.open_video`.
+    file is opened and its clips get what `gm.sizes.nearest_size` says. index_folder: as of `gm.data.video_reader.open_video`.
     A clip that cannot be opened is logged and gets the first size, where the data set counts it as a failure.
     """
     sizes = [tuple(size) for size in sizes]
     if len(sizes) == 1:
         return {sizes[0]: list(clips)}
 
-    def choose(clip):
+    def choose(path):
         try:
-            with open_clip(clip.path, index_folder) as video:
+            with open_clip(path, index_folder) as video:
                 return nearest_size(video.size, sizes)
         except UserError as error:
             _log.warning("the size of a clip cannot be read: %s", error)
             return sizes[0]
 
-    groups = {size: [] for size in sizes}
+    files = list(dict.fromkeys(clip.path for clip in clips))
     with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
         try:
-            found = tqdm(pool.map(choose, clips), total=len(clips), desc="reading sizes", unit="clip")
-            for clip, size in zip(clips, found):
-                groups[size].append(clip)
+            found = tqdm(pool.map(choose, files), total=len(files), desc="reading sizes", unit="file", file=sys.stderr)
+            chosen = dict(zip(files, found))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    groups = {size: [clip for clip in clips if chosen[clip.path] == size] for size in sizes}
     return {size: group for size, group in groups.items() if group}
 
 

@@ -26,7 +26,7 @@ def open_data(train):
         folder = data.data_dir if validation.data_dir is None else validation.data_dir
         other = read_metadata(validation.metadata, folder, data.frames, data.step, data.verify_files)
     elif validation.share:
-        metadata, other = _split(metadata, held_out(train.seed, len(metadata.clips), validation.share))
+        metadata, other = _split(metadata, train.seed, validation.share)
     # Where the run, or the cache that several runs share, keeps what it found out about the video files.
     indices = Path(train.output_dir if train.cache is None else train.cache) / "video_index"
 
@@ -49,9 +49,11 @@ def _decoding_threads(workers):
     return min(_MOST_THREADS, max(1, cores // (workers * parallel.size())))
 
 
-def _split(metadata, held):
-    if not held:
-        raise UserError("train.validation.share: there is only one clip, none can be held out of training")
-    apart = set(held)
-    rest = [clip for i, clip in enumerate(metadata.clips) if i not in apart]
-    return Metadata(rest, metadata.dropped), Metadata([metadata.clips[i] for i in held], [])
+def _split(metadata, seed, share):
+    """(rest, held out): a share of the files, with all clips of each, for scenes of one video resemble each other."""
+    files = list(dict.fromkeys(clip.path for clip in metadata.clips))
+    apart = {files[index] for index in held_out(seed, len(files), share)}
+    if not apart:
+        raise UserError("train.validation.share: all clips are of one file, none can be held out of training")
+    rest = [clip for clip in metadata.clips if clip.path not in apart]
+    return Metadata(rest, metadata.dropped), Metadata([clip for clip in metadata.clips if clip.path in apart], [])

@@ -74,7 +74,7 @@ def validation_draws(seed, clip, index, sigma, loss, latent_shape, pixel_shape, 
     return Draws(np.float32(sigma), cond_aug, True, True, posterior, noise, picture_noise)
 
 
-def held_out(seed, clips, share):
-    """Sorted positions of the `share` of `clips` clips that validation gets: at least one, and one is left to train."""
-    count = min(max(1, round(share * clips)), clips - 1) if share else 0
-    return sorted(np.random.default_rng((seed, _SPLIT)).permutation(clips)[:count].tolist())
+def held_out(seed, files, share):
+    """Sorted positions of the `share` of `files` files that validation gets: at least one, and one is left to train."""
+    count = min(max(1, round(share * files)), files - 1) if share else 0
+    return sorted(np.random.default_rng((seed, _SPLIT)).permutation(files)[:count].tolist())

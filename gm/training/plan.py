@@ -117,6 +117,6 @@ class Plan:
 
 def _clips_hash(datasets, folder):
     """Of what the list of clips says, whatever folder they lie in; None of clips that are drawn."""
-    rows = [(os.path.relpath(clip.path, folder), clip.length, clip.motion_bucket_id, clip.fps)
+    rows = [(os.path.relpath(clip.path, folder), *clip.label)
             for dataset in datasets for clip in getattr(dataset, "clips", ())]
     return hashlib.sha256(repr(rows).encode(errors="surrogateescape")).hexdigest()[:16] if rows else None
