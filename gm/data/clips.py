@@ -93,8 +93,8 @@ class ClipDataset:
         """One sample as a dict:
 
         pixels float32 (t, 3, h, w) in [-1, 1]; fps_id and motion_bucket_id floats; path; start (index of the first
-        frame in the file); failures, a list of (path, reason) of the clips that could not be decoded and that it stands
-        in for.
+        frame in the file); flipped (whether it is mirrored); failures, a list of (path, reason) of the clips that could
+        not be decoded and that it stands in for.
 
         A clip that fails is replaced by the next of an order drawn from (seed, epoch, clip). UserError if ten stand-ins
         fail as well. Safe to call from several threads.
@@ -148,6 +148,7 @@ class ClipDataset:
             "motion_bucket_id": float(clip.motion_bucket_id),
             "path": str(clip.path),
             "start": start,
+            "flipped": mirrored,
         }
 
 

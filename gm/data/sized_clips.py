@@ -30,8 +30,9 @@ def by_size(clips, sizes, index_folder=None):
     """{size: its clips} of the sizes that any clip gets, in the order of `sizes`, under a progress bar.
 
     clips: of a `gm.data.metadata.Metadata`. sizes: (height, width) in pixels, one or more; with more than one every
-    file is opened and its clips get what `gm.sizes.nearest_size` says. index_folder: as of `gm.data.video_reader.open_video`.
-    A clip that cannot be opened is logged and gets the first size, where the data set counts it as a failure.
+    file is opened and its clips get what `gm.sizes.nearest_size` says. index_folder: as of
+    `gm.data.video_reader.open_video`. A clip that cannot be opened is logged and gets the first size, where the data
+    set counts it as a failure.
     """
     sizes = [tuple(size) for size in sizes]
     if len(sizes) == 1:
