@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Tensor
 
 from gm.checkpoint.formats import open_checkpoint
+from gm.data import calibration
 from gm.data.loader import ClipLoader
 from gm.diffusion.loss import DiffusionLoss
 from gm.errors import UserError, memory_faults
@@ -197,6 +198,8 @@ def _run(plan, folder, argv, memory_check):
         if state.step < total:
             _require_space(trainer, folder)
         folder.describe(plan.settings, plan.config, argv)
+        if plan.calibration is not None:
+            plan.calibration.save(folder.path / calibration.NAME)
         folder.cut_metrics(state.step)
         _announce(trainer, source, changes)
     log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None

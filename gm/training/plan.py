@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from gm.data.calibration import of_list
 from gm.data.sized_clips import SizedClips
 from gm.ops import parallel
 from gm.training.base import encoders_hash, open_base
@@ -25,6 +26,7 @@ class Plan:
     data: function of the section train -> (training clips, held-out clips), as `gm.training.data.open_data`.
 
     Attributes:
+        calibration: `gm.data.calibration.Calibration` of the clips' list, or None.
         training, held_out: {(height, width): data set}, of a cache where there is one. dataset: the stream that the
             training clips make together, `gm.data.sized_clips.SizedClips`.
     """
@@ -36,6 +38,7 @@ class Plan:
             require_tensorboard()
         self.base = open_base(config, self.train)
         self.training, self.held_out = data(self.train)
+        self.calibration = of_list(self.train.dataset.init_args.metadata)
         self.clips_hash = _clips_hash(self.training.values(), self.train.dataset.init_args.data_dir)
         if self.train.cache is not None:
             self._use_cache()

@@ -15,7 +15,7 @@ class Validation:
 
     Args:
         loss: the `DiffusionLoss` cell that training uses.
-        held_out: {(height, width): `ClipDataset`}; of each, every device takes its share of the first `clips`.
+        held_out: {(height, width): `ClipDataset`}; every device takes its share of the first `clips` of each.
         encode: function (clip's sample, draws) -> `Encoded`.
         example: function (`Encoded`, draws) -> `Example`.
         shapes: function (size) -> (latent_shape, pixel_shape) of a sample.
@@ -30,9 +30,10 @@ class Validation:
         """Encoded once and kept: latents are 48 times smaller than pixels."""
         if self._examples is None:
             self._examples = []
-            for part, (size, dataset) in enumerate(self.held_out.items()):
-                for clip in range(parallel.rank(), min(self.train.validation.clips, len(dataset)), parallel.size()):
-                    self._examples += self._of_clip(part, size, dataset, clip)
+            clips = [(part, size, dataset, clip) for part, (size, dataset) in enumerate(self.held_out.items())
+                     for clip in range(min(self.train.validation.clips, len(dataset)))]
+            for clip in clips[parallel.rank() :: parallel.size()]:
+                self._examples += self._of_clip(*clip)
         return self._examples
 
     def _of_clip(self, part, size, dataset, clip):
