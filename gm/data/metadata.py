@@ -18,7 +18,7 @@ from gm.data.table import listing, read_table
 from gm.errors import UserError
 
 REQUIRED = ("path", "length", "motion_bucket_id")
-OPTIONAL = ("fps", "start")
+OPTIONAL = ("fps", "start", "width", "height")
 _OPEN_WORKERS = 4
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Clip:
     """One row: path of the video or folder of frames, length in frames, motion bucket (0..255), fps (None: the
-    file's own), CSV line, first frame; part: whether the row says where it begins, and so may be a part of the file."""
+    file's own), CSV line, first frame; part: whether the row says where it begins, and so may be a part of the file;
+    size: (height, width) in pixels as the row states it, None where it does not."""
 
     path: Path
     length: int
@@ -35,6 +36,7 @@ class Clip:
     line: int
     start: int = 0
     part: bool = False
+    size: tuple[int, int] | None = None
 
     @property
     def end(self):
@@ -60,8 +62,8 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists"):
     """Read and check the CSV file `csv_path` → Metadata.
 
     Columns path (relative to `data_dir`, or absolute; a video file or a folder of frames), length (frames),
-    motion_bucket_id, and if there fps, which folders of frames need, and start; others are ignored. Blanks around a
-    cell are skipped, but where a file's name has them the file is found.
+    motion_bucket_id, and if there fps, which folders of frames need, start, width and height; others are ignored.
+    Blanks around a cell are skipped, but where a file's name has them the file is found.
 
     start: the first frame of the clip in its file, from 0 on; `length` counts from there, and samples stay within, so
     a video of several scenes has a row for each. Without it, or where it is empty, the clip is the whole file.
@@ -102,7 +104,7 @@ def _check_cells(table, lines, faults):
 
     columns = {}
     refuse((table["path"].str.strip() == "").to_numpy(), "path is empty", "path")
-    for name in ("length", "motion_bucket_id", "fps", "start"):
+    for name in ("length", "motion_bucket_id", *OPTIONAL):
         if name not in table:
             columns[name] = np.full(len(table), math.nan)
             continue
@@ -114,7 +116,7 @@ def _check_cells(table, lines, faults):
         if name == "fps":  # an empty cell: the file's own
             refuse(finite & (numbers <= 0), "fps must be above 0, not {}", name)
         else:
-            if name != "start":  # an empty cell: the whole file
+            if name not in OPTIONAL:  # an empty cell: the whole file, a size that is not known
                 refuse(empty, name + " is empty", name)
             whole = numbers == np.floor(numbers)
             refuse(finite & ~whole, name + " must be a whole number, not {}", name)
@@ -122,6 +124,8 @@ def _check_cells(table, lines, faults):
                 refuse(finite & whole & (numbers < 1), "length must be at least 1 frame, not {}", name)
             if name == "start":
                 refuse(finite & whole & (numbers < 0), "start must be 0 or more, not {}", name)
+            if name in ("width", "height"):
+                refuse(finite & whole & (numbers < 1), name + " must be at least 1 pixel, not {}", name)
         columns[name] = numbers
     return {**columns, "good": good}
 
@@ -129,9 +133,9 @@ def _check_cells(table, lines, faults):
 def _find_clips(cells, lines, columns, listed, faults):
     """The clips of the rows without a fault; what is wrong with the files of all rows is added to `faults`."""
     clips = []
-    names = ("length", "motion_bucket_id", "fps", "start", "good")
+    names = ("length", "motion_bucket_id", *OPTIONAL, "good")
     numbers = zip(*(columns[name].tolist() for name in names))
-    for cell, line, (length, bucket, fps, start, good) in zip(cells, lines.tolist(), numbers):
+    for cell, line, (length, bucket, fps, start, width, height, good) in zip(cells, lines.tolist(), numbers):
         if not cell.strip():
             continue
         try:
@@ -147,7 +151,8 @@ def _find_clips(cells, lines, columns, listed, faults):
             continue
         part = not math.isnan(start)
         rate = None if math.isnan(fps) else fps
-        clip = Clip(Path(path), int(length), int(bucket), rate, line, int(start) if part else 0, part)
+        size = None if math.isnan(width + height) else (int(height), int(width))
+        clip = Clip(Path(path), int(length), int(bucket), rate, line, int(start) if part else 0, part, size)
         wrong = None if pictures is None else _wrong_length(clip, pictures, "pictures")
         if wrong:
             faults.append((line, wrong))

@@ -29,10 +29,10 @@ _log = logging.getLogger(__name__)
 def by_size(clips, sizes, index_folder=None):
     """{size: its clips} of the sizes that any clip gets, in the order of `sizes`, under a progress bar.
 
-    clips: of a `gm.data.metadata.Metadata`. sizes: (height, width) in pixels, one or more; with more than one every
-    file is opened and its clips get what `gm.sizes.nearest_size` says. index_folder: as of
-    `gm.data.video_reader.open_video`. A clip that cannot be opened is logged and gets the first size, where the data
-    set counts it as a failure.
+    clips: of a `gm.data.metadata.Metadata`. sizes: (height, width) in pixels, one or more; with more than one a clip
+    gets what `gm.sizes.nearest_size` says. Files whose size the list does not state are opened. index_folder: as of
+    `gm.data.video_reader.open_video`. One that cannot be opened is logged and gets the first size, where the data set
+    counts it as a failure.
     """
     sizes = [tuple(size) for size in sizes]
     if len(sizes) == 1:
@@ -46,15 +46,18 @@ def by_size(clips, sizes, index_folder=None):
             _log.warning("the size of a clip cannot be read: %s", error)
             return sizes[0]
 
-    files = list(dict.fromkeys(clip.path for clip in clips))
+    files = list(dict.fromkeys(clip.path for clip in clips if clip.size is None))
     with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
         try:
             found = tqdm(pool.map(choose, files), total=len(files), desc="reading sizes", unit="file", file=sys.stderr)
-            chosen = dict(zip(files, found))
+            of_file = dict(zip(files, found))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    groups = {size: [clip for clip in clips if chosen[clip.path] == size] for size in sizes}
+    stated = {size: nearest_size(size, sizes) for size in {clip.size for clip in clips} - {None}}
+    groups = {size: [] for size in sizes}
+    for clip in clips:
+        groups[of_file[clip.path] if clip.size is None else stated[clip.size]].append(clip)
     return {size: group for size, group in groups.items() if group}
 
 

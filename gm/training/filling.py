@@ -11,6 +11,7 @@ from gm.training.draws import validation_draws
 from gm.training.examples import Encoders
 from gm.training.owner import owned
 from gm.training.settings import precision
+from gm.training.shares import shares
 
 
 def fill_cache(plan):
@@ -20,21 +21,24 @@ def fill_cache(plan):
     todo = _missing(plan)
     if parallel.mean([float(any(missing for _, missing, _ in todo))])[0]:
         make_folder(train.cache)
+        count = sum(len(missing) for _, missing, _ in todo)
         busy = f"another run is filling {train.cache}: wait for it, or name another --train.cache"
-        with owned(Path(train.cache) / ".lock", busy):
+        with owned(Path(train.cache) / ".lock", busy), shares(train.cache, count) as share:
             for clips, missing, draws in todo:
-                clips.fill(missing, load, draws, train.loader)
-            parallel.mean([0.0])  # nobody reads before all have written
+                clips.fill(missing, load, draws, train.loader, share.advance)
 
 
 def _missing(plan):
     """[(`gm.training.cache.CachedClips`, positions that this device makes, function of a position -> `Draws`)]."""
-    train, share, todo = plan.train, {"first": parallel.rank(), "every": parallel.size()}, []
-    for part, clips in enumerate(plan.training.values()):
-        todo.append((clips, clips.missing(**share), functools.partial(plan.part_draws, part)))
-    for part, (size, clips) in enumerate(plan.held_out.items()):
-        missing = clips.missing(min(train.validation.clips, len(clips)), **share)
-        todo.append((clips, missing, functools.partial(_held_out_draws, plan, part, size)))
+    sets = [(clips, clips.epochs * len(clips), functools.partial(plan.part_draws, part))
+            for part, clips in enumerate(plan.training.values())]
+    sets += [(clips, min(plan.train.validation.clips, len(clips)), functools.partial(_held_out_draws, plan, part, size))
+             for part, (size, clips) in enumerate(plan.held_out.items())]
+    todo, before = [], 0
+    for clips, count, draws in sets:
+        first = (parallel.rank() - before) % parallel.size()  # dealt out over all sets: small ones to different devices
+        todo.append((clips, clips.missing(count, first, parallel.size()), draws))
+        before += count
     return todo
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from gm.data.clips import ClipDataset
 from gm.data.loader import ClipLoader
-from gm.data.metadata import Clip, Metadata
+from gm.data.metadata import Clip, Metadata, read_metadata
 from gm.data.sized_clips import SizedClips, by_size
 from gm.data.videos import write_video
+from gm.errors import UserError
 from gm.sizes import nearest_size
 
 SIZES = (16, 32), (32, 16), (24, 24)
@@ -124,6 +125,20 @@ def test_clips_are_parted_by_what_is_in_the_files(folder, caplog):
                                                                                      SIZES[1]: [6]}
     assert "broken.mp4" in caplog.text
     assert by_size(clips, [SIZES[2]]) == {SIZES[2]: clips}
+
+
+def test_no_file_is_opened_whose_size_the_list_states(folder):
+    labels = folder / "labels.csv"
+    labels.write_text("path,length,motion_bucket_id,height,width\nbroken.mp4,9,1,200,100\nwide.mp4,9,1,,\n"
+                      "tall.mp4,9,1,100,200\n")
+    clips = read_metadata(labels, folder, 2, 1).clips
+    assert [clip.size for clip in clips] == [(200, 100), None, (100, 200)]
+    groups = by_size(clips, SIZES)
+    assert {size: [clip.line for clip in group] for size, group in groups.items()} == {SIZES[0]: [3, 4], SIZES[1]: [2]}
+    labels.write_text("path,length,motion_bucket_id,height,width\nwide.mp4,9,1,0,1.5\n")
+    with pytest.raises(UserError, match="height must be at least 1 pixel, not '0'") as error:
+        read_metadata(labels, folder, 2, 1)
+    assert "width must be a whole number, not '1.5'" in str(error.value)
 
 
 def test_data_sets_of_one_run_draw_numbers_of_their_own(folder):
