@@ -125,7 +125,7 @@ def training(case, config, weights, folder):
     from gm.training.settings import load_settings
 
     def data(train):
-        return ProceduralClips(4, case.frames, case.size[0], 24.0, 200.0, 0), None
+        return {case.size: ProceduralClips(4, case.frames, case.size[0], 24.0, 200.0, 0)}, {}
 
     given = ["train.dataset.init_args.data_dir=-", "train.dataset.init_args.metadata=-", "train.max_steps=2",
              "train.epochs=100", f"train.output_dir={folder}/run", f"train.pretrained={weights}",

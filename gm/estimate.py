@@ -239,7 +239,7 @@ class Basis(NamedTuple):
 
 
 def training(model, weights, size, setting, trained, *, half=False, ema=False, recompute=False, devices=1,
-             encoders=True, clips=0, sample=False):
+             encoders=True, clips=0, sample=False, sizes=1):
     """{"encoding", "training", perhaps "sample video": `Need`} of one device of a training run.
 
     Args:
@@ -250,14 +250,15 @@ def training(model, weights, size, setting, trained, *, half=False, ema=False, r
         half: the network is float16 and its trained weights are kept in float32 too. ema: a running mean is kept.
         recompute: the blocks are computed again in the backward pass. devices: that share the moments.
         encoders: they are held while training; else the clips come from a cache, which is filled first.
-        clips: how many are decoded ahead, with their pixels. sample: videos are made on the way.
+        clips: how many are decoded ahead, with their pixels. sample: videos are made on the way. sizes: of clips, of
+            which `size` is the largest: each has graphs of its own.
     """
     pixels = clips * size.frames * size.height * size.width * 3 * FLOAT
     small = model.clip.layers + 2 * _vae_blocks(model.vae, model.vae.num_res_blocks)
     coders = [weights[name] for name in ("clip", "condition_encoder", "first_stage_encoder")]
     encoding = {
         "program": _PROGRAM + _FIRST_CALL, "encoders": sum(part.own for part in coders),
-        "compiled graphs": setting.compiled(_COMPILED_SMALL * small), "clips read ahead": pixels,
+        "compiled graphs": setting.compiled(sizes * _COMPILED_SMALL * small), "clips read ahead": pixels,
     }
     mapped = {"program": _LIBRARIES, "encoders": sum(part.mapped for part in coders)}
     activations = _encoder_activations(model, size, setting)
@@ -270,7 +271,7 @@ def training(model, weights, size, setting, trained, *, half=False, ema=False, r
         "two moments": 2 * FLOAT * trained / devices,
     }
     parts["compiled graphs"] += _FIRST_STEP + setting.compiled(
-        (_COMPILED_RECOMPUTED if recompute else _COMPILED_TRAINING) * len(blocks)
+        sizes * (_COMPILED_RECOMPUTED if recompute else _COMPILED_TRAINING) * len(blocks)
     )
     if not encoders:
         parts["encoders"] = parts["clips read ahead"] = mapped["encoders"] = 0

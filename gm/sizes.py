@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from gm.data.images import fit_size
 from gm.errors import UserError
 
@@ -47,6 +49,22 @@ def choose_size(config, size, height=None, width=None):
             f"smaller than {multiple} in a direction: crop it, or pass --height and --width"
         )
     return fit_size(*reduced, multiple)
+
+
+def nearest_size(source, sizes):
+    """The one of `sizes` whose aspect is nearest to that of a video of size `source`, all (height, width) in pixels.
+
+    Nearest: the least of the picture is lost when it is scaled to cover the size and cropped. Of several with the same
+    loss it is the largest that needs no enlarging, or else the one that needs the least.
+    """
+
+    def cost(size):
+        (height, width), (old_height, old_width) = size, source
+        across, down = Fraction(width, old_width), Fraction(height, old_height)
+        kept, scale = min(across, down) / max(across, down), max(across, down)
+        return -kept, max(scale, 1), -height * width
+
+    return min(sizes, key=cost)
 
 
 def _nearest(value, multiple):

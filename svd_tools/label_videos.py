@@ -23,6 +23,7 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from gm.data import motion
+from gm.data.calibration import Calibration, beside
 from gm.data.frame_folder import open_clip
 from gm.data.search import find_clips
 from gm.errors import UserError, run_cli
@@ -157,6 +158,23 @@ def _label_all(folder, paths, workers, frames_fps, hdr):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def set_scale(path, calibration=None):
+    """Write the buckets of the finished list `path` anew, by a `Calibration` or one fitted to its scores, and keep that
+    beside the list. Returns it. UserError where there are too few clips."""
+    with held(path.with_name(f".{path.name}.lock"), f"another process is writing {path}: wait for it"):
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        bucket, score = header.index("motion_bucket_id"), header.index("motion_score")
+        calibration = calibration or Calibration.fit([float(row[score]) for row in rows])
+        for row in rows:
+            row[bucket] = str(calibration.bucket(float(row[score])))
+        with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            for row in (header, *rows):
+                write_row(file, row)
+        calibration.save(beside(path))
+    return calibration
+
+
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("videos_dir", type=Path, help="folder with the videos; folders in it, and linked ones, are "
@@ -167,17 +185,28 @@ def main(argv=None):
     parser.add_argument("--frames_fps", type=float, help="frames per second of the clips that are folders of pictures")
     parser.add_argument("--hdr", default="map", choices=["map", "refuse"], help="videos of high dynamic range: bring "
                         "them down to SDR, as training will, or leave them out of the list")
+    parser.add_argument("--calibrate", action="store_true", help="fit the motion buckets to these videos: 127 is their "
+                        "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py")
+    parser.add_argument("--calibration", type=Path, help="such a file of another list, to use its scale")
     parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run, finished or not")
     options = parser.parse_args(argv)
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, not {options.workers}")
     if options.frames_fps is not None and not 0 < options.frames_fps < math.inf:
         raise UserError(f"--frames_fps must be above 0, not {options.frames_fps}")
+    if options.calibrate and options.calibration:
+        raise UserError("--calibrate fits a scale and --calibration names one: give one of them")
+    if beside(options.output).exists() and not (options.calibrate or options.calibration):
+        raise UserError(f"{options.output} has a scale of its own, {beside(options.output)}: --calibrate fits it anew, "
+                        "--calibration=FILE keeps it; without it all buckets would have to be made anew: remove both")
+    scale = Calibration.load(options.calibration) if options.calibration else None
     failures = label_videos(
         options.videos_dir, options.output, options.workers, options.resume, options.frames_fps, options.hdr
     )
     labelled = len(read_rows(options.output))
     print(f"{labelled} videos labelled in {options.output}")
+    if options.calibrate or scale:
+        print(f"{beside(options.output)}: bucket 127 is {set_scale(options.output, scale).describe(127)}")
     if failures:
         print(f"{len(failures)} videos left out:", file=sys.stderr)
         for _, reason in failures:

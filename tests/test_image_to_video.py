@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import image_to_video
+from gm.data.calibration import Calibration
 from gm.errors import UserError
 from gm.inference_options import make_parser
 from tests.untrained import CONFIG
@@ -32,6 +33,19 @@ def run(checkpoint, image, output, *extra):
     """main() with the small model."""
     options = [f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}", f"--image={image}", f"--output_dir={output}"]
     return image_to_video.main([*options, *SMALL, *extra])
+
+
+def test_the_motion_bucket_is_said_by_the_scale_of_the_training(tmp_path, untrained, capsys):
+    weights = tmp_path / "run/weights/full.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.symlink_to(untrained)
+    Calibration(tuple(n / 10 for n in range(255)), 300).save(tmp_path / "run/calibration.json")
+    image = photo(tmp_path / "photo.png")
+    assert run(weights, image, tmp_path / "out", "--dry_run") == 0
+    assert "motion bucket 127: the median motion of the 300 clips" in capsys.readouterr().out
+    (tmp_path / "run/calibration.json").write_text("{")
+    assert run(weights, image, tmp_path / "out", "--dry_run") == 0
+    assert "calibration.json is no motion calibration" in capsys.readouterr().err
 
 
 def read_mp4(path):

@@ -47,10 +47,12 @@ class ClipDataset:
     """Samples of `frames` frames, `step` apart, from the clips of a Metadata.
 
     height, width: pixels of a sample. flip: probability that a whole sample is mirrored left to right. index_folder,
-    threads: as of `gm.data.video_reader.open_video`.
+    threads: as of `gm.data.video_reader.open_video`. stream: number of this data set among those of a run, from 0; each
+    draws other numbers.
     """
 
-    def __init__(self, metadata, frames, step, height, width, flip=0.0, seed=0, index_folder=None, threads=1):
+    def __init__(self, metadata, frames, step, height, width, flip=0.0, seed=0, index_folder=None, threads=1,
+                 stream=0):
         for name, value in (("frames", frames), ("step", step), ("height", height), ("width", width)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
@@ -66,6 +68,7 @@ class ClipDataset:
         self.clips = metadata.clips
         self.frames, self.step, self.height, self.width = frames, step, height, width
         self.flip, self.seed, self.index_folder, self.threads = flip, seed, index_folder, threads
+        self._stream = (stream,) if stream else ()
         self._order = functools.lru_cache(maxsize=4)(self._draw_order)
 
     def __len__(self):
@@ -79,7 +82,7 @@ class ClipDataset:
         return self._random(_SHUFFLE, epoch).permutation(len(self.clips))
 
     def _random(self, *key):
-        return np.random.default_rng((self.seed, *key))
+        return np.random.default_rng((self.seed, *key, *self._stream))
 
     def at(self, position):
         """The sample at `position` (from 0) of the endless stream of epochs."""
@@ -90,7 +93,8 @@ class ClipDataset:
         """One sample as a dict:
 
         pixels float32 (t, 3, h, w) in [-1, 1]; fps_id and motion_bucket_id floats; path; start (index of the first
-        frame); failures, a list of (path, reason) of the clips that could not be decoded and that it stands in for.
+        frame in the file); flipped (whether it is mirrored); failures, a list of (path, reason) of the clips that could
+        not be decoded and that it stands in for.
 
         A clip that fails is replaced by the next of an order drawn from (seed, epoch, clip). UserError if ten stand-ins
         fail as well. Safe to call from several threads.
@@ -112,12 +116,12 @@ class ClipDataset:
         for clip in self.clips:
             for file in clip_files(clip.path):
                 status = file.stat()
-                row = file, status.st_size, status.st_mtime_ns, clip.length, clip.motion_bucket_id, clip.fps
+                row = file, status.st_size, status.st_mtime_ns, *clip.label
                 digest.update(repr(tuple(map(str, row))).encode())
         return {
             "clips (paths, sizes, times, labels)": digest.hexdigest()[:16], "number of clips": len(self.clips),
             "frames": self.frames, "step": self.step, "height": self.height, "width": self.width, "flip": self.flip,
-            "seed": self.seed,
+            "seed": self.seed, **({"stream": self._stream[0]} if self._stream else {}),
         }
 
     def _candidates(self, first, epoch):
@@ -127,7 +131,7 @@ class ClipDataset:
 
     def _read(self, clip, random):
         span = (self.frames - 1) * self.step + 1
-        start = int(random.integers(clip.length - span + 1))
+        start = clip.start + int(random.integers(clip.length - span + 1))
         mirrored = random.random() < self.flip
         with open_clip(clip.path, self.index_folder, threads=self.threads) as video:
             frames = video.frames(range(start, start + span, self.step))
@@ -144,6 +148,7 @@ class ClipDataset:
             "motion_bucket_id": float(clip.motion_bucket_id),
             "path": str(clip.path),
             "start": start,
+            "flipped": mirrored,
         }
 
 

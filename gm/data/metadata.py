@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -15,30 +14,40 @@ from tqdm import tqdm
 
 from gm.data.frame_folder import open_clip
 from gm.data.listed import ListedPaths
+from gm.data.table import listing, read_table
 from gm.errors import UserError
-from gm.files import require_file
 
 REQUIRED = ("path", "length", "motion_bucket_id")
-_SHOWN = 20  # faults or clips named in one message
+OPTIONAL = ("fps", "start", "width", "height")
 _OPEN_WORKERS = 4
-_PACKED = {  # how files begin that hold a CSV at best inside
-    b"\x1f\x8b": "compressed with gzip: unpack it first", b"BZh": "compressed with bzip2: unpack it first",
-    b"\xfd7zXZ": "compressed with xz: unpack it first", b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first",
-    b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV (UTF-8)",
-}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Clip:
     """One row: path of the video or folder of frames, length in frames, motion bucket (0..255), fps (None: the
-    file's own), CSV line."""
+    file's own), CSV line, first frame; part: whether the row says where it begins, and so may be a part of the file;
+    size: (height, width) in pixels as the row states it, None where it does not."""
 
     path: Path
     length: int
     motion_bucket_id: int
     fps: float | None
     line: int
+    start: int = 0
+    part: bool = False
+    size: tuple[int, int] | None = None
+
+    @property
+    def end(self):
+        """The first frame of the file that is no longer the clip's."""
+        return self.start + self.length
+
+    @property
+    def label(self):
+        """What the row says besides the path. A clip from the file's beginning has the same label with or without the
+        column start, so that what was cached or trained without it goes on."""
+        return (self.length, self.motion_bucket_id, self.fps, *([self.start] if self.start else []))
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,11 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index
     """Read and check the CSV file `csv_path` → Metadata.
 
     Columns path (relative to `data_dir`, or absolute; a video file or a folder of frames), length (frames),
-    motion_bucket_id, and fps if there, which folders of frames need; others are ignored. UTF-8, with or without a byte
-    order mark, and never compressed. Blank lines are skipped. Blanks around a cell are too, but where a file's name has
-    them the file is found.
+    motion_bucket_id, and if there fps, which folders of frames need, start, width and height; others are ignored.
+    Blanks around a cell are skipped, but where a file's name has them the file is found.
+
+    start: the first frame of the clip in its file, from 0 on; `length` counts from there, and samples stay within, so
+    a video of several scenes has a row for each. Without it, or where it is empty, the clip is the whole file.
 
     frames, step: a sample is `frames` frames, `step` apart; clips shorter than frames * step are dropped, with a
     logged warning that lists them. A bucket outside 0..255 is a warning too.
@@ -64,12 +75,12 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index
     folder's frames. index_folder: for that, as of `gm.data.video_reader.open_video`.
 
     UserError with all faults and their line numbers: unreadable or empty CSV, missing or repeated columns, wrong number
-    of fields, empty cells, non-numbers, lengths below 1, missing files, a clip twice, no clip left.
+    of fields, empty cells, non-numbers, lengths below 1, missing files, a clip twice, clips of one file that overlap
+    (their frames would be trained on twice as often, and be on both sides of a validation share), no clip left.
     """
     if verify_files not in ("exists", "open"):
         raise ValueError(f"verify_files must be 'exists' or 'open', not {verify_files!r}")
-    table = _read_table(Path(csv_path))
-    lines = table.pop("line").to_numpy()
+    table, lines = read_table(Path(csv_path), REQUIRED, REQUIRED + OPTIONAL)
     faults = []  # (line, what is wrong)
     columns = _check_cells(table, lines, faults)
     clips = _find_clips(table["path"], lines, columns, ListedPaths(data_dir), faults)
@@ -77,86 +88,9 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index
     if verify_files == "open":
         _check_videos(clips, faults, index_folder)
     if faults:
-        raise UserError(f"{csv_path}: {_listing(faults, 'fault')}")
+        raise UserError(f"{csv_path}: {listing(faults, 'fault')}")
     _warn_of_buckets(csv_path, clips)
     return _drop_short(csv_path, clips, frames, step)
-
-
-def _read_table(csv_path):
-    """The CSV's columns that are used, as strings, stripped but for the paths, plus each row's line in the file."""
-    require_file(csv_path, "the metadata file")
-    try:
-        _refuse_packed(csv_path)
-        # Header as data: so no first column is taken for an index, and repeated names are not silently renamed.
-        raw = pd.read_csv(
-            csv_path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig",
-            compression=None,
-        )
-    except FileNotFoundError as error:
-        raise UserError(f"no metadata file at {csv_path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read metadata {csv_path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{csv_path} is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
-    except pd.errors.EmptyDataError as error:
-        raise UserError(f"{csv_path} is empty; its first line must be {','.join(REQUIRED)}") from error
-    except pd.errors.ParserError as error:
-        raise UserError(f"{csv_path}: {_parse_faults(csv_path, error)}") from error
-    raw = raw.fillna("")  # the ends of lines that have too few fields
-    lines = _line_numbers(raw)
-    header = [name.strip() for name in raw.iloc[0]]
-    _check_header(csv_path, header)
-    table = pd.DataFrame({name: raw[header.index(name)] for name in (*REQUIRED, "fps") if name in header})
-    for name in table.columns.drop("path"):  # in names of files blanks may matter
-        table[name] = table[name].str.strip()
-    table["line"] = lines
-    blank = (raw == "").all(axis=1)
-    table = table[~blank].iloc[1:]
-    if table.empty:
-        raise UserError(f"{csv_path} lists no clips: it has a header and nothing below it")
-    return table.reset_index(drop=True)
-
-
-def _refuse_packed(csv_path):
-    with open(csv_path, "rb") as file:
-        head = file.read(8)
-    for beginning, what in _PACKED.items():
-        if head.startswith(beginning):
-            raise UserError(f"{csv_path} is {what}")
-
-
-def _line_numbers(raw):
-    """First line, from 1, of each row: a quoted cell may hold line breaks."""
-    breaks = sum(raw[column].str.count("\n") for column in raw).to_numpy()
-    return 1 + np.arange(len(raw)) + np.concatenate([[0], np.cumsum(breaks)[:-1]]).astype(int)
-
-
-def _parse_faults(csv_path, error):
-    """pandas stops at the first line with too many fields, so look for all of them."""
-    faults, width = [], None
-    try:
-        with open(csv_path, newline="", encoding="utf-8-sig") as file:
-            rows, line = csv.reader(file, strict=True), 1
-            for row in rows:
-                width = width or len(row)
-                if len(row) > width:
-                    faults.append((line, f"{len(row)} fields where the header has {width}; quote paths with commas"))
-                line = rows.line_num + 1
-    except csv.Error as quoting:
-        faults.append((line, f"{quoting}; check the quotes"))
-    return _listing(faults, "fault") if faults else str(error).replace("Error tokenizing data. C error: ", "").strip()
-
-
-def _check_header(csv_path, header):
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
-    if repeated:
-        raise UserError(f"{csv_path}, line 1: the column {', '.join(repeated)} is there more than once")
-    missing = [name for name in REQUIRED if name not in header]
-    if missing:
-        raise UserError(
-            f"{csv_path}, line 1: missing column {', '.join(missing)}; it has {', '.join(header)}. "
-            f"The first line must name {','.join(REQUIRED)}"
-        )
 
 
 def _check_cells(table, lines, faults):
@@ -170,7 +104,7 @@ def _check_cells(table, lines, faults):
 
     columns = {}
     refuse((table["path"].str.strip() == "").to_numpy(), "path is empty", "path")
-    for name in ("length", "motion_bucket_id", "fps"):
+    for name in ("length", "motion_bucket_id", *OPTIONAL):
         if name not in table:
             columns[name] = np.full(len(table), math.nan)
             continue
@@ -182,11 +116,16 @@ def _check_cells(table, lines, faults):
         if name == "fps":  # an empty cell: the file's own
             refuse(finite & (numbers <= 0), "fps must be above 0, not {}", name)
         else:
-            refuse(empty, name + " is empty", name)
+            if name not in OPTIONAL:  # an empty cell: the whole file, a size that is not known
+                refuse(empty, name + " is empty", name)
             whole = numbers == np.floor(numbers)
             refuse(finite & ~whole, name + " must be a whole number, not {}", name)
             if name == "length":
                 refuse(finite & whole & (numbers < 1), "length must be at least 1 frame, not {}", name)
+            if name == "start":
+                refuse(finite & whole & (numbers < 0), "start must be 0 or more, not {}", name)
+            if name in ("width", "height"):
+                refuse(finite & whole & (numbers < 1), name + " must be at least 1 pixel, not {}", name)
         columns[name] = numbers
     return {**columns, "good": good}
 
@@ -194,8 +133,9 @@ def _check_cells(table, lines, faults):
 def _find_clips(cells, lines, columns, listed, faults):
     """The clips of the rows without a fault; what is wrong with the files of all rows is added to `faults`."""
     clips = []
-    numbers = zip(columns["length"], columns["motion_bucket_id"], columns["fps"], columns["good"])
-    for cell, line, (length, bucket, fps, good) in zip(cells, lines.tolist(), numbers):
+    names = ("length", "motion_bucket_id", *OPTIONAL, "good")
+    numbers = zip(*(columns[name].tolist() for name in names))
+    for cell, line, (length, bucket, fps, start, width, height, good) in zip(cells, lines.tolist(), numbers):
         if not cell.strip():
             continue
         try:
@@ -208,39 +148,71 @@ def _find_clips(cells, lines, columns, listed, faults):
         if pictures is not None and math.isnan(fps):
             reason = "a folder of pictures states no frame rate: give it in the column fps"
             faults.append((line, f"{path}: {reason}"))
-        elif pictures is not None and pictures != length:
-            faults.append((line, f"length is {length:.0f}, but {path} has {pictures} pictures"))
+            continue
+        part = not math.isnan(start)
+        rate = None if math.isnan(fps) else fps
+        size = None if math.isnan(width + height) else (int(height), int(width))
+        clip = Clip(Path(path), int(length), int(bucket), rate, line, int(start) if part else 0, part, size)
+        wrong = None if pictures is None else _wrong_length(clip, pictures, "pictures")
+        if wrong:
+            faults.append((line, wrong))
         else:
-            rate = None if math.isnan(fps) else float(fps)
-            clips.append(Clip(Path(path), int(length), int(bucket), rate, line))
+            clips.append(clip)
     return clips
 
 
-def _refuse_repeats(clips, faults):
-    """A clip that is listed twice would be trained on twice as often, unnoticed."""
-    first = {}
+def _wrong_length(clip, found, frames):
+    """What is wrong where the clip's file has `found` frames; None if nothing is."""
+    if clip.part and clip.end > found:
+        return f"start {clip.start} and length {clip.length} end at {clip.end}, but {clip.path} has {found} {frames}"
+    if not clip.part and clip.length != found:
+        return f"length is {clip.length}, but {clip.path} has {found} {frames}"
+    return None
+
+
+def _by_file(clips):
+    """[clips of one file], for each file in the order of its first clip."""
+    files = {}
     for clip in clips:
-        earlier = first.setdefault(clip.path, clip)  # what makes a clip: add to it what tells parts of a file apart
-        if earlier is not clip:
-            faults.append((clip.line, f"{clip.path} is listed already, in line {earlier.line}"))
+        files.setdefault(clip.path, []).append(clip)
+    return list(files.values())
+
+
+def _refuse_repeats(clips, faults):
+    """Frames that are listed twice would be trained on twice as often, unnoticed."""
+    for same in _by_file(clips):
+        reaching, *later = sorted(same, key=lambda clip: (clip.start, clip.line))  # to the latest frame so far
+        for clip in later:
+            first, second = sorted((reaching, clip), key=lambda clip: clip.line)
+            if clip.start == reaching.start:
+                faults.append((second.line, f"{clip.path} is listed already, in line {first.line}"))
+            elif clip.start < reaching.end:
+                shared = f"frames {clip.start} to {min(clip.end, reaching.end) - 1} of {clip.path}"
+                faults.append((second.line, f"{shared} are in line {first.line} already"))
+            reaching = max(reaching, clip, key=lambda clip: clip.end)
 
 
 def _check_videos(clips, faults, index_folder):
-    def fault(clip):
+    def file_faults(same):
+        found = []
         try:
-            with open_clip(clip.path, index_folder) as video:
-                if video.length != clip.length:
-                    return f"length is {clip.length}, but {clip.path} has {video.length} frames"
-                video.frames([clip.length - 1])
+            with open_clip(same[0].path, index_folder) as video:
+                for clip in same:
+                    wrong = _wrong_length(clip, video.length, "frames")
+                    if wrong:
+                        found.append((clip.line, wrong))
+                    else:
+                        video.frames([clip.end - 1])
                 video.size  # noqa: B018  (of a folder of frames: each is looked at)
-        except UserError as error:
-            return str(error)
-        return None
+        except UserError as error:  # of the file: one row's fault names it
+            found.append((same[0].line, str(error)))
+        return found
 
+    files = _by_file(clips)
     with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
         try:
-            found = tqdm(pool.map(fault, clips), total=len(clips), desc="checking videos", unit="video")
-            faults.extend((clip.line, reason) for clip, reason in zip(clips, found) if reason)
+            for found in tqdm(pool.map(file_faults, files), total=len(files), desc="checking videos", unit="video"):
+                faults.extend(found)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -249,7 +221,7 @@ def _check_videos(clips, faults, index_folder):
 def _warn_of_buckets(csv_path, clips):
     odd = [(clip.line, str(clip.motion_bucket_id)) for clip in clips if not 0 <= clip.motion_bucket_id <= 255]
     if odd:
-        _log.warning("%s: motion_bucket_id outside 0..255, which SVD never saw: %s", csv_path, _listing(odd, "clip"))
+        _log.warning("%s: motion_bucket_id outside 0..255, which SVD never saw: %s", csv_path, listing(odd, "clip"))
 
 
 def _drop_short(csv_path, clips, frames, step):
@@ -257,7 +229,7 @@ def _drop_short(csv_path, clips, frames, step):
     kept = [clip for clip in clips if clip.length >= needed]
     dropped = [clip for clip in clips if clip.length < needed]
     if dropped:
-        short = _listing([(clip.line, f"{clip.path} ({clip.length} frames)") for clip in dropped], "clip")
+        short = listing([(clip.line, f"{clip.path} ({clip.length} frames)") for clip in dropped], "clip")
         rule = f"frames * step = {frames} * {step} = {needed} frames"
         remedy = _what_would_keep(dropped, frames, step)
         if not kept:
@@ -275,11 +247,3 @@ def _what_would_keep(dropped, frames, step):
     if longest >= frames and step > 1:
         return f"step={longest // frames} would keep the longest of them, frames={shortest} with step=1 all"
     return f"frames={shortest} with step=1 would keep them all"
-
-
-def _listing(items, noun):
-    """[(line, text)] → "2 faults" and one line for each of the first 20, in the file's order."""
-    items = sorted(items)
-    shown = "".join(f"\n  line {line}: {text}" for line, text in items[:_SHOWN])
-    more = f"\n  … and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}{shown}{more}"

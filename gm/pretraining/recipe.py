@@ -96,8 +96,9 @@ def _unet_stage(recipe, name, stage, folder, config, pretrained, configs):
     ])
 
     def data(train):
+        size = stage.size, stage.size
         return tuple(
-            ProceduralClips(count, stage.frames, stage.size, recipe.clips.fps, recipe.clips.most_bucket, seed)
+            {size: ProceduralClips(count, stage.frames, stage.size, recipe.clips.fps, recipe.clips.most_bucket, seed)}
             for count, seed in ((stage.clips, recipe.seed), (train.validation.clips, recipe.seed + _HELD_OUT))
         )
 

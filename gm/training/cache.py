@@ -77,7 +77,7 @@ class CachedClips:
                   f"first is {self._path(*self._place(damaged[0]))}", file=sys.stderr)
         return sorted(absent + damaged)
 
-    def fill(self, missing, encoders, draws, loader):
+    def fill(self, missing, encoders, draws, loader, advance=lambda: None):
         """Make missing samples, with a progress bar; a process that is cut off goes on where it stopped.
 
         Args:
@@ -85,6 +85,7 @@ class CachedClips:
             encoders: function that loads `gm.training.examples.Encoders`; not called when nothing is missing.
             draws: function of a position -> `Draws`.
             loader: the section train.loader.
+            advance: function that is called after each sample.
         """
         if not missing:
             return
@@ -97,6 +98,7 @@ class CachedClips:
             for position in tqdm(missing, desc="encoding", unit="clip", file=sys.stderr):
                 sample = {name: value[0] for name, value in next(batches).items() if name != "batch"}
                 self._write(position, encode(encoders, sample, draws(position)), sample)
+                advance()
         finally:
             batches.close()
 

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from gm.data.clips import ClipDataset
 from gm.data.metadata import Metadata, read_metadata
+from gm.data.sized_clips import by_size
 from gm.errors import UserError
 from gm.ops import parallel
 from gm.training.draws import held_out
+from gm.training.settings import sizes
 
 _MOST_THREADS = 8  # of one reader: each holds pictures of its own
 
 
 def open_data(train):
-    """(training clips, validation clips or None) as `ClipDataset`, from the section `train`. UserError on bad data."""
+    """(training clips, validation clips) from the section `train`, each {(height, width) in pixels: `ClipDataset`}, the
+    second empty where nothing is held out. UserError on bad data."""
     data, validation = train.dataset.init_args, train.validation
     # Where the run, or the cache that several runs share, keeps what it found out about the video files.
     indices = Path(train.output_dir if train.cache is None else train.cache) / "video_index"
@@ -29,13 +32,17 @@ def open_data(train):
         folder = data.data_dir if validation.data_dir is None else validation.data_dir
         other = read(validation.metadata, folder)
     elif validation.share:
-        metadata, other = _split(metadata, held_out(train.seed, len(metadata.clips), validation.share))
+        metadata, other = _split(metadata, train.seed, validation.share)
     threads = _decoding_threads(train.loader.workers)
 
-    def dataset(clips, flip):
-        return ClipDataset(clips, data.frames, data.step, data.height, data.width, flip, train.seed, indices, threads)
+    def datasets(clips, flip):
+        groups = by_size(clips, sizes(data), indices)
+        return {
+            size: ClipDataset(Metadata(group, []), data.frames, data.step, *size, flip, train.seed, indices, threads, n)
+            for n, (size, group) in enumerate(groups.items())
+        }
 
-    return dataset(metadata, data.flip), other and dataset(other, 0.0)
+    return datasets(metadata.clips, data.flip), datasets(other.clips, 0.0) if other else {}
 
 
 def _decoding_threads(workers):
@@ -45,9 +52,11 @@ def _decoding_threads(workers):
     return min(_MOST_THREADS, max(1, cores // (workers * parallel.size())))
 
 
-def _split(metadata, held):
-    if not held:
-        raise UserError("train.validation.share: there is only one clip, none can be held out of training")
-    apart = set(held)
-    rest = [clip for i, clip in enumerate(metadata.clips) if i not in apart]
-    return Metadata(rest, metadata.dropped), Metadata([metadata.clips[i] for i in held], [])
+def _split(metadata, seed, share):
+    """(rest, held out): a share of the files, with all clips of each, for scenes of one video resemble each other."""
+    files = list(dict.fromkeys(clip.path for clip in metadata.clips))
+    apart = {files[index] for index in held_out(seed, len(files), share)}
+    if not apart:
+        raise UserError("train.validation.share: all clips are of one file, none can be held out of training")
+    rest = [clip for clip in metadata.clips if clip.path not in apart]
+    return Metadata(rest, metadata.dropped), Metadata([clip for clip in metadata.clips if clip.path in apart], [])

@@ -35,17 +35,22 @@ class Draws(NamedTuple):
     pixel_noise: np.ndarray
 
 
-def training_draws(seed, position, loss, latent_shape, pixel_shape):
-    """Draws of the sample at `position` of the stream.
+def training_draws(seed, position, loss, latent_shape, pixel_shape, stream=0):
+    """Draws of the sample at `position` of the stream number `stream`.
 
     loss: the section train.loss; latent_shape (t, z, h, w); pixel_shape (1, 3, H, W).
     """
-    random = np.random.default_rng((seed, _TRAINING, position))
+    random = np.random.default_rng((seed, _TRAINING, position, *_more(stream)))
     sigma = lognormal_sigmas(random.standard_normal(), loss.p_mean, loss.p_std)
     cond_aug = lognormal_sigmas(random.standard_normal(), loss.cond_aug_mean, loss.cond_aug_std)
     keep_context, keep_concat = kept(random.random(), loss.dropout)
     return Draws(np.float32(sigma), np.float32(cond_aug), keep_context, keep_concat,
                  *(random.standard_normal(shape, np.float32) for shape in (latent_shape, latent_shape, pixel_shape)))
+
+
+def _more(stream):
+    """The end of a key: nothing for the first stream, which so draws what a run of one stream does."""
+    return (stream,) if stream else ()
 
 
 def kept(u, dropout):
@@ -58,17 +63,18 @@ def kept(u, dropout):
     return u >= 2 * dropout, not dropout <= u < 3 * dropout
 
 
-def validation_draws(seed, clip, index, sigma, loss, latent_shape, pixel_shape):
-    """Draws of held-out clip number `clip` at the `index`-th noise level `sigma`: nothing dropped, the noise of the
-    conditioning picture at its median and the same at all levels."""
-    random = np.random.default_rng((seed, _VALIDATION, clip, index))
+def validation_draws(seed, clip, index, sigma, loss, latent_shape, pixel_shape, stream=0):
+    """Draws of held-out clip number `clip` of data set number `stream` at the `index`-th noise level `sigma`: nothing
+    dropped, the noise of the conditioning picture at its median and the same at all levels."""
+    random = np.random.default_rng((seed, _VALIDATION, clip, index, *_more(stream)))
     cond_aug = np.float32(np.exp(loss.cond_aug_mean))
     posterior, noise = (random.standard_normal(latent_shape, np.float32) for _ in range(2))
-    picture_noise = np.random.default_rng((seed, _PICTURE, clip)).standard_normal(pixel_shape, np.float32)
+    of_picture = np.random.default_rng((seed, _PICTURE, clip, *_more(stream)))
+    picture_noise = of_picture.standard_normal(pixel_shape, np.float32)
     return Draws(np.float32(sigma), cond_aug, True, True, posterior, noise, picture_noise)
 
 
-def held_out(seed, clips, share):
-    """Sorted positions of the `share` of `clips` clips that validation gets: at least one, and one is left to train."""
-    count = min(max(1, round(share * clips)), clips - 1) if share else 0
-    return sorted(np.random.default_rng((seed, _SPLIT)).permutation(clips)[:count].tolist())
+def held_out(seed, files, share):
+    """Sorted positions of the `share` of `files` files that validation gets: at least one, and one is left to train."""
+    count = min(max(1, round(share * files)), files - 1) if share else 0
+    return sorted(np.random.default_rng((seed, _SPLIT)).permutation(files)[:count].tolist())

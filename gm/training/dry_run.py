@@ -21,7 +21,8 @@ def describe(plan):
         f"base: {plan.base.describe()}",
         f"{len(plan.dataset)} clips, {plan.total} steps of "
         f"{plan.global_batch * plan.train.optimizer.accumulate} clips; "
-        f"{len(plan.held_out) if plan.held_out else 0} clips held out",
+        f"{sum(map(len, plan.held_out.values()))} clips held out",
+        *plan.describe_sizes(),
         "", "# memory of one device, estimated", report(needed(plan)),
     ]
     return "\n".join(lines)

@@ -29,7 +29,8 @@ _TOLD = 5  # steps without an update that are told one by one
 
 
 class RunFolder:
-    """output_dir with checkpoints/, weights/, samples/, video_index/, metrics.jsonl, settings, command, versions."""
+    """output_dir with checkpoints/, weights/, samples/, video_index/, metrics.jsonl, settings, command, versions, and
+    calibration.json where the clips have a scale of motion of their own."""
 
     def __init__(self, path):
         self.path = Path(path)

@@ -10,12 +10,14 @@ import time
 import numpy as np
 
 from gm.checkpoint.formats import open_checkpoint
+from gm.data import calibration
 from gm.errors import UserError, memory_faults
 from gm.files import require_space
 from gm.memory import advice
 from gm.ops import parallel
 from gm.training import memory
 from gm.training.data import open_data
+from gm.training.filling import fill_cache
 from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.owner import owned
 from gm.training.plan import Plan
@@ -51,7 +53,7 @@ def _run(plan, folder, argv, memory_check):
     if memory_check:
         memory.check(plan)
     if plan.train.cache is not None:
-        plan.fill_cache()
+        fill_cache(plan)
     trainer = Trainer(plan)
     source = trainer.resume(folder)
     state = trainer.state
@@ -63,6 +65,8 @@ def _run(plan, folder, argv, memory_check):
         if state.step < total:
             _require_space(trainer, folder)
         folder.describe(plan.settings, plan.config, argv)
+        if plan.calibration is not None:
+            plan.calibration.save(folder.path / calibration.NAME)
         folder.cut_metrics(state.step)
         _announce(trainer, source, changes)
     log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
@@ -118,6 +122,8 @@ def _announce(trainer, source, changes):
     if plan.train.pretrained is None:
         print("warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not the "
               "encoders", file=sys.stderr)
+    for line in plan.describe_sizes():
+        print(line)
     for warning in plan.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     if source is not None:

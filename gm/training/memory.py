@@ -30,17 +30,18 @@ def trainable(shapes, train, rank=None):
     }
 
 
-def needed(plan, batch_size=None, recompute=None, cache=None, rank=None, size=None):
+def needed(plan, batch_size=None, recompute=None, cache=None, rank=None, sizes=None):
     """{stage: `gm.estimate.Need`} of a `Plan`, on the device and in the mode of now.
 
     The other arguments: train.loader.batch_size, train.recompute, whether there is a train.cache, train.lora.rank and
-    (height, width) in place of the plan's own.
+    [(height, width)] in place of the plan's own. Of several sizes the one that needs most counts.
     """
     train, data = plan.train, plan.train.dataset.init_args
     batch = train.loader.batch_size if batch_size is None else batch_size
     cache = train.cache is not None if cache is None else cache
     rank = train.lora.rank if rank is None else rank
-    height, width = (data.height, data.width) if size is None else size
+    sizes = list(plan.training) if sizes is None else sizes
+    height, width = max(sizes, key=math.prod)
     clips = (train.loader.prefetch + 1) * batch + train.loader.workers
     return estimate.training(
         plan.config.model, {name: plan.base.held(name, precision(train)) for name in COMPONENTS},
@@ -48,7 +49,7 @@ def needed(plan, batch_size=None, recompute=None, cache=None, rank=None, size=No
         sum(trainable(plan.base.shapes, train, rank).values()), half=train.amp_level == "O2", ema=train.ema,
         recompute=train.recompute if recompute is None else recompute,
         devices=parallel.size() if train.optimizer.shard else 1, encoders=not cache, clips=clips,
-        sample=train.sample.every is not None,
+        sample=train.sample.every is not None, sizes=len(sizes),
     )
 
 
@@ -76,8 +77,16 @@ def _remedies(plan):
             changes[name] = value
             words.append(word)
             yield " ".join(words), functools.partial(needed, plan, **changes)
-    multiple, data = size_multiple(plan.config.model), train.dataset.init_args
+    multiple = size_multiple(plan.config.model)
     for eighths in range(7, 0, -1):
-        size = [max(multiple, side * eighths // 8 // multiple * multiple) for side in (data.height, data.width)]
-        smaller = " ".join(f"--train.dataset.init_args.{name}={side}" for name, side in zip(("height", "width"), size))
-        yield f"{' '.join(words)} {smaller}", functools.partial(needed, plan, **changes, size=size)
+        sizes = [tuple(max(multiple, side * eighths // 8 // multiple * multiple) for side in size)
+                 for size in plan.training]
+        smaller = " ".join([*words, _size_options(train, sizes)])
+        yield smaller, functools.partial(needed, plan, **changes, sizes=sizes)
+
+
+def _size_options(train, sizes):
+    option = "--train.dataset.init_args"
+    if train.dataset.init_args.sizes is None:
+        return " ".join(f"{option}.{name}={side}" for name, side in zip(("height", "width"), sizes[0]))
+    return f"{option}.sizes=[{','.join(f'[{height},{width}]' for height, width in sizes)}]"

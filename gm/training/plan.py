@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from gm.data.outputs import make_folder
+from gm.data.calibration import of_list
+from gm.data.sized_clips import SizedClips
 from gm.ops import parallel
 from gm.training.base import encoders_hash, open_base
 from gm.training.cache import CachedClips
 from gm.training.data import open_data
-from gm.training.draws import training_draws, validation_draws
-from gm.training.examples import Encoders
+from gm.training.draws import training_draws
 from gm.training.log import require_tensorboard
-from gm.training.owner import owned
 from gm.training.schedule import total_steps
-from gm.training.settings import check_size, precision
+from gm.training.settings import check_size, precision, size_name, sizes
 
 
 class Plan:
     """A run before anything is loaded: base, clips and numbers. Raises UserError for all that can be known so early.
 
-    data: function of the section train -> (training clips, held-out clips or None), as `gm.training.data.open_data`.
+    data: function of the section train -> (training clips, held-out clips), as `gm.training.data.open_data`.
+
+    Attributes:
+        calibration: `gm.data.calibration.Calibration` of the clips' list, or None.
+        training, held_out: {(height, width): data set}, of a cache where there is one. dataset: the stream that the
+            training clips make together, `gm.data.sized_clips.SizedClips`.
     """
 
     def __init__(self, settings, config, data=open_data):
@@ -34,16 +37,14 @@ class Plan:
         if self.train.log.tensorboard:
             require_tensorboard()
         self.base = open_base(config, self.train)
-        self.dataset, self.held_out = data(self.train)
-        self.clips_hash = _clips_hash(self.dataset, self.train.dataset.init_args.data_dir)
-        self.global_batch = self.train.loader.batch_size * parallel.size()
-        self.go_on_from(0, 0)
-        data, vae = self.train.dataset.init_args, config.model.vae
-        factor = 2 ** (len(vae.ch_mult) - 1)
-        self.latent_shape = (data.frames, vae.z_channels, data.height // factor, data.width // factor)
-        self.pixel_shape = (1, 3, data.height, data.width)
+        self.training, self.held_out = data(self.train)
+        self.calibration = of_list(self.train.dataset.init_args.metadata)
+        self.clips_hash = _clips_hash(self.training.values(), self.train.dataset.init_args.data_dir)
         if self.train.cache is not None:
             self._use_cache()
+        self.global_batch = self.train.loader.batch_size * parallel.size()
+        self.dataset = SizedClips(self.training, self.global_batch, self.train.seed)
+        self.go_on_from(0, 0)
 
     def go_on_from(self, step, samples):
         """Set `total`, the steps of the whole run. Its first `step` steps showed `samples` clips, perhaps in batches of
@@ -54,50 +55,61 @@ class Plan:
         )
 
     def _use_cache(self):
-        folder, loss = Path(self.train.cache), self.train.loss
+        loss = self.train.loss
         made_with = {
             "encoders": encoders_hash(self.base), "amp_level": precision(self.train),
             "cond_aug": [loss.cond_aug_mean, loss.cond_aug_std],
         }
-        self.dataset = CachedClips(self.dataset, folder / "training", self.train.cache_epochs, made_with)
-        if self.held_out is not None:
-            self.held_out = CachedClips(self.held_out, folder / "validation", 1, made_with)
+
+        def cached(parts, kind, epochs):
+            folder, several = Path(self.train.cache) / kind, self.train.dataset.init_args.sizes is not None
+            return {size: CachedClips(part, folder / size_name(size) if several else folder, epochs, made_with)
+                    for size, part in parts.items()}
+
+        self.training = cached(self.training, "training", self.train.cache_epochs)
+        self.held_out = cached(self.held_out, "validation", 1)
 
     def warnings(self):
         """Sentences that the user should see."""
         data, trained = self.train.dataset.init_args, self.config.sampling
+        if data.sizes is not None:
+            return [f"no training clip is nearest to {size_name(size)} (train.dataset.init_args.sizes)"
+                    for size in sizes(data) if size not in self.training]
         if (data.height, data.width) == (trained.height, trained.width):
             return []
         return [f"the model was trained at {trained.height}x{trained.width} (height x width), the clips are "
                 f"{data.height}x{data.width} (train.dataset.init_args.height and width)"]
 
+    def describe_sizes(self):
+        """Lines about the sizes of the clips; none where there is one."""
+        if len(self.training) < 2:
+            return []
+        counts = [f"{size_name(size)}: {len(part)} clips to train on, {len(self.held_out.get(size, ()))} held out"
+                  for size, part in self.training.items()]
+        return [*counts, f"each batch has one of these {len(counts)} sizes; in graph mode the network is compiled once "
+                "for each, when it first comes"]
+
+    def shapes(self, size):
+        """(latent_shape (t, z, h, w), pixel_shape (1, 3, H, W)) of a sample of `size`."""
+        vae = self.config.model.vae
+        factor = 2 ** (len(vae.ch_mult) - 1)
+        latent = (self.train.dataset.init_args.frames, vae.z_channels, *(side // factor for side in size))
+        return latent, (1, 3, *size)
+
     def training_draws(self, position):
-        return training_draws(self.train.seed, position, self.train.loss, self.latent_shape, self.pixel_shape)
+        """Draws of the sample at `position` of `dataset`."""
+        return self.part_draws(*self.dataset.place(position))
 
-    def fill_cache(self):
-        """Encode what the cache lacks, this device its share of it. UserError where another run is doing so."""
-        load = functools.lru_cache(lambda: Encoders(self.config, self.base, precision(self.train)))
-
-        def held_out_draws(clip):
-            return validation_draws(self.train.seed, clip, 0, 1.0, self.train.loss, self.latent_shape, self.pixel_shape)
-
-        share = {"first": parallel.rank(), "every": parallel.size()}
-        missing, missing_held_out = self.dataset.missing(**share), []
-        if self.held_out is not None:
-            count = min(self.train.validation.clips, len(self.held_out))
-            missing_held_out = self.held_out.missing(count, **share)
-        if parallel.mean([float(bool(missing or missing_held_out))])[0]:
-            make_folder(self.train.cache)
-            busy = f"another run is filling {self.train.cache}: wait for it, or name another --train.cache"
-            with owned(Path(self.train.cache) / ".lock", busy):
-                self.dataset.fill(missing, load, self.training_draws, self.train.loader)
-                if self.held_out is not None:
-                    self.held_out.fill(missing_held_out, load, held_out_draws, self.train.loader)
-                parallel.mean([0.0])  # nobody reads before all have written
+    def part_draws(self, part, place):
+        """Draws of the sample at position `place` of the stream of the part-th size alone."""
+        shapes = self.shapes(list(self.training)[part])
+        return training_draws(self.train.seed, place, self.train.loss, *shapes, part)
 
     def fixed(self):
         """What a checkpoint and the run that resumes from it must have in common."""
+        several = {} if len(self.training) == 1 else {"clips of a batch, over all devices": self.global_batch}
         return {
+            **several,
             "train.seed": self.train.seed, "train.temporal_only": self.train.temporal_only, "train.ema": self.train.ema,
             "train.lora": OmegaConf.to_container(self.train.lora) if self.train.lora.rank else None,
             "number of training clips": len(self.dataset),
@@ -106,8 +118,8 @@ class Plan:
         }
 
 
-def _clips_hash(dataset, folder):
+def _clips_hash(datasets, folder):
     """Of what the list of clips says, whatever folder they lie in; None of clips that are drawn."""
-    rows = [(os.path.relpath(clip.path, folder), clip.length, clip.motion_bucket_id, clip.fps)
-            for clip in getattr(dataset, "clips", ())]
+    rows = [(os.path.relpath(clip.path, folder), *clip.label)
+            for dataset in datasets for clip in getattr(dataset, "clips", ())]
     return hashlib.sha256(repr(rows).encode(errors="surrogateescape")).hexdigest()[:16] if rows else None

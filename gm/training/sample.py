@@ -7,7 +7,8 @@ from gm.data.outputs import make_folder
 from gm.data.videos import to_uint8, write_video
 from gm.pipeline import ImageToVideo
 from gm.results import made_by
-from gm.training.settings import precision
+from gm.sizes import nearest_size
+from gm.training.settings import precision, sizes
 
 
 class SampleVideo:
@@ -22,7 +23,8 @@ class SampleVideo:
 
     def __init__(self, config, base, denoiser, train):
         data = train.dataset.init_args
-        self.image = fit_image(load_image(train.sample.image), data.height, data.width)
+        image = load_image(train.sample.image)
+        self.image = fit_image(image, *nearest_size(image.shape[:2], sizes(data)))
         self.pipeline = ImageToVideo(config, base, amp_level=precision(train))
         self.pipeline.denoiser = denoiser
         self.options = self.pipeline.options(seed=train.sample.seed, num_frames=data.frames)

@@ -30,6 +30,7 @@ class Dataset:
     step: int
     height: int
     width: int
+    sizes: list[list[int]] | None
     flip: float
     verify_files: Literal["exists", "open"]
 
@@ -135,10 +136,11 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the linear layers of an att
 _INFINITE = math.inf
 # ln sigma, six standard deviations from its mean: float32 holds the squares of e**40 and of e**-40.
 _FARTHEST = 40
+_LONGEST_SIDE = 16384  # pixels
 _LIMITS = (
     ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63 - 1), ("cache_epochs", 1, 999),
     ("dataset.init_args.frames", 1, 1000), ("dataset.init_args.step", 1, 10**6),
-    ("dataset.init_args.height", 1, 16384), ("dataset.init_args.width", 1, 16384),
+    ("dataset.init_args.height", 1, _LONGEST_SIDE), ("dataset.init_args.width", 1, _LONGEST_SIDE),
     ("dataset.init_args.flip", 0, 1),
     ("loader.batch_size", 1, 10**6), ("loader.workers", 1, 1000), ("loader.prefetch", 1, 10**6),
     ("loader.max_failed_share", 0, 1),
@@ -183,6 +185,10 @@ def _limit_faults(train):
         if not abs(mean) + 6 * std <= _FARTHEST:
             faults.append(f"train.loss.{name}_mean {mean} and {name}_std {std}: ln of the noise level must stay within "
                           f"{_FARTHEST} of 0, six standard deviations from its mean")
+    for pair in train.dataset.init_args.sizes or ():
+        if len(pair) != 2 or not all(1 <= side <= _LONGEST_SIDE for side in pair):
+            faults.append(f"train.dataset.init_args.sizes {list(pair)}: each is [height, width], both from 1 to "
+                          f"{_LONGEST_SIDE}")
     sigmas = list(train.validation.sigmas)
     if not sigmas or any(not 0 < sigma < _INFINITE for sigma in sigmas):
         faults.append(f"train.validation.sigmas {sigmas}: needs one noise level or more, each above 0")
@@ -201,6 +207,9 @@ def _contradictions(train):
             "train.save=delta without train.pretrained: there is no model that the trained part could be put on; set "
             "--train.save=full"
         )
+    given = train.dataset.init_args.sizes
+    if given is not None and (not given or len(set(map(tuple, given))) < len(given)):
+        faults.append(f"train.dataset.init_args.sizes {list(map(list, given))}: needs one size or more, each once")
     wrong = [target for target in train.lora.targets if target not in LORA_TARGETS]
     if wrong or not train.lora.targets:
         faults.append(f"train.lora.targets {list(train.lora.targets)}: choose from {', '.join(LORA_TARGETS)}")
@@ -216,15 +225,25 @@ def precision(train):
     return level(train.amp_level, train.dtype)
 
 
+def sizes(data):
+    """[(height, width)] of the samples, in pixels, that the section train.dataset.init_args asks for."""
+    return [(data.height, data.width)] if data.sizes is None else [tuple(size) for size in data.sizes]
+
+
+def size_name(size):
+    """(height, width) as people and folders call it."""
+    return "{}x{}".format(*size)
+
+
 def check_size(settings, model):
-    """UserError where the samples' size does not fit the model."""
+    """UserError where a size of the samples does not fit the model."""
     multiple = size_multiple(model)
-    data = settings.train.dataset.init_args
-    if data.height % multiple or data.width % multiple:
-        raise UserError(
-            f"train.dataset.init_args: {data.height}x{data.width} pixels: height and width must be multiples of "
-            f"{multiple} for this model"
-        )
+    for size in sizes(settings.train.dataset.init_args):
+        if size[0] % multiple or size[1] % multiple:
+            raise UserError(
+                f"train.dataset.init_args: {size_name(size)} pixels: height and width must be multiples of {multiple} "
+                "for this model"
+            )
 
 
 def describe_options(path):

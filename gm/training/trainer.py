@@ -53,9 +53,8 @@ class Trainer:
         self.loss_scale = LossScale(self.train.loss_scale, dynamic=needs_loss_scale(amp_level))
         self.state = TrainingState(self.optimizer, self.ema, self.loss_scale, plan.fixed())
         self.validation = None
-        if plan.held_out is not None:
-            shapes = plan.latent_shape, plan.pixel_shape
-            self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, shapes, self.train)
+        if plan.held_out:
+            self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, plan.shapes, self.train)
         self.samples = None
         if self.train.sample.every is not None and parallel.rank() == 0:
             self.samples = SampleVideo(plan.config, plan.base, denoiser, self.train)
@@ -118,7 +117,7 @@ class Trainer:
     def accumulate(self, loader, batches):
         """Gradients of the batches of one step -> (losses, sigmas) of this device's clips."""
         scale = Tensor(np.float32(self.loss_scale.scale))
-        t = self.plan.latent_shape[0]
+        t = self.train.dataset.init_args.frames
         losses, sigmas = [], []
         for _ in range(self.train.optimizer.accumulate):
             example = self.batch_example(loader, next(batches))

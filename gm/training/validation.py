@@ -7,6 +7,7 @@ import numpy as np
 from gm.ops import parallel
 from gm.training.draws import validation_draws
 from gm.training.examples import tensors
+from gm.training.settings import size_name
 
 
 class Validation:
@@ -14,14 +15,14 @@ class Validation:
 
     Args:
         loss: the `DiffusionLoss` cell that training uses.
-        dataset: the held-out `ClipDataset`; each device takes its share of the first `clips` of them.
+        held_out: {(height, width): `ClipDataset`}; every device takes its share of the first `clips` of each.
         encode: function (clip's sample, draws) -> `Encoded`.
         example: function (`Encoded`, draws) -> `Example`.
-        shapes: (latent_shape, pixel_shape) of a sample.
+        shapes: function (size) -> (latent_shape, pixel_shape) of a sample.
     """
 
-    def __init__(self, loss, dataset, encode, example, shapes, train):
-        self.loss, self.dataset, self.shapes, self.train = loss, dataset, shapes, train
+    def __init__(self, loss, held_out, encode, example, shapes, train):
+        self.loss, self.held_out, self.shapes, self.train = loss, held_out, shapes, train
         self.encode, self.example = encode, example
         self._examples = None
 
@@ -29,23 +30,32 @@ class Validation:
         """Encoded once and kept: latents are 48 times smaller than pixels."""
         if self._examples is None:
             self._examples = []
-            clips = range(parallel.rank(), min(self.train.validation.clips, len(self.dataset)), parallel.size())
-            for clip in clips:
-                encoded = None
-                for index, sigma in enumerate(self.train.validation.sigmas):
-                    draws = validation_draws(self.train.seed, clip, index, sigma, self.train.loss, *self.shapes)
-                    encoded = encoded or self.encode(self.dataset.at(clip), draws)
-                    self._examples.append((index, self.example(encoded, draws)))
+            clips = [(part, size, dataset, clip) for part, (size, dataset) in enumerate(self.held_out.items())
+                     for clip in range(min(self.train.validation.clips, len(dataset)))]
+            for clip in clips[parallel.rank() :: parallel.size()]:
+                self._examples += self._of_clip(*clip)
         return self._examples
 
+    def _of_clip(self, part, size, dataset, clip):
+        """(part, noise level's index, frames, example) of a clip at each noise level."""
+        encoded = None
+        for index, sigma in enumerate(self.train.validation.sigmas):
+            draws = validation_draws(self.train.seed, clip, index, sigma, self.train.loss, *self.shapes(size), part)
+            encoded = encoded or self.encode(dataset.at(clip), draws)
+            yield part, index, dataset.frames, self.example(encoded, draws)
+
     def run(self):
-        """{"loss": mean over noise levels, "loss_at": {sigma: mean over clips}}."""
+        """{"loss": mean over noise levels, "loss_at": {sigma: mean over clips}}, and where the clips are of several
+        sizes "loss_of_size": {such as "576x1024": as "loss" of these clips alone}."""
         sigmas = list(self.train.validation.sigmas)
-        sums, counts = np.zeros(len(sigmas)), np.zeros(len(sigmas))
-        for index, example in self._prepared():
-            losses = self.loss(*tensors(example), self.dataset.frames).asnumpy()
-            sums[index] += losses.mean()
-            counts[index] += 1
-        total = parallel.mean([*sums, *counts])
-        means = total[: len(sigmas)] / total[len(sigmas):]
-        return {"loss": float(means.mean()), "loss_at": {f"{s:g}": float(m) for s, m in zip(sigmas, means)}}
+        sums, counts = np.zeros((2, len(self.held_out), len(sigmas)))
+        for part, index, frames, example in self._prepared():
+            sums[part, index] += self.loss(*tensors(example), frames).asnumpy().mean()
+            counts[part, index] += 1
+        sums, counts = parallel.mean(np.ravel([sums, counts])).reshape(2, *sums.shape)
+        means = sums.sum(0) / counts.sum(0)
+        found = {"loss": float(means.mean()), "loss_at": {f"{s:g}": float(m) for s, m in zip(sigmas, means)}}
+        if len(self.held_out) > 1:
+            of_size = (sums / counts).mean(1)
+            found["loss_of_size"] = {size_name(size): float(mean) for size, mean in zip(self.held_out, of_size)}
+        return found

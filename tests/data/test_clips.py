@@ -96,6 +96,26 @@ def test_starts_cover_the_clip_and_change_with_the_epoch(folder):
     assert set(starts) == set(range(LENGTH - (FRAMES - 1) * STEP))
 
 
+def test_no_sample_leaves_its_scene(folder):
+    span = (FRAMES - 1) * STEP + 1
+    clips = [Clip(folder / "0.mp4", 11, 1, None, 2, 0, True), Clip(folder / "0.mp4", 13, 2, None, 3, 11, True)]
+    data = ClipDataset(Metadata(clips, []), FRAMES, STEP, 24, 32)
+    starts = {1: set(), 2: set()}
+    for position in range(80):
+        sample = data.at(position)
+        starts[sample["motion_bucket_id"]].add(sample["start"])
+        levels = (sample["pixels"][:, :, :, 20:].mean((1, 2, 3)) + 1) * 127.5
+        assert np.allclose(levels, 40 + 8 * (sample["start"] + STEP * np.arange(FRAMES)), atol=2)
+    assert starts == {1: set(range(11 - span + 1)), 2: set(range(11, 24 - span + 1))}
+
+
+def test_the_identity_knows_where_a_scene_begins(folder):
+    def identity(*start):
+        return ClipDataset(Metadata([Clip(folder / "0.mp4", 12, 1, None, 2, *start)], []), 4, 3, 24, 32).identity()
+
+    assert identity(3, True) != identity(4, True) != identity(0, True) == identity()
+
+
 def test_order_is_a_new_permutation_each_epoch_from_the_seed(folder):
     data = dataset(folder)
     orders = [data.order(epoch).tolist() for epoch in range(4)]

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -250,6 +251,54 @@ def test_a_clip_twice_is_a_fault(folder):
     assert "3 faults" in message
     assert f"line 4: {folder}/a.mp4 is listed already, in line 2" in message
     assert f"line 5: {folder}/sub/d.mp4 is listed already, in line 3" in message and "line 6: " in message
+
+
+PARTS = "path,length,motion_bucket_id,start\n"
+
+
+def test_scenes_of_one_file_are_clips(folder):
+    rows = "a.mp4,20,1,30\na.mp4,30,2,0\nsub/d.mp4,9,3,\na.mp4,8,4, 50 \nsub/e.mp4,20,5,4.0\n"
+    clips = read(folder, PARTS + rows).clips
+    assert [(clip.start, clip.length, clip.end, clip.part) for clip in clips] == [
+        (30, 20, 50, True), (0, 30, 30, True), (0, 9, 9, False), (50, 8, 58, True), (4, 20, 24, True)
+    ]  # fmt: skip
+    without = read(folder, HEAD + "sub/d.mp4,9,3\n").clips[0]
+    assert without.label == clips[2].label, "what was cached without the column stays valid"
+    assert len({clip.label for clip in (clips[0], replace(clips[0], start=31), replace(clips[0], start=0))}) == 3
+
+
+def test_scenes_that_share_frames_are_a_fault(folder):
+    rows = "a.mp4,20,1,30\na.mp4,31,1,0\na.mp4,9,1,50\n./a.mp4,5,1,30\nü.mp4,90,1,\nü.mp4,8,1,80\nü.mp4,8,1,88\n"
+    message = fault(folder, PARTS + rows)
+    assert f"line 3: frames 30 to 30 of {folder}/a.mp4 are in line 2 already" in message
+    assert f"line 5: {folder}/a.mp4 is listed already, in line 2" in message
+    assert f"line 7: frames 80 to 87 of {folder}/ü.mp4 are in line 6 already" in message
+    assert f"line 8: frames 88 to 89 of {folder}/ü.mp4 are in line 6 already" in message and "4 faults" in message
+
+
+def test_bad_starts_are_told(folder):
+    message = fault(folder, PARTS + "a.mp4,20,1,-1\nü.mp4,20,1,x\nsub/d.mp4,20,1,1.5\nsub/e.mp4,20,1,inf\n")
+    for expected in (
+        "line 2: start must be 0 or more, not '-1'", "line 3: start is not a number: 'x'",
+        "line 4: start must be a whole number, not '1.5'", "line 5: start is not a number: 'inf'", "4 faults",
+    ):
+        assert expected in message
+
+
+def test_scenes_lie_within_their_file(folder):
+    frames = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), np.uint8)
+    write_video(frames, folder / "a.mp4", 10)
+    write_frames(frames, folder / "clip")
+    rates = "path,length,motion_bucket_id,start,fps\n"
+    good = "a.mp4,8,1,0,\na.mp4,4,1,8,\nclip,4,1,8,7\nclip,8,1,0,7\n"
+    assert len(read(folder, rates + good, frames=4, step=1, verify_files="open").clips) == 4
+    message = fault(folder, rates + "a.mp4,8,1,0,\na.mp4,5,1,8,\nclip,8,1,5,7\n", step=1, verify_files="open")
+    assert f"line 3: start 8 and length 5 end at 13, but {folder}/a.mp4 has 12 frames" in message
+    assert f"line 4: start 5 and length 8 end at 13, but {folder}/clip has 12 pictures" in message
+    assert "2 faults" in message
+    # A row that does not say where it begins is the whole file.
+    assert "length is 8, but" in fault(folder, rates + "a.mp4,8,1,,\n", step=1, verify_files="open")
+    assert "length is 8, but" in fault(folder, rates + "clip,8,1,,7\n", step=1)
 
 
 def test_what_is_no_file_is_told_and_a_loop_of_links_harms_no_other(folder):

@@ -239,3 +239,35 @@ def test_one_process_at_a_time_writes_a_list(tmp_path):
         with pytest.raises(UserError, match="another process is writing .*labels.csv"):
             tool.label_videos(tmp_path, tmp_path / "labels.csv", resume=resume)
     lock.release()
+
+
+def test_buckets_are_fitted_to_the_collection(tmp_path, capsys):
+    """On a finished list, so that no video is measured."""
+    folder, output, other = tmp_path / "videos", tmp_path / "labels.csv", tmp_path / "other.csv"
+    folder.mkdir()
+    rows = [",".join(tool.COLUMNS)]
+    for number in range(25):
+        (folder / f"{number:02}.mp4").touch()
+        score = (7 * number) % 25 / 4
+        rows.append(f"{number:02}.mp4,30,{motion.bucket(score)},6,{score:.4f}")
+    for path in (output, other):
+        path.write_text("\n".join(rows) + "\n")
+    argv = [str(folder), "--resume"]
+    tool.main([*argv, f"--output={output}"])
+    assert output.read_bytes() == other.read_bytes(), "the fixed scale is the default"
+    tool.main([*argv, f"--output={output}", "--calibrate"])
+    assert "labels.calibration.json: bucket 127 is the median motion of the 25 clips" in capsys.readouterr().out
+    fitted = sorted(rows_of(output), key=lambda row: float(row["motion_score"]))
+    assert [float(row["motion_score"]) for row in fitted] == [n / 4 for n in range(25)]
+    assert [int(row["motion_bucket_id"]) for row in fitted] == [round(254 * n / 24) for n in range(25)]
+    assert [row["path"] for row in rows_of(output)] == [f"{number:02}.mp4" for number in range(25)]
+
+    before = output.read_bytes(), (tmp_path / "labels.calibration.json").read_bytes()
+    tool.main([*argv, f"--output={output}", "--calibrate"])
+    tool.main([*argv, f"--output={other}", f"--calibration={tmp_path / 'labels.calibration.json'}"])
+    for name in ("labels", "other"):
+        assert ((tmp_path / f"{name}.csv").read_bytes(), (tmp_path / f"{name}.calibration.json").read_bytes()) == before
+    with pytest.raises(UserError, match="has a scale of its own.*--calibrate fits it anew"):
+        tool.main([*argv, f"--output={output}"])
+    with pytest.raises(UserError, match="give one of them"):
+        tool.main([*argv, f"--output={output}", "--calibrate", "--calibration=x.json"])

@@ -58,6 +58,22 @@ def clips(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def several_sizes(tmp_path_factory, clips):
+    """Options of a data set with sizes: the three square clips and two that are three times as wide as high."""
+    folder = tmp_path_factory.mktemp("several_sizes")
+    lines = (clips / "labels.csv").read_text().splitlines()
+    for name in ("0.gif", "1.gif", "2.gif"):
+        (folder / name).write_bytes((clips / name).read_bytes())
+    for k in (3, 4):
+        frames = np.random.default_rng(k).integers(0, 255, (8, 16, 48, 3), np.uint8)
+        imageio.imwrite(folder / f"{k}.gif", frames, duration=125)
+        lines.append(f"{k}.gif,8,{20 * k}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    data = "train.dataset.init_args"
+    return [f"{data}.data_dir={folder}", f"{data}.metadata={folder / 'labels.csv'}", f"{data}.sizes=[[16,16],[8,24]]"]
+
+
 @pytest.fixture
 def arguments(model_path, checkpoint, clips):
     """Function of (output folder, key=value …) -> command line of a small PyNative run."""

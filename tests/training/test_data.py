@@ -1,7 +1,11 @@
 """How the clips of a run are read."""
 
+from pathlib import Path
+
 import pytest
 
+from gm.data.metadata import Clip, Metadata
+from gm.errors import UserError
 from gm.training import data
 
 
@@ -12,3 +16,15 @@ def test_readers_share_the_cores_that_the_loader_leaves(monkeypatch, cores, work
     monkeypatch.setattr(data.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setattr(data.parallel, "size", lambda: processes)
     assert data._decoding_threads(workers) == threads
+
+
+def test_scenes_of_one_file_are_held_out_together():
+    clips = [Clip(Path(f"/{line % 7}.mp4"), 20, 1, None, line, 20 * line, True) for line in range(40)]
+    for share in (0.1, 0.3, 0.9):
+        rest, held = data._split(Metadata(clips, []), 3, share)
+        files = [{clip.path for clip in part.clips} for part in (rest, held)]
+        assert not files[0] & files[1] and len(files[0] | files[1]) == 7
+        assert len(files[1]) == min(max(1, round(7 * share)), 6)
+        assert len(rest.clips) + len(held.clips) == 40
+    with pytest.raises(UserError, match="all clips are of one file"):
+        data._split(Metadata(clips[::7], []), 3, 0.5)

@@ -39,9 +39,12 @@ def wait_for_step(process, folder, step, read_metrics):
 
 
 @pytest.mark.slow
-def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(arguments, start, tmp_path, read_metrics):
-    common = [GRAPH, "train.max_steps=40", "train.checkpoint.every=2", "train.ema=True", "train.loader.batch_size=2",
-              "train.schedule.name=cosine", "train.dataset.init_args.flip=0.5"]
+@pytest.mark.parametrize("data", [(), "several_sizes"], ids=["one size", "several"])
+def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(arguments, start, tmp_path, read_metrics,
+                                                                           data, request):
+    common = [*(data and request.getfixturevalue(data)), GRAPH, "train.max_steps=40", "train.checkpoint.every=2",
+              "train.ema=True", "train.loader.batch_size=2", "train.schedule.name=cosine",
+              "train.dataset.init_args.flip=0.5"]
     finish(start(arguments(tmp_path / "straight", *common)))
     killed_at = random.randrange(3, 20)
     process = start(arguments(tmp_path / "killed", *common))
@@ -95,12 +98,13 @@ def two_workers(start, argv, folder, script=None):
 
 
 @pytest.mark.slow
-def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, read_metrics):
+@pytest.mark.parametrize("data", [(), "several_sizes"], ids=["one size", "several"])
+def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, read_metrics, data, request):
     """Also when each of them keeps the moments of half the weights alone."""
     # eps: with one channel in each norm group, biases in front of a norm have no gradient but rounding, and Adam would
     # make that as large as any other.
-    common = [GRAPH, "train.max_steps=3", "train.validation.share=0.4", "train.validation.clips=1",
-              "train.validation.sigmas=[1.0]", "train.optimizer.eps=1e-3"]
+    common = [*(data and request.getfixturevalue(data)), GRAPH, "train.max_steps=3", "train.validation.share=0.4",
+              "train.validation.clips=1", "train.validation.sigmas=[1.0]", "train.optimizer.eps=1e-3"]
     finish(start(arguments(tmp_path / "one", *common, "train.loader.batch_size=2")))
     for name, more in (("two", ()), ("sharded", ("train.optimizer.shard=True",))):
         status, output = two_workers(start, arguments(tmp_path / name, *common, *more), tmp_path)
@@ -154,3 +158,63 @@ def test_a_device_that_fails_alone_writes_no_moments_that_it_cannot_gather(argum
     status, output = two_workers(start, train, tmp_path, script)
     assert status != 0 and "error: this one fails" in output
     assert checkpoints(tmp_path / "run/checkpoints") == []
+
+
+# Runs train.py, the second worker's encoder changed; prints the longest wait in a sum over all devices.
+FILLING = """
+import os, runpy, sys, time
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+from gm.errors import UserError
+from gm.ops import parallel
+from gm.training import cache
+encode, mean, waited = cache.encode, parallel.mean, []
+def change(*arguments):
+    if parallel.rank() == 1:
+        {change}
+    return encode(*arguments)
+def timed(values):
+    start = time.monotonic()
+    found = mean(values)
+    waited.append(time.monotonic() - start)
+    return found
+cache.encode, parallel.mean = change, timed
+from gm.training import loop
+fill = loop.fill_cache
+def filled(plan):
+    fill(plan)
+    print(f"longest wait {{max(waited):.1f}}", flush=True)
+loop.fill_cache = filled
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def fill(start, arguments, tmp_path, change, several_sizes):
+    script = tmp_path / "filling.py"
+    script.write_text(FILLING.format(change=change))
+    more = ["train.max_steps=1", "train.validation.share=0.4", "train.cache_epochs=2"]
+    train = arguments(tmp_path / "run", *several_sizes, *more, f"train.cache={tmp_path / 'two'}")
+    status, output = two_workers(start, train, tmp_path, script)
+    return status, output, [*several_sizes, *more]
+
+
+@pytest.mark.slow
+def test_a_cache_is_filled_by_all_devices_and_none_waits_in_a_sum_for_the_slowest(arguments, start, tmp_path,
+                                                                                  several_sizes):
+    status, output, same = fill(start, arguments, tmp_path, "time.sleep(20)", several_sizes)
+    assert status == 0, output
+    waits = [float(line.split()[-1]) for line in output.splitlines() if line.startswith("longest wait")]
+    assert waits and max(waits) < 15, "the second one works for a minute or more"
+    finish(start(arguments(tmp_path / "alone", *same, f"train.cache={tmp_path / 'one'}")))
+    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("clip-*")}
+    assert len(files) == 3 * 2 + 2
+    assert files == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("clip-*")}
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+    assert not list((tmp_path / "two").glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_device_that_cannot_fill_its_share_of_the_cache_is_named(arguments, start, tmp_path, several_sizes):
+    status, output, _ = fill(start, arguments, tmp_path, "raise UserError('no such luck')", several_sizes)
+    assert status != 0 and "device 1 of 2: no such luck" in output and "longest wait" not in output
+    assert not checkpoints(tmp_path / "run/checkpoints")

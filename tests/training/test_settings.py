@@ -43,6 +43,11 @@ def test_defaults_are_those_that_the_paper_and_the_readme_name():
         ("train.validation.sigmas=[]", "needs one noise level or more"),
         ("train.validation.sigmas=[1,0]", "each above 0"),
         ("train.dataset.init_args.frames=-1", "frames -1: must be at least 1"),
+        ("train.dataset.init_args.sizes=[64,64]", "init_args.sizes: expected list[list[int]] | None"),
+        ("train.dataset.init_args.sizes=[[64,0]]", "init_args.sizes [64, 0]: each is [height, width], both from 1"),
+        ("train.dataset.init_args.sizes=[[64]]", "init_args.sizes [64]: each is [height, width]"),
+        ("train.dataset.init_args.sizes=[]", "init_args.sizes []: needs one size or more"),
+        ("train.dataset.init_args.sizes=[[64,64],[64,64]]", "needs one size or more, each once"),
     ],
 )
 def test_a_wrong_option_is_named(override, message):

@@ -20,6 +20,7 @@ import train
 from gm import locks, memory
 from gm.checkpoint.delta import apply_delta
 from gm.checkpoint.formats import open_checkpoint
+from gm.data.calibration import Calibration, beside, of_weights
 from gm.data.outputs import write_png
 from gm.data.video_reader import open_video
 from gm.errors import UserError
@@ -87,6 +88,20 @@ def test_the_older_ports_command(tmp_path, checkpoint, model_path, clips):
         f"--train.dataset.init_args.data_dir={clips}", f"--train.dataset.init_args.metadata={clips / 'labels.csv'}",
     ]) == 0
     assert (tmp_path / "run/weights/delta.safetensors").is_file()
+
+
+def test_the_scale_of_motion_goes_with_the_weights(arguments, tmp_path, clips):
+    labels, scale = tmp_path / "own.csv", Calibration(tuple(float(n) for n in range(255)), 300)
+    labels.write_bytes((clips / "labels.csv").read_bytes())
+    scale.save(beside(labels))
+    data = f"train.dataset.init_args.metadata={labels}"
+    assert train.main(arguments(tmp_path / "run", data, "train.max_steps=1")) == 0
+    weights = tmp_path / "run/weights/delta.safetensors"
+    assert weights.exists() and of_weights(weights) == (tmp_path / "run/calibration.json", scale)
+    beside(labels).write_text("{}")
+    with pytest.raises(UserError, match="is no motion calibration"):
+        train.main(arguments(tmp_path / "other", data, "train.max_steps=1"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_delta_on_its_base_is_the_trained_model(arguments, tmp_path, checkpoint, model_path):

@@ -1,0 +1,112 @@
+"""Clips of several sizes: which size each clip gets, and one stream of them in which each batch has one size.
+
+The clips of each size have an endless stream of their own, as in `gm.data.clips`, and its batches are full: no clip is
+left out, and batch k of a size is its positions [k * B, (k + 1) * B). A batch belongs to the epoch in which its first
+clip does. The batches of all sizes that belong to epoch e are shown in an order drawn from (seed, e). So batch g of the
+whole follows from (seed, g, B) alone, every device finds the same size in it, and clips of one size alone make the very
+stream of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from gm.data.frame_folder import open_clip
+from gm.errors import UserError
+from gm.sizes import nearest_size
+
+_ORDER = 8  # the second number of the key; gm/data/clips.py and gm/training/draws.py use 1 to 7
+_OPEN_WORKERS = 4
+_log = logging.getLogger(__name__)
+
+
+def by_size(clips, sizes, index_folder=None):
+    """{size: its clips} of the sizes that any clip gets, in the order of `sizes`, under a progress bar.
+
+    clips: of a `gm.data.metadata.Metadata`. sizes: (height, width) in pixels, one or more; with more than one a clip
+    gets what `gm.sizes.nearest_size` says. Files whose size the list does not state are opened. index_folder: as of
+    `gm.data.video_reader.open_video`. One that cannot be opened is logged and gets the first size, where the data set
+    counts it as a failure.
+    """
+    sizes = [tuple(size) for size in sizes]
+    if len(sizes) == 1:
+        return {sizes[0]: list(clips)}
+
+    def choose(path):
+        try:
+            with open_clip(path, index_folder) as video:
+                return nearest_size(video.size, sizes)
+        except UserError as error:
+            _log.warning("the size of a clip cannot be read: %s", error)
+            return sizes[0]
+
+    files = list(dict.fromkeys(clip.path for clip in clips if clip.size is None))
+    with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
+        try:
+            found = tqdm(pool.map(choose, files), total=len(files), desc="reading sizes", unit="file", file=sys.stderr)
+            of_file = dict(zip(files, found))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    stated = {size: nearest_size(size, sizes) for size in {clip.size for clip in clips} - {None}}
+    groups = {size: [] for size in sizes}
+    for clip in clips:
+        groups[of_file[clip.path] if clip.size is None else stated[clip.size]].append(clip)
+    return {size: group for size, group in groups.items() if group}
+
+
+class SizedClips:
+    """The data sets of several sizes as one.
+
+    Args:
+        parts: {(height, width): `gm.data.clips.ClipDataset` or another with its methods}, none of them empty.
+        batch: clips of a batch, over all devices. seed: of the order of the sizes.
+    """
+
+    def __init__(self, parts, batch, seed):
+        self.parts, self.batch, self.seed = parts, batch, seed
+        self._members = list(parts.values())
+        self._lengths = np.array([len(part) for part in self._members])
+        self._order = functools.lru_cache(maxsize=4)(self._draw_order)
+
+    def __len__(self):
+        return int(self._lengths.sum())
+
+    def at(self, position):
+        """The sample at `position` (from 0) of the stream."""
+        part, place = self.place(position)
+        return self._members[part].at(place)
+
+    def place(self, position):
+        """(number of the part, position in the part's own stream) of the sample at `position` of the stream."""
+        batch, offset = divmod(position, self.batch)
+        epoch = batch * self.batch // len(self)
+        while self._begin(epoch).sum() > batch:
+            epoch -= 1
+        while self._begin(epoch + 1).sum() <= batch:
+            epoch += 1
+        begin = self._begin(epoch)
+        parts, numbers = self._order(epoch)
+        index = batch - begin.sum()
+        part = int(parts[index])
+        return part, int(begin[part] + numbers[index]) * self.batch + offset
+
+    def _begin(self, epoch):
+        """The first batch of each part that belongs to this epoch or a later one."""
+        return -(-epoch * self._lengths // self.batch)
+
+    def _draw_order(self, epoch):
+        """Of each batch of the epoch: the part's number, and which of that part's batches of the epoch it is."""
+        counts = self._begin(epoch + 1) - self._begin(epoch)
+        parts = np.repeat(np.arange(len(counts)), counts)
+        np.random.default_rng((self.seed, _ORDER, epoch)).shuffle(parts)
+        numbers = np.empty_like(parts)
+        for part, count in enumerate(counts):
+            numbers[parts == part] = np.arange(count)
+        return parts, numbers

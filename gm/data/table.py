@@ -1,0 +1,106 @@
+"""A CSV file as a table of strings, with the line of each row, and lists of what is wrong in it."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pandas as pd
+
+from gm.errors import UserError
+from gm.files import require_file
+
+_SHOWN = 20  # faults or clips named in one message
+_PACKED = {  # how files begin that hold a CSV at best inside
+    b"\x1f\x8b": "compressed with gzip: unpack it first", b"BZh": "compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first", b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first",
+    b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV (UTF-8)",
+}
+
+
+def read_table(csv_path, required, names=None):
+    """(table, lines): the columns of a CSV as strings, stripped but for `path`, and each row's line in the file.
+
+    required: columns that must be there. names: columns to keep, of those that are there; None keeps all. UTF-8, with
+    or without a byte order mark, and never compressed. Blank lines are skipped. UserError, naming file and line:
+    unreadable, empty, another number of fields than the header, columns missing or repeated, nothing below the header.
+    """
+    require_file(csv_path, "the metadata file")
+    try:
+        _refuse_packed(csv_path)
+        # Header as data: so no first column is taken for an index, and repeated names are not silently renamed.
+        raw = pd.read_csv(
+            csv_path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig",
+            compression=None,
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"no metadata file at {csv_path}") from error
+    except OSError as error:
+        raise UserError(f"cannot read metadata {csv_path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{csv_path} is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{csv_path} is empty; its first line must be {','.join(required)}") from error
+    except pd.errors.ParserError as error:
+        raise UserError(f"{csv_path}: {_parse_faults(csv_path, error)}") from error
+    raw = raw.fillna("")  # the ends of lines that have too few fields
+    lines = _line_numbers(raw)
+    header = [name.strip() for name in raw.iloc[0]]
+    _check_header(csv_path, header, required)
+    table = pd.DataFrame({name: raw[header.index(name)] for name in names or header if name in header})
+    for name in table.columns.drop("path"):  # in names of files blanks may matter
+        table[name] = table[name].str.strip()
+    rows = np.flatnonzero(~(raw == "").all(axis=1).to_numpy())[1:]
+    if not len(rows):
+        raise UserError(f"{csv_path} lists no clips: it has a header and nothing below it")
+    return table.iloc[rows].reset_index(drop=True), lines[rows]
+
+
+def _refuse_packed(csv_path):
+    with open(csv_path, "rb") as file:
+        head = file.read(8)
+    for beginning, what in _PACKED.items():
+        if head.startswith(beginning):
+            raise UserError(f"{csv_path} is {what}")
+
+
+def _line_numbers(raw):
+    """First line, from 1, of each row: a quoted cell may hold line breaks."""
+    breaks = sum(raw[column].str.count("\n") for column in raw).to_numpy()
+    return 1 + np.arange(len(raw)) + np.concatenate([[0], np.cumsum(breaks)[:-1]]).astype(int)
+
+
+def _parse_faults(csv_path, error):
+    """pandas stops at the first line with too many fields, so look for all of them."""
+    faults, width = [], None
+    try:
+        with open(csv_path, newline="", encoding="utf-8-sig") as file:
+            rows, line = csv.reader(file, strict=True), 1
+            for row in rows:
+                width = width or len(row)
+                if len(row) > width:
+                    faults.append((line, f"{len(row)} fields where the header has {width}; quote paths with commas"))
+                line = rows.line_num + 1
+    except csv.Error as quoting:
+        faults.append((line, f"{quoting}; check the quotes"))
+    return listing(faults, "fault") if faults else str(error).replace("Error tokenizing data. C error: ", "").strip()
+
+
+def _check_header(csv_path, header, required):
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise UserError(f"{csv_path}, line 1: the column {', '.join(repeated)} is there more than once")
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise UserError(
+            f"{csv_path}, line 1: missing column {', '.join(missing)}; it has {', '.join(header)}. "
+            f"The first line must name {','.join(required)}"
+        )
+
+
+def listing(items, noun):
+    """[(line, text)] → "2 faults" and one line for each of the first 20, in the file's order."""
+    items = sorted(items)
+    shown = "".join(f"\n  line {line}: {text}" for line, text in items[:_SHOWN])
+    more = f"\n  … and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}{shown}{more}"
