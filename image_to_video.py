@@ -43,9 +43,8 @@ def main(argv=None):
     choose_model(arguments)
     job = make_job(arguments)
     read = job.read_latents if arguments.latents_in else job.plan
-    for line in job.model.pipeline.sources():
+    for line in (*job.model.pipeline.sources(), *job.motion()):
         print(line)
-    say_motion(job)
     for warning in job.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.dry_run:
@@ -69,21 +68,6 @@ def make_job(arguments):
 
     settings = VideoSettings(those_of(Options), **those_of(VideoSettings))
     return Job(Model(ModelSettings(**those_of(ModelSettings))), settings, shlex.join(sys.argv))
-
-
-def say_motion(job):
-    """Say what the motion bucket asks for, where the weights were trained with a scale of their own."""
-    from gm.data import calibration
-
-    bucket, settings = job.options.motion_bucket_id, job.model.settings
-    for path in (settings.checkpoint, *(delta.path for delta in job.pipeline.deltas)):
-        try:
-            found = calibration.of_weights(path)
-        except UserError as error:
-            print(f"warning: {error}", file=sys.stderr)
-        else:
-            if found:
-                print(f"motion bucket {bucket:g}: {found[1].describe(bucket)}, {found[0]}")
 
 
 def run_all(job, paths, read):

@@ -140,9 +140,9 @@ def _is_whole(kept):
 
 def _foreign_libraries(kept):
     """Whether a graph would load anything but the kernels of this run."""
-    from gm.ops import native
+    from gm import ops
 
-    own = re.escape(os.fsencode(native.library() or "\0"))
+    own = re.escape(os.fsencode(ops.compiled_library() or "\0"))
     for path in kept.rglob("*.mindir"):
         content = path.read_bytes()
         # "func_name", the mark of a string, its length in one byte or two, the library, ":" and the kernel

@@ -34,7 +34,7 @@ import numpy as np
 
 from gm import memory, ops, video_memory
 from gm.console import peak_memory, timed, versions
-from gm.data import outputs, videos
+from gm.data import calibration, outputs, videos
 from gm.data.rescue import Rescue
 from gm.data.watermark import embed_watermark
 from gm.diffusion.preview import Preview
@@ -42,7 +42,6 @@ from gm.errors import UserError, memory_faults
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
 from gm.files import require_space
 from gm.latents_file import GivenLatents, read_latents
-from gm.ops import native
 from gm.options import Options
 from gm.picture import plan
 from gm.pipeline import PARTS, ImageToVideo
@@ -144,6 +143,11 @@ class Job:
             "end_image": self.settings.end_image and str(Path(self.settings.end_image).resolve()),
         }
 
+    def motion(self):
+        """Lines on what the motion bucket asks for, where the weights were trained with a scale of their own."""
+        weights = self.model.settings.checkpoint, *(delta.path for delta in self.pipeline.deltas)
+        return calibration.meaning(self.options.motion_bucket_id, weights)
+
     def graph_conditions(self, paths):
         """For `gm.compile_cache`: every setting but the numbers that only go through the networks."""
         sizes = []
@@ -154,7 +158,8 @@ class Job:
             sizes = list(dict.fromkeys(sizes))
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
         decoded = self.settings.output_type != "latents"
-        return [settings, self.pipeline.config.model, native.library(), decoded, sizes, sorted(self.pipeline.narrow())]
+        kernels = ops.compiled_library()
+        return [settings, self.pipeline.config.model, kernels, decoded, sizes, sorted(self.pipeline.narrow())]
 
     def plan(self, path):
         """The `Picture` of a file, at the size that the settings ask for."""

@@ -94,3 +94,17 @@ def of_weights(path):
         if (folder / NAME).is_file():
             return folder / NAME, Calibration.load(folder / NAME)
     return None
+
+
+def meaning(bucket, paths):
+    """Lines on what a motion bucket asks for, by the scales of the runs that wrote the weights at `paths`."""
+    lines = []
+    for path in paths:
+        try:
+            found = of_weights(path)
+        except UserError as error:
+            lines.append(f"warning: {error}")
+        else:
+            if found:
+                lines.append(f"motion bucket {bucket:g}: {found[1].describe(bucket)}, {found[0]}")
+    return lines
