@@ -76,13 +76,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, untrai
 
 def test_memory_that_runs_out_is_told_with_the_estimate(tmp_path, model, monkeypatch):
     for error in (MemoryError(), RuntimeError("std::bad_alloc\nmore"), RuntimeError("Allocate output memory failed")):
-        def fail(*_, error=error):
+        def fail(*_, error=error, **options):
             raise error
 
         monkeypatch.setattr(model.pipeline, "condition", fail)
         with pytest.raises(UserError, match=r"out of memory \(.*the estimate was 0\.\d GB in decoding"):
             list(job(model, tmp_path).run(picture(tmp_path)))
-    monkeypatch.setattr(model.pipeline, "condition", lambda *_: 1 / 0)
+    monkeypatch.setattr(model.pipeline, "condition", lambda *_, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(job(model, tmp_path).run(picture(tmp_path)))
 
