@@ -34,8 +34,7 @@ _NOT_WITH_LATENTS = ("image", "height", "width", "end_image", "loop")
 
 def main(argv=None):
     arguments = make_parser(__doc__).parse_args(argv)
-    if arguments.compile_cache:
-        compile_cache.quiet()
+    compile_cache.quiet()
     from gm.data.images import list_images  # after parsing: --help needs no MindSpore
 
     check_arguments(arguments)
@@ -51,7 +50,8 @@ def main(argv=None):
         print(json.dumps(job.record(), indent=2, default=str))
         for_each(images, lambda path: check(job, read(path)), lambda: "could be done")
         return 0
-    with compile_cache.compile_cache(arguments.compile_cache, lambda: job.graph_conditions(images)) as found:
+    place, asked = compile_cache.chosen(arguments.compile_cache, **job.record())
+    with compile_cache.compile_cache(place, lambda: job.graph_conditions(images), asked) as found:
         job.model.cached = found
         run_all(job, images, read)
     return 0
@@ -112,11 +112,12 @@ def check_arguments(arguments):
     """Faults that need neither config nor checkpoint; fills in what was said in other words."""
     if arguments.latents_in:
         clashes = [f"--{name}" for name in _NOT_WITH_LATENTS if getattr(arguments, name)]
-        clashes += ["--compile_cache"] * (arguments.compile_cache is not None)
+        clashes += ["--compile_cache"] * (arguments.compile_cache not in (None, "off"))
         clashes += ["--num_videos"] * (arguments.num_videos > 1)
         clashes += ["--output_type=latents"] * (arguments.output_type == "latents")
         if clashes:
             raise UserError(f"--latents_in is decoded as it is: it goes without {' and '.join(clashes)}")
+        arguments.compile_cache = "off"
     if arguments.version and arguments.config:
         raise UserError("--version and --SVD.config both name a model: give one of them")
     if arguments.checkpoint and not (arguments.version or arguments.config):
@@ -127,7 +128,7 @@ def check_arguments(arguments):
         arguments.fps = arguments.fps_id + 1
     if arguments.memory_budget is not None:
         arguments.memory_budget = parse_size(arguments.memory_budget)
-    if arguments.compile_cache is not None and arguments.mode == 1:
+    if arguments.compile_cache not in (None, "off") and arguments.mode == 1:
         raise UserError("--compile_cache: --mode=1 compiles nothing, give one of them")
 
 

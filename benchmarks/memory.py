@@ -143,7 +143,7 @@ def measure(name, case, weights, log):
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", name, str(weights), folder]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False,
-                              env={**os.environ, **case.environment})
+                              env={**os.environ, "SVD_COMPILE_CACHE": "off", **case.environment})
     lines = [line[2:] for line in done.stdout.splitlines() if line.startswith("@@")]
     if not lines:
         raise UserError(f"{name} ended with {done.returncode} and without an answer; its output is in {log.name}")

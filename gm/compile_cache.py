@@ -5,6 +5,10 @@ the n-th compilation, whatever it is of: other shapes, other options or another 
 (seen with 2.8.0: other frames, or a failing Reshape). So every set of conditions gets a folder of its own, named by a
 hash of all that decides which graphs there are and in what order, and a folder appears only when a run has ended well.
 
+On CPUs graphs are kept without being asked for, in $XDG_CACHE_HOME/svd_mindspore/graphs (by default below ~/.cache),
+the oldest given up when they come to more than a gigabyte. `python -m gm.compile_cache` lists them, --clear removes
+them.
+
 A graph names the library of compiled kernels that it calls, and MindSpore would load any that is named there. So a
 cache is used only where nobody else can write, as long as its files are those that were written, and if they name no
 library but this run's own.
@@ -19,15 +23,19 @@ import os
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from gm import trust
-from gm.errors import UserError
+from gm.errors import UserError, run_cli
 from gm.files import remove_leftovers, temporary_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
+_VARIABLE = "SVD_COMPILE_CACHE"  # in the environment: what --compile_cache is where it is not given
 _CHECKSUMS = "checksums.json"
+_LIMIT = 2**30  # bytes of all graphs in a folder; those of svd_tiny take 1.5 MB for each size of video
+_IN_USE = 3600  # seconds since its last use after which a run that uses it has read all of it
 _used = []  # folders of this process: MindSpore reads the path once and counts on, so there can be one
 
 
@@ -42,6 +50,22 @@ def ignore_environment():
         print(f"warning: {_ENABLE} is left out of account: it gives wrong results; --compile_cache is safe",
               file=sys.stderr)
     stop()
+
+
+def default_folder():
+    """Where graphs are kept without being asked for."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svd_mindspore" / "graphs"
+
+
+def chosen(asked, device_target, mode, **_):
+    """(folder for graphs or None, whether somebody asked for it) from the option, a folder or "off", or None.
+
+    device_target, mode: in use. Where it was never tried, none is used without being asked for.
+    """
+    asked = asked or os.environ.get(_VARIABLE)
+    if mode == 1 or asked == "off" or (asked is None and device_target != "CPU"):
+        return None, False
+    return (default_folder(), False) if asked is None else (Path(asked), True)
 
 
 def key(conditions, root=ROOT):
@@ -65,7 +89,7 @@ def stop():
 
 
 @contextlib.contextmanager
-def compile_cache(folder, conditions):
+def compile_cache(folder, conditions, asked=True):
     """Within it, graphs come from `folder`, or go there when the body has ended without an exception.
 
     Yields whether the graphs were there already. Once in a process, and before any network has run.
@@ -74,14 +98,12 @@ def compile_cache(folder, conditions):
         folder: of all caches, made if it is not there; None for no cache.
         conditions: function that returns all that decides which graphs are compiled and in what order, but for the
             source files.
+        asked: whether somebody asked for it. Else there is none where the folder cannot be used, with a line.
 
     Raises:
-        UserError: a folder that cannot be made or written.
+        UserError: a folder that was asked for and cannot be made or written.
     """
-    if folder is None:
-        yield False
-        return
-    folder = _own_folder(folder)
+    folder = None if folder is None or (_used and not asked) else _own_folder(folder, asked)
     if folder is None:
         yield False
         return
@@ -89,6 +111,8 @@ def compile_cache(folder, conditions):
         raise RuntimeError("a process can have one compile cache: MindSpore counts its graphs from the start")
     kept = folder / key(conditions())
     found = kept.is_dir() and _is_whole(kept)
+    if found:
+        os.utime(kept / _CHECKSUMS)  # its last use
     with contextlib.ExitStack() as stack:
         place = kept if found else stack.enter_context(temporary_folder(folder)) / "graphs"
         place.mkdir(mode=0o700, exist_ok=True)
@@ -100,9 +124,28 @@ def compile_cache(folder, conditions):
             (place / _CHECKSUMS).write_text(json.dumps(_checksums(place)), encoding="utf-8")
             with contextlib.suppress(OSError):  # another run was faster
                 place.rename(kept)
+            _give_up_oldest(folder)
 
 
-def _own_folder(folder):
+def entries(folder):
+    """[(last use in seconds since 1970, bytes, path)] of what is kept in a folder, the latest first."""
+    found = []
+    for path in Path(folder).glob("*"):
+        with contextlib.suppress(OSError):  # another run has removed it
+            used = (path / _CHECKSUMS).stat().st_mtime
+            found.append((used, sum(part.stat().st_size for part in path.rglob("*")), path))
+    return sorted(found, reverse=True)
+
+
+def _give_up_oldest(folder):
+    total = 0
+    for used, size, path in entries(folder):
+        total += size
+        if total > _LIMIT and time.time() - used > _IN_USE:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _own_folder(folder, asked):
     """The folder of all caches, made if need be; None, with a line, where others could write into it."""
     folder = Path(folder).resolve()
     try:
@@ -110,9 +153,13 @@ def _own_folder(folder):
         with temporary_folder(folder):
             reason = trust.fault(folder)
     except OSError as error:
-        raise UserError(f"--compile_cache {folder}: cannot be written: {error.strerror or error}") from error
+        reason = f"cannot be written: {error.strerror or error}"
+        if asked:
+            raise UserError(f"--compile_cache {folder}: {reason}") from error
+        reason = f"{folder}: {reason}"
     if reason is not None:
-        print(f"warning: --compile_cache is not used: {reason}", file=sys.stderr)
+        what = "--compile_cache is not used" if asked else "compiled networks are not kept for the next run"
+        print(f"warning: {what}: {reason}", file=sys.stderr)
         return None
     remove_leftovers(folder)
     return folder
@@ -150,3 +197,25 @@ def _foreign_libraries(kept):
         if b"func_name" in rest or b".so" in re.sub(own + b":", b"", rest):
             return True
     return False
+
+
+def main(argv=None):
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(description="The compiled networks that are kept for later runs.")
+    parser.add_argument("--folder", type=Path, help="by default where they are kept without being asked for")
+    parser.add_argument("--clear", action="store_true", help="remove them all")
+    options = parser.parse_args(argv)
+    folder = options.folder or default_folder()
+    found = entries(folder)
+    for used, size, path in found:
+        print(f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(used))}  {size / 1e6:8.1f} MB  {path.name}")
+        if options.clear:
+            shutil.rmtree(path)
+    print(f"{folder}: {len(found)} sets of graphs, {sum(size for _, size, _ in found) / 1e6:.1f} MB"
+          f"{', removed' if options.clear else ''}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

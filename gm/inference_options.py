@@ -120,8 +120,8 @@ GROUPS = {
                 "not the same (1: all do)", int),
         _option("--SVD.guidance_sigma_min", "no guidance below this noise level: half the work there", float),
         _option("--SVD.guidance_sigma_max", "no guidance above this noise level", float),
-        _option("--compile_cache", "folder where graph mode keeps compiled networks for the next run with the same "
-                "settings and sizes"),
+        _option("--compile_cache", "where graph mode keeps compiled networks for the next run with the same settings "
+                "and sizes: a folder, or off (by default, on CPUs, ~/.cache/svd_mindspore/graphs)"),
     ],
     "device": [
         _option("--device_target --device", "CPU, GPU (or cuda) or Ascend (or npu); by default the best that MindSpore "

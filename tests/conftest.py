@@ -1,7 +1,10 @@
 """Every test starts on the CPU in PyNative with the operations bound as the programs bind them."""
 
+import os
+
 import pytest
 
+os.environ["SVD_COMPILE_CACHE"] = "off"  # programs that tests start compile what they run
 
 @pytest.fixture(autouse=True)
 def _fresh_device():

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,57 @@ def program(tmp_path, checkpoint, out, *extra):
     pictures = sorted(out.glob("*_frames/*.png"))
     assert len(pictures) == 6
     return hashlib.sha256(b"".join(p.read_bytes() for p in pictures)).hexdigest(), done.stderr
+
+
+def test_without_being_asked_graphs_are_kept_on_cpus_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SVD_COMPILE_CACHE")
+    usual = tmp_path / "svd_mindspore" / "graphs"
+    assert compile_cache.chosen(None, "CPU", 0) == (usual, False)
+    assert compile_cache.chosen(None, "Ascend", 0) == compile_cache.chosen("off", "CPU", 0) == (None, False)
+    assert compile_cache.chosen("there", "GPU", 0) == (Path("there"), True)
+    assert compile_cache.chosen(None, "CPU", 1) == (None, False)  # PyNative
+    monkeypatch.setenv("SVD_COMPILE_CACHE", "elsewhere")
+    assert compile_cache.chosen(None, "CPU", 0) == (Path("elsewhere"), True)
+    assert compile_cache.chosen("off", "CPU", 0) == (None, False)
+
+
+def test_a_home_that_cannot_be_written_stops_nothing(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with compile_cache.compile_cache(tmp_path / "file" / "graphs", dict, asked=False) as found:
+        assert not found and "MS_COMPILER_CACHE_PATH" not in os.environ
+    assert "are not kept for the next run" in capsys.readouterr().err
+
+
+def test_the_oldest_go_first_but_not_what_may_be_in_use(tmp_path, monkeypatch, capsys):
+    for name, age in (("new", 0), ("old", 7200), ("older", 9000), ("oldest", 9900)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "graph").write_bytes(bytes(1000))
+        (tmp_path / name / "checksums.json").touch()
+        os.utime(tmp_path / name / "checksums.json", (time.time() - age,) * 2)
+    monkeypatch.setattr(compile_cache, "_LIMIT", 2500)
+    compile_cache._give_up_oldest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+    monkeypatch.setattr(compile_cache, "_LIMIT", 0)
+    compile_cache._give_up_oldest(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    compile_cache.main([f"--folder={tmp_path}"])
+    assert "1 sets of graphs" in capsys.readouterr().out and (tmp_path / "new").exists()
+    compile_cache.main([f"--folder={tmp_path}", "--clear"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_finds_its_graphs_is_a_use_of_them(tmp_path):
+    use(tmp_path, {})
+    (sums,) = tmp_path.glob("*/checksums.json")
+    os.utime(sums, (5, 5))
+    assert use(tmp_path, {}) and sums.stat().st_mtime > 5
+
+
+def test_a_second_run_in_a_process_goes_without_what_nobody_asked_for(tmp_path):
+    use(tmp_path, {})
+    with compile_cache.compile_cache(tmp_path, dict, asked=False) as found:
+        assert not found and "MS_COMPILER_CACHE_PATH" not in os.environ
 
 
 @pytest.mark.slow
