@@ -7,7 +7,7 @@ import datetime
 import streamlit as st
 
 from gm.checkpoint.published import VERSIONS
-from gm.web import state
+from gm.web import state, words
 from gm.web.gallery_files import items, settings_of, version_of
 from gm.web.results import downloads
 
@@ -21,7 +21,7 @@ def show(_asked):
     settings, queue, _ = state.server()
     found = items(settings.output_dir)
     if not found:
-        st.caption(f"Nothing yet in {settings.output_dir}.")
+        st.caption(f"Nothing yet in {words.folder(settings.output_dir)}.")
         return
     by_name = {item.name: item for item in found}
     chosen = st.multiselect("Compare two", list(by_name), max_selections=2, placeholder="Choose two results")

@@ -6,7 +6,8 @@
     queue.cancel(ticket)
 
 A thread hands the requests to the model's process. A request for another model than the one there ends that process,
-which gives all of its memory back, and starts a new one; so does the end of a process that crashed.
+which gives all of its memory back, and starts a new one; so does the end of a process that crashed, and a request to
+one that has compiled the network for many sizes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from gm.events import Loading, Sampling, Started, Warned, Written
+from gm.events import Compiling, Loading, Sampling, Started, Warned, Written
 from gm.web.messages import Cancel, Ended, Glimpse, Measured, Ready
 from gm.web.process import Gone, Process
+
+_MOST_SIZES = 8  # that one process compiles the network for: MindSpore keeps what it compiled as long as the process is
 
 
 @dataclass
@@ -83,6 +86,7 @@ class Queue:
         self.model = None  # `gm.options.ModelSettings` of the process
         self.ready = None  # its `Ready`
         self.loaded = False  # whether all of its parts are
+        self.sizes = 0  # that it compiled the network for
         self._thread = threading.Thread(target=self._serve, name="queue", daemon=True)
         self._thread.start()
 
@@ -162,9 +166,12 @@ class Queue:
             self.ready = event
         elif isinstance(event, Loading) and event.part == "decoder" and event.done == event.total:
             self.loaded = True  # it is the last
+        elif isinstance(event, Compiling):
+            self.sizes += 1
 
     def _require(self, model):
-        if self.process is not None and (self.model != model or not self.process.alive()):
+        used_up = self.model != model or self.sizes >= _MOST_SIZES
+        if self.process is not None and (used_up or not self.process.alive()):
             self._end_process()
         if self.process is None:
             process = self._start()
@@ -173,6 +180,7 @@ class Queue:
 
     def _end_process(self):
         with self._change:
-            process, self.process, self.model, self.ready, self.loaded = self.process, None, None, None, False
+            process, self.process, self.model, self.ready = self.process, None, None, None
+            self.loaded, self.sizes = False, 0
         if process is not None:
             process.close()

@@ -58,7 +58,7 @@ def video(result):
         column.markdown(f"**{what}**: {said}  \n:small[:gray[{number}]]")
     st.caption(f"{written.video.name}: seed {record['seed']}, {record['num_frames']} frames of {record['width']}×"
                f"{record['height']} at {record['output_fps']:g} a second, made in "
-               f"{words.duration(sum(written.seconds.values()))}, kept in {written.video.parent}")
+               f"{words.duration(sum(written.seconds.values()))}, kept in {words.folder(written.video.parent)}")
     downloads(written.files)
     if "sheet" in written.files:
         st.image(str(written.files["sheet"]), "All frames")

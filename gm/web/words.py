@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gm import memory
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started
 
@@ -56,6 +58,12 @@ def quality(numbers, asked):
         ("First frame", said, f"{fidelity:.1f} dB"), ("Motion", moves, f"{measured:.0f}, asked {asked:g}"),
         ("Brightness", shakes, f"{flicker:.2f} of 255"),
     ]
+
+
+def folder(path):
+    """A folder as people call it: from the one that the page was started in, where it lies in that."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)
 
 
 def gigabytes(size):

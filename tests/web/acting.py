@@ -1,6 +1,7 @@
 """In place of gm.web.worker in tests of the queue: no model, and it does what the picture's name says.
 
-slow: steps of 0.05 s until it is cancelled. crash: kills itself after a step. bad: a UserError. Else two steps.
+slow: steps of 0.05 s until it is cancelled. size: compiles first. crash: kills itself after a step. bad: a UserError.
+Else two steps.
 """
 
 import os
@@ -11,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from gm.errors import UserError
-from gm.events import Sampling, Started, Written
+from gm.events import Compiling, Sampling, Started, Written
 from gm.web import worker
 from gm.web.messages import Load, Ready
 
@@ -27,6 +28,8 @@ class Actor:
             return
         name = request.picture.path.stem
         yield Started(Path(name), 0, 1, 1)
+        if name == "size":
+            yield Compiling()
         steps = 1000 if name == "slow" else 2
         for step in range(steps + 1):
             time.sleep(0.05)

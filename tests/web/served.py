@@ -23,15 +23,15 @@ def browser_path():
 
 
 class Server:
-    """`streamlit run app.py` on a free port. options: of app.py; the output is in `log`."""
+    """`streamlit run app.py` on a free port. options: of app.py; outputs: for its results; what it says is in `log`."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, outputs=None):
         self.folder, self.log = Path(folder), Path(folder) / "server.log"
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://localhost:{self.port}"
-        self.outputs = self.folder / "outputs"
+        self.outputs = outputs or self.folder / "outputs"
         temporary = self.folder / "temporary"
         temporary.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={self.port}", "--",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def main():
     parser.add_argument("--output_dir", type=Path, default=ROOT / "docs" / "web")
     folder = parser.parse_args().output_dir
     with tempfile.TemporaryDirectory() as place, browser() as chromium:
-        server = Server(place, "--mode=1")
+        outputs = ROOT / "outputs" / "page"  # whose name is in the pictures
+        if outputs.exists():
+            raise SystemExit(f"{outputs} is there already: move it away")
+        server = Server(place, "--mode=1", outputs=outputs)
         try:
             page = open_page(chromium, server)
             page.wait_for_timeout(3000)
@@ -71,6 +75,7 @@ def main():
             keep(phone, "phone", folder, 390)
         finally:
             server.close()
+            shutil.rmtree(outputs, ignore_errors=True)
 
 
 if __name__ == "__main__":

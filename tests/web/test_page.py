@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gm.data.videos import write_video
 from tests.web import served
 from tests.web.served import PATIENCE, Server, browser, browser_path, open_page
 
@@ -28,6 +29,14 @@ pytestmark = [
 ]
 SMALL = {"Frames": 3, "Steps": 2}
 ENDLESS = {"Steps": 200}
+
+
+def expect(what):
+    """Playwright's assertions that wait."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE * 1000)
+    return expect(what)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +96,25 @@ def picture(width=96, height=64, kind="PNG"):
     return pixels, memory.getvalue()
 
 
+def preview(page):
+    """uint8 (h, w, 3): what the page says that the model will get."""
+    shown = page.locator('[data-testid="stImage"] img').first
+    sent = page.request.get(shown.evaluate("image => image.src")).body()
+    return np.asarray(Image.open(io.BytesIO(sent)).convert("RGB"))
+
+
+def choose(page, label, option):
+    page.get_by_role("combobox", name=re.compile(label)).click()
+    page.get_by_role("option", name=option, exact=True).click()
+    settled(page)
+
+
+def holds(page, label, value):
+    """Wait until a control shows a value."""
+    controls = [page.get_by_role(role, name=label, exact=True) for role in ("spinbutton", "combobox")]
+    expect(controls[0].or_(controls[1])).to_have_value(value)
+
+
 def shown_video(page):
     """(duration in s, width, height) of the video, as the browser says."""
     page.locator("video").first.wait_for()
@@ -124,9 +152,7 @@ def test_upload_sample_play_download_and_another_seed(session, server):
     slider.focus()
     slider.press("End")
     settled(session)
-    preview = session.locator('[data-testid="stImage"] img').first
-    sent = session.request.get(preview.evaluate("image => image.src")).body()
-    fitted = np.asarray(Image.open(io.BytesIO(sent)).convert("RGB"))
+    fitted = preview(session)
     np.testing.assert_array_equal(fitted, pixels[:, 64:])  # exactly the right half
     press(session, "Sample")
     duration, width, height = shown_video(session)
@@ -234,8 +260,59 @@ def test_a_model_s_process_that_is_killed_is_told_and_started_again(session, ser
     no_traceback(session)
 
 
-def test_keyboard_alone(session):
+def test_presets_set_the_controls(session):
+    session.get_by_text("More settings").click()
+    choose(session, "Preset", "Fast: 10 steps, dpmpp_2m, ays")
+    holds(session, "Steps", "10"), holds(session, "Sampler", "dpmpp_2m"), holds(session, "Noise levels", "ays")
+    choose(session, "Preset", "As the original")
+    for label, value in {"Steps": "25", "Sampler": "euler", "Noise levels": "karras", "Frames per second": "7",
+                         "Noise on the picture": "0.02", "Frames decoded at a time": "14"}.items():
+        holds(session, label, value)
+    session.get_by_test_id("stSlider").filter(has_text="Motion").get_by_text("127", exact=True).wait_for()
+    choose(session, "Preset", "The model's own")
+    for label, value in {"Steps": "12", "Sampler": "lcm", "Frames per second": "24"}.items():
+        holds(session, label, value)
+    no_traceback(session)
+
+
+def test_dice_give_another_seed_each_time(session):
+    box = session.get_by_role("spinbutton", name="Seed", exact=True)
+    seeds = [box.input_value()]
+    for _ in range(3):
+        press(session, "Dice")
+        expect(box).not_to_have_value(seeds[-1])
+        settled(session)
+        seeds.append(box.input_value())
+    assert len(set(seeds)) == 4 and all(0 <= int(seed) < 2**32 for seed in seeds)
+    no_traceback(session)
+
+
+def test_compare_two_shows_just_these_side_by_side(session, server):
+    for seed in (31, 32, 33):
+        name = f"compared_{seed:03d}"
+        write_video(np.full((6, 64, 64, 3), 2 * seed, np.uint8), server.outputs / f"{name}.mp4", 6)
+        (server.outputs / f"{name}_image.png").write_bytes(picture(64, 64)[1])
+        record = {"video": f"{name}.mp4", "seed": seed, "height": 64, "width": 64}
+        (server.outputs / f"{name}.json").write_text(json.dumps(record))
+    names = ["compared_033", "compared_031"]
+    session.get_by_text("Gallery").click()
+    for name in names:
+        choose(session, "Compare two", name)
+        session.keyboard.press("Escape")
+    videos = session.locator("video[autoplay]")
+    expect(videos).to_have_count(2)
+    boxes = [videos.nth(n).bounding_box() for n in range(2)]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    sent = [session.request.get(videos.nth(n).evaluate("video => video.src")).body() for n in range(2)]
+    assert sent == [(server.outputs / f"{name}.mp4").read_bytes() for name in names] and sent[0] != sent[1]
+    tables = [session.locator("table").nth(n).inner_text() for n in range(2)]
+    assert [re.search(r"seed\s+(\d+)", text).group(1) for text in tables] == ["33", "31"]
+    no_traceback(session)
+
+
+def test_keyboard_alone(session, server):
     """From the top of the page with Tab to Sample, with Enter to the video."""
+    before = results(server)
     session.locator("body").press("Tab")
     for _ in range(80):
         if session.evaluate("() => document.activeElement.innerText").strip().endswith("Sample"):
@@ -244,18 +321,22 @@ def test_keyboard_alone(session):
     else:
         pytest.fail("Tab does not come to Sample")
     session.keyboard.press("Enter")
-    shown_video(session)
+    assert shown_video(session)[1:] == [128, 128]
+    assert len(results(server)) == len(before) + 1
 
 
 def test_pasted_picture(session):
-    content = list(picture(64, 64)[1])
+    give(session, {"Width": 64, "Height": 64})
+    pixels, content = picture(64, 64)
     session.evaluate("""bytes => {
         const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
         document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
-    }""", content)
+    }""", list(content))
     session.get_by_text("pasted.png").first.wait_for()
     session.get_by_text("What the model gets").wait_for()
+    settled(session)
+    np.testing.assert_array_equal(preview(session), pixels)
 
 
 def test_versions_without_weights_say_how_to_get_them(session):
@@ -263,6 +344,13 @@ def test_versions_without_weights_say_how_to_get_them(session):
     session.get_by_role("option", name=re.compile("svd_xt_1_1")).click()
     session.get_by_text("python svd_tools/download.py svd_xt_1_1").wait_for()
     session.locator("button:disabled", has_text="Sample").first.wait_for()
+    assert session.get_by_role("button", name="Load model").count() == 0
+    session.get_by_role("combobox", name=re.compile("Model")).click()
+    offered = session.get_by_role("option").all_inner_texts()
+    assert offered[0] == "svd_tiny" and [name for name in offered if "no weights yet" in name] == offered[1:]
+    session.get_by_role("option", name="svd_tiny", exact=True).click()
+    session.get_by_role("button", name="Sample").first.and_(session.locator("button:enabled")).wait_for()
+    assert session.get_by_text("download.py").count() == 0
 
 
 def test_sweep_shows_four_videos_and_the_plot(session):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from gm.options import Options, VideoSettings
 from gm.web.gallery_files import items, settings_of, version_of
 from gm.web.settings import CHOICES, FIELDS, PRESETS, SETTINGS, config_of, defaults, help_of, preset, read_arguments
 from gm.web.uploads import Uploads
-from gm.web.words import duration, place, quality, stage
+from gm.web.words import duration, folder, place, quality, stage
 
 
 def test_the_page_s_process_does_not_load_mindspore():
@@ -120,3 +121,4 @@ def test_words():
     assert quality({**numbers, "motion_bucket": 150.0}, 160)[1][1] == "about what was asked for"
     assert quality({**numbers, "motion_bucket": 2.0}, 160)[1][1] == "it hardly moves"
     assert quality({}, 160) == []
+    assert folder(Path.cwd() / "outputs" / "page") == "outputs/page" and folder("/elsewhere/page") == "/elsewhere/page"

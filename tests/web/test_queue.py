@@ -103,6 +103,18 @@ def test_another_model_waits_for_running_work_and_gets_a_process_of_its_own(queu
     assert again.results[0].written.record["pid"] == other.results[0].written.record["pid"]
 
 
+def test_a_process_that_compiled_many_sizes_gives_its_memory_back(queue, monkeypatch):
+    monkeypatch.setattr("gm.web.queue._MOST_SIZES", 2)
+
+    def process_of(name):
+        ticket = queue.submit(make(name))
+        assert ended(ticket).fault is None
+        return ticket.results[0].written.record["pid"]
+
+    assert process_of("size") == process_of("one") == process_of("size") != process_of("next")
+    assert process_of("size") == process_of("next")
+
+
 def test_a_process_that_dies_between_two_requests_is_noticed(queue):
     ended(queue.submit(make("first")))
     os.kill(queue.process.pid, signal.SIGKILL)
