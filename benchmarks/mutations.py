@@ -5,11 +5,15 @@ python benchmarks/mutations.py [--only=TEXT] [--output=docs/mutations.md]
 Works on a copy of the files that git knows, as they are on disk. Of each change in mutations.yaml only the tests named
 there are run, all of them from the default run, which must pass unchanged first. Exit status 1 if a change goes unseen.
 Each run is a fork of this process, which has imported the libraries already: seconds instead of tens of seconds.
+Killed, it goes on where it was, as long as no file has changed but documents.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
+import json
 import os
 import re
 import shlex
@@ -71,6 +75,31 @@ def copy_tree(folder):
             shutil.copy2(ROOT / name, folder / name)
 
 
+class Found:
+    """What was found about a tree of files, kept in build/ so that a run that was killed goes on."""
+
+    def __init__(self, folder):
+        digest = hashlib.sha256()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(folder)} {len(content)} ".encode() + content)
+        self.path = ROOT / "build" / f"mutations-{digest.hexdigest()[:16]}.jsonl"
+        self.path.parent.mkdir(exist_ok=True)
+        self._known = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            with contextlib.suppress(ValueError):  # cut off where the run was killed
+                key, seen = json.loads(line)
+                self._known[tuple(key)] = seen
+
+    def get(self, key, function):
+        """function() for a key, a tuple of texts, or what it returned when it was asked for before."""
+        if key not in self._known:
+            self._known[key] = function()
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps([key, self._known[key]]))
+        return self._known[key]
+
+
 def failure(folder, tests):
     """Which test fails first, or None where all pass."""
     log = folder / ".tests.log"
@@ -114,6 +143,12 @@ def _run(folder, tests, log):
     return status
 
 
+def require_passing(folder, tests):
+    seen = failure(folder, tests)
+    if seen:
+        raise UserError(f"pytest {tests}: {seen} fails without any change")
+
+
 def try_change(folder, change):
     """The first test that sees the change, or None."""
     path = folder / change.file
@@ -148,12 +183,11 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_tree(folder)
+        found = Found(folder)
         for tests in tqdm(sorted({change.tests for change in changes}), desc="unchanged", unit="run", file=sys.stderr):
-            seen = failure(folder, tests)
-            if seen:
-                raise UserError(f"pytest {tests}: {seen} fails without any change")
+            found.get((tests,), lambda tests=tests: require_passing(folder, tests))
         for change in tqdm(changes, desc="changes", unit="change", file=sys.stderr):
-            seen = try_change(folder, change)
+            seen = found.get(tuple(change), lambda change=change: try_change(folder, change))
             results.append((change, seen))
             tqdm.write(f"{change.file}: {change.new.strip()!r} is seen by {seen or 'NOTHING'}", file=sys.stderr)
     unseen = sum(seen is None for _, seen in results)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mindspore import Tensor
-from omegaconf import OmegaConf
 
 from gm import interrupts
 from gm.checkpoint.formats import open_checkpoint
@@ -27,36 +26,11 @@ from gm.pretraining.settings import load_recipe
 from gm.pretraining.stage import Stopped, run_stage
 from svd_tools import pretrain_tiny
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-MODEL = """
-base: {base}
-model:
-  unet: {{model_channels: 32, channel_mult: [1], attention_resolutions: [], context_dim: 32, adm_in_channels: 96}}
-  vae: {{ch: 32, ch_mult: [1, 1], num_res_blocks: 1}}
-  clip: {{image_size: 32, width: 32, layers: 1, head_width: 16, embed_dim: 32}}
-"""
 
-
-@pytest.fixture(scope="module")
-def recipe_path(tmp_path_factory):
+@pytest.fixture
+def recipe_path():
     """A recipe of one or two steps for each stage."""
-    folder = tmp_path_factory.mktemp("recipe")
-    (folder / "model.yaml").write_text(MODEL.format(base=CONFIGS / "svd_tiny.yaml"))
-    (folder / "svd_train.yaml").write_text((CONFIGS / "svd_train.yaml").read_text())
-    recipe = OmegaConf.load(CONFIGS / "svd_tiny_train.yaml")
-    recipe.model = "model.yaml"
-    for name in ("autoencoder", "autoencoder_full", "decoder", "tower"):
-        recipe[name].update(size=16, steps=2, checkpoint_every=1)
-    recipe.decoder.frames = 2
-    recipe.autoencoder.batch_size = recipe.autoencoder_full.batch_size = 1
-    recipe.tower.update(batch_size=2, size=32)
-    recipe.train.update(validation={"every": 1, "clips": 1}, checkpoint={"every": 1, "keep": 1})
-    for stage in recipe.unet.values():
-        stage.update(clips=2, size=16, frames=min(stage.frames, 2))
-        stage.train.max_steps, stage.train.loader.batch_size = 1, 1
-    path = folder / "recipe.yaml"
-    OmegaConf.save(recipe, path)
-    return path
+    return Path(__file__).resolve().parents[1] / "small_recipe" / "recipe.yaml"
 
 
 def test_the_whole_recipe_makes_a_model_that_plays(recipe_path, tmp_path, capsys, monkeypatch):
