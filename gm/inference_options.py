@@ -69,7 +69,7 @@ GROUPS = {
                 int, 1),
         _option("--overlap", f"frames that a segment shares with the one before, by default {OVERLAP}", int),
         _option("--segment_motion", "SVD.motion_bucket_id of each segment, such as 160,60"),
-        _option("--segment_fps", "SVD.fps of each segment; the file plays at the first one's"),
+        _option("--segment_fps", "SVD.fps of each segment; the file plays at SVD.fps, or --output_fps"),
         _option("--height", "height in pixels; by default the picture's own, see the README on sizes", int),
         _option("--width", "width in pixels; the same", int),
         _option("--output_type", "what is written; frames: a folder of PNG; latents: .npy", default="mp4",
