@@ -59,7 +59,8 @@ def main(argv=None):
 
 def make_job(arguments):
     """The `gm.job.Job` that the options ask for."""
-    from gm.job import Job, Model
+    from gm.job import Job
+    from gm.loaded import Model
 
     chosen = vars(arguments)
 

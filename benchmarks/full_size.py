@@ -79,7 +79,8 @@ def run(name, paths, image):
     weights, mode, amp_level = RUNS[name]
     with tempfile.TemporaryDirectory() as folder:
         program(
-            ROOT / "image_to_video.py", "--compile_cache=off", f"--SVD.config={CONFIG}", f"--SVD.checkpoint={paths[weights]}",
+            ROOT / "image_to_video.py", "--compile_cache=off", f"--SVD.config={CONFIG}",
+            f"--SVD.checkpoint={paths[weights]}",
             "--SVD.num_frames=4", "--SVD.sampling_steps=2", f"--image={image}", "--height=256", "--width=256",
             f"--output_dir={folder}", f"--mode={mode}", f"--amp_level={amp_level}",
         )

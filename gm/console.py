@@ -56,10 +56,10 @@ def _bar(event):
 
 @contextlib.contextmanager
 def timed(seconds, name):
-    """Put the wall-clock time of the body into seconds[name]."""
+    """Add the wall-clock time of the body to seconds[name]."""
     start = time.monotonic()
     yield
-    seconds[name] = time.monotonic() - start
+    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
 
 
 def peak_memory():

@@ -32,6 +32,7 @@ _LOWER_UNITS = 10  # of a decoder at the latents' resolution, with that level's 
 _KEPT = {"resblock": 15, "transformer": 58, "inputs": 3}
 _KEPT_PYNATIVE = 1.75  # as a multiple of graph mode's
 _FRAME = 30  # bytes for a pixel of a decoded frame: float32 twice, and bytes
+_KEPT_FRAME = 6  # of a longer video's frame: bytes, twice while they are joined and written
 
 
 class Held(NamedTuple):
@@ -164,7 +165,7 @@ def _decoder_activations(model, size, setting, chunk, tile=None):
 
 
 def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(None, None), decoded=True, scores=2**26,
-               sampled=True):
+               sampled=True, kept=0):
     """{"conditioning", "sampling", "decoding": `Need`} of making one video.
 
     Args:
@@ -173,7 +174,7 @@ def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(No
         low_memory: every component goes when it has done its part.
         tiles: (encode_tile, decode_tile) in pixels, None for whole. decoded: False where latents are the result.
         scores: the most that attention holds at once, see `gm.memory.attention_scores`.
-        sampled: False where latents are given, which are decoded alone.
+        sampled: False where latents are given, which are decoded alone. kept: frames of a longer video's segments.
     """
     parts = {"program": _PROGRAM + _FIRST_CALL, "compiled graphs": 0, "encoders": 0, "UNet": 0, "decoder": 0}
     mapped, activations, stages = {"program": _LIBRARIES}, 0, {}
@@ -188,7 +189,7 @@ def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(No
     parts["decoder"], mapped["decoder"] = weights["decoder"]
     # What was freed is not given back to the system, and little of it serves again.
     activations += _decoder_activations(model, size, setting, chunk, tiles[1])
-    activations += _FRAME * size.frames * size.height * size.width
+    activations += (_FRAME * size.frames + _KEPT_FRAME * kept) * size.height * size.width
     stages["decoding"] = _need(parts, activations, mapped)
     return stages
 
@@ -228,13 +229,13 @@ class Basis(NamedTuple):
     low_memory: bool
     scores: int
 
-    def stages(self, size, options, decoded=True, sampled=True):
+    def stages(self, size, options, decoded=True, sampled=True, kept=0):
         """`generation` for videos of (height, width) pixels with `gm.options.Options`."""
         guided = options.guided() and not self.low_memory
         frames = Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
         return generation(
             self.model, self.weights, frames, options.decode_chunk_size, self.setting, self.low_memory,
-            (options.encode_tile, options.decode_tile), decoded, self.scores, sampled,
+            (options.encode_tile, options.decode_tile), decoded, self.scores, sampled, kept,
         )
 
 

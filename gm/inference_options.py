@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gm.checkpoint.published import TINY, VERSIONS
 from gm.errors import UserError
 from gm.option_names import answer_unknown
-from gm.options import OUTPUT_TYPES
+from gm.options import OUTPUT_TYPES, OVERLAP
 
 _WIDEST = 40  # characters of choices that go beside an option's name
 _DEVICES = {"cpu": "CPU", "gpu": "GPU", "cuda": "GPU", "ascend": "Ascend", "npu": "Ascend"}
@@ -52,7 +52,8 @@ GROUPS = {
     "what most people need": [
         _option("--image --input_path", "a picture (jpg, png, webp, bmp, tif, gif, avif; heic with pillow-heif), or a "
                 "folder of them, done in the order of their names"),
-        _option("--latents_in", "in place of --image: a .npy file of --output_type=latents, to be decoded"),
+        _option("--latents_in", "in place of --image: a .npy file of --output_type=latents, to be decoded, or with "
+                "--segments continued"),
         _option("--version", f"the model: {', '.join(VERSIONS)}; without it {TINY}, a small one that "
                 "comes with the program", choices=VERSIONS),
         _option("--output_dir --output_folder", "folder for the results; made if it is not there", default="outputs"),
@@ -64,6 +65,11 @@ GROUPS = {
         _option("--end_image", "a picture that the video ends with, in twice the time; with a folder, all of them do"),
         _option("--loop", "the video ends with the picture that it begins with, in twice the time", switch, False,
                 flag=True),
+        _option("--segments", "a longer video of so many, each going on from the one before; --latents_in is the first",
+                int, 1),
+        _option("--overlap", f"frames that a segment shares with the one before, by default {OVERLAP}", int),
+        _option("--segment_motion", "SVD.motion_bucket_id of each segment, such as 160,60"),
+        _option("--segment_fps", "SVD.fps of each segment; the file plays at SVD.fps, or --output_fps"),
         _option("--height", "height in pixels; by default the picture's own, see the README on sizes", int),
         _option("--width", "width in pixels; the same", int),
         _option("--output_type", "what is written; frames: a folder of PNG; latents: .npy", default="mp4",

@@ -32,8 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gm import memory, ops, video_memory
-from gm.console import peak_memory, timed, versions
+from gm import memory, ops, segments, video_memory
+from gm.console import peak_memory, timed
 from gm.data import calibration, outputs, videos
 from gm.data.rescue import Rescue
 from gm.data.watermark import embed_watermark
@@ -42,75 +42,26 @@ from gm.errors import UserError, memory_faults
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
 from gm.files import require_space
 from gm.latents_file import GivenLatents, read_latents
-from gm.options import Options
+from gm.options import OVERLAP, Options
 from gm.picture import plan
-from gm.pipeline import PARTS, ImageToVideo
-from gm.precision import level
-from gm.results import made_by, write_results
+from gm.pipeline import PARTS
+from gm.results import write_results
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
 _NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
-            "output_fps", "watermark", "command", "end_image", "loop"}
+            "output_fps", "watermark", "command", "end_image", "loop",
+            "segments", "overlap", "segment_motion", "segment_fps"}
 
 # Of the options, what sampling alone needs.
 _SAMPLED = {f.name for f in fields(Options)} - {"num_frames", "decode_chunk_size", "decode_tile"}
-
-
-class Model:
-    """A pipeline on its device, to be kept for many jobs.
-
-    Args:
-        settings: `gm.options.ModelSettings`.
-
-    Raises:
-        UserError: a config, checkpoint or device that cannot be.
-    """
-
-    def __init__(self, settings):
-        self.settings = settings
-        ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
-        self.attention_scores = ops.set_memory_budget(settings.memory_budget)
-        self.pipeline = ImageToVideo(
-            settings.config, settings.checkpoint, settings.delta, level(settings.amp_level, settings.dtype),
-            settings.low_memory, settings.base, settings.use_ema,
-        )
-        self.compiled = set()  # shapes of videos that the graph was compiled for
-        # What its videos' metadata say.
-        self.about = made_by(Path(settings.config).stem, Path(settings.checkpoint).name)
-        self.cached = False  # whether the graphs are there from an earlier run
-
-    def warnings(self):
-        """Sentences that the user should see."""
-        found = []
-        if self.settings.amp_level == "O2" and ops.device() == "CPU":
-            found.append("CPUs compute float16 slowly and with more memory: O2 is for NPUs and GPUs")
-        return found + self.pipeline.warnings
-
-    def record(self):
-        """What of the model decides the result, for the JSON file."""
-        settings = self.settings
-        return {
-            "config": str(settings.config),
-            "checkpoint": str(Path(settings.checkpoint).resolve()),
-            "base": settings.base and str(Path(settings.base).resolve()),
-            "use_ema": settings.use_ema,
-            "delta": self.pipeline.deltas.record(),
-            "amp_level": settings.amp_level,
-            "dtype": settings.dtype,
-            "fast_float32": settings.fast_float32,
-            "mode": settings.mode,
-            "low_memory": settings.low_memory,
-            "attention_scores": self.attention_scores,
-            "device_target": ops.device(),
-            "versions": versions(),
-        }
 
 
 class Job:
     """What is to be made of pictures with one model.
 
     Args:
-        model: `Model`. settings: `gm.options.VideoSettings`. command: what the user called, for the JSON file.
+        model: `gm.loaded.Model`. settings: `gm.options.VideoSettings`. command: what the user called, for the JSON
+            file.
 
     Raises:
         UserError: sampling settings that cannot be, or an output folder that cannot be written to.
@@ -124,6 +75,11 @@ class Job:
         if unknown:
             raise UserError(f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}")
         self.options = self.pipeline.options(**settings.sampling)
+        self.overlap = OVERLAP if settings.overlap is None else settings.overlap
+        segments.options_of(self.options, settings)  # says what cannot be
+        if settings.segments > 1 and self.overlap >= self.options.num_frames:
+            raise UserError(f"overlap {self.overlap}: must be less than the {self.options.num_frames} frames of a "
+                            "segment")
         outputs.make_folder(settings.output_dir)
         if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
             raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
@@ -141,6 +97,8 @@ class Job:
             **self.model.record(), **asdict(self.options), "output_fps": self.settings.output_fps or self.options.fps,
             "watermark": self.settings.watermark, "command": self.command, "loop": self.settings.loop,
             "end_image": self.settings.end_image and str(Path(self.settings.end_image).resolve()),
+            "segments": self.settings.segments, "overlap": self.overlap if self.settings.segments > 1 else None,
+            "segment_motion": self.settings.segment_motion, "segment_fps": self.settings.segment_fps,
         }
 
     def motion(self):
@@ -153,7 +111,7 @@ class Job:
         sizes = []
         for path in paths:
             with contextlib.suppress(UserError):  # it is told when its turn comes
-                sizes += [self.plan(path).image.shape] * self.settings.num_videos
+                sizes += [self.plan(path).image.shape] * self.settings.num_videos * self.settings.segments
         if not self.model.settings.low_memory:  # which makes the networks anew for every video
             sizes = list(dict.fromkeys(sizes))
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
@@ -171,11 +129,18 @@ class Job:
 
     def memory(self, size, low_memory=None, frames=None, **changes):
         """{stage: `gm.estimate.Need`} of a video of (height, width) pixels; changes: to the options; frames: of given
-        latents, which are decoded alone."""
+        latents."""
+        options, longer = replace(self.options, **changes), self.settings.segments > 1
         if frames is not None:
-            changes["num_frames"] = frames
-        kinds = {"decoded": self.settings.output_type != "latents", "sampled": frames is None}
-        return video_memory.needed(self.pipeline, size, replace(self.options, **changes), low_memory, **kinds)
+            options = replace(options, num_frames=max(frames, options.num_frames) if longer else frames)
+        kinds = {"decoded": self.settings.output_type != "latents" or longer, "sampled": frames is None or longer,
+                 "kept": self._length(frames, options) if longer else 0}
+        return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
+
+    def _length(self, given=None, options=None):
+        """Frames of the whole video. given: those of given latents, which are its first segment."""
+        each = (options or self.options).num_frames
+        return (given or each) + (self.settings.segments - 1) * (each - self.overlap)
 
     def check_memory(self, size, frames=None):
         """A sentence about the memory that a video of (height, width) pixels needs; frames as in `memory`.
@@ -190,35 +155,21 @@ class Job:
 
     def run(self, source):
         """Make all videos of a `Picture`, or the one of `GivenLatents`: a generator of `gm.events`."""
-        if isinstance(source, GivenLatents):
-            yield from self._run_given(source)
-            return
-        picture = source
+        given = isinstance(source, GivenLatents)
+        frames = source.frames if given else None
+        if given and self.settings.segments > 1 and frames <= self.overlap:
+            raise UserError(f"{source.path}: {frames} frames cannot be continued with --overlap={self.overlap}: it "
+                            "must be less")
         trained = self.pipeline.config.sampling
-        if picture.image.shape[:2] != (trained.height, trained.width):
+        if not given and source.size != (trained.height, trained.width):
             yield Warned(f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
                          "look worse")
-        self.check_memory(picture.image.shape[:2])
-        needed = memory.advice(self.memory(picture.image.shape[:2]))
+        self.check_memory(source.size, frames)
+        needed = memory.advice(self.memory(source.size, frames=frames))
         try:
             with memory_faults(needed):
                 for k in range(self.settings.num_videos):
-                    yield from self._video(picture, replace(self.options, seed=self.options.seed + k), k)
-        finally:
-            if self.model.settings.low_memory:
-                self.pipeline.release(*PARTS)
-
-    def _run_given(self, given):
-        options = replace(self.options, num_frames=len(given.latents))
-        self.check_memory(given.size, options.num_frames)
-        told = {"latents_in": str(given.path.resolve()), "height": given.size[0], "width": given.size[1],
-                **dict.fromkeys(_SAMPLED)}  # the JSON file beside them says how they were sampled
-        fps = self.settings.output_fps or given.fps
-        try:
-            with memory_faults(memory.advice(self.memory(given.size, frames=options.num_frames))), \
-                    self._base(given.path, options.num_frames * 3 * given.size[0] * given.size[1]) as base:
-                yield Started(base, options.seed, 1, 1)
-                yield from self._finish(base, options, given.latents, {}, told, fps=fps)
+                    yield from self._video(source, replace(self.options, seed=self.options.seed + k), k)
         finally:
             if self.model.settings.low_memory:
                 self.pipeline.release(*PARTS)
@@ -233,72 +184,98 @@ class Job:
         finally:
             outputs.give_back(base)
 
-    def _video(self, picture, options, k):
-        with self._base(picture.path, options.num_frames * picture.image.nbytes) as base:
+    def _video(self, source, options, k):
+        frames = self._length(getattr(source, "frames", None))
+        with self._base(source.path, frames * 3 * source.size[0] * source.size[1]) as base:
             yield Started(base, options.seed, k + 1, self.settings.num_videos)
-            yield from self._make(picture, options, base)
+            yield from self._make(base, source, options)
 
-    def _make(self, picture, options, base):
-        seconds = {}
-        with timed(seconds, "conditioning"):
-            yield from self._load("clip", "condition_encoder")
-            yield Encoding()
-            conditioning, end = self._condition(picture, options)
-        with timed(seconds, "sampling"):
-            latents = yield from self._sample(picture.image, options, conditioning, end)
-        if not np.isfinite(latents).all():
-            raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
-        told = {"image": str(picture.path.resolve()), "height": picture.image.shape[0],
-                "width": picture.image.shape[1], "crop": picture.crop}
-        pictures = {"image": picture.image, **({"end": picture.end} if self.settings.end_image else {})}
-        yield from self._finish(base, options, latents, seconds, told, pictures)
+    def _make(self, base, source, options):
+        parts, seconds = segments.options_of(options, self.settings), {}
+        chain = segments.Chain(getattr(source, "image", None), self.overlap)
+        with Rescue(base) as rescue:
+            if isinstance(source, GivenLatents):
+                parts[0] = replace(options, num_frames=source.frames)
+            for part in parts:
+                latents = source.latents if isinstance(source, GivenLatents) and part is parts[0] else None
+                if latents is None:
+                    latents = yield from self._sampled(source, chain, part, seconds)
+                chain.sampled(latents)
+                rescue.latents, rescue.frames = chain.latents, None
+                if self.settings.output_type != "latents" or part is not parts[-1]:
+                    with timed(seconds, "decoding"):
+                        chain.decoded(*(yield from self._decode(latents, part)))
+                rescue.frames = chain.frames
+            yield from self._finish(base, source, options, chain, seconds)
 
-    def _finish(self, base, options, latents, seconds, told, pictures=None, fps=None):
-        """Decode and write. told: what the JSON file says of the source. pictures: see `write_results`. fps: of the
-        file, None for what the settings say."""
-        frames, fps = None, fps or self.settings.output_fps or options.fps
-        with Rescue(base, latents) as rescue:
-            if self.settings.output_type != "latents":
-                with timed(seconds, "decoding"):
-                    rescue.frames = frames = yield from self._decode(latents, options)
-            with timed(seconds, "writing"):
-                files = write_results(base, self.settings.output_type, latents, frames, fps, self.model.about,
-                                      pictures)
-        record = {"video": files["video"].name, **self.record(), **asdict(options), **told, "output_fps": fps,
-                  "seconds": seconds, "peak_memory_bytes": peak_memory()}
+    def _finish(self, base, source, options, chain, seconds):
+        """Write the files."""
+        given = isinstance(source, GivenLatents)
+        fps = self.settings.output_fps or (source.fps if given else None) or options.fps
+        pictures = {} if given else {"image": source.image, **({"end": source.end} if self.settings.end_image else {})}
+        kind = self.settings.output_type
+        frames = None if kind == "latents" else chain.frames
+        with timed(seconds, "writing"):
+            files = write_results(base, kind, chain.latents, frames, fps, self.model.about, pictures)
+        record = {"video": files["video"].name, **self.record(), **asdict(options), **self._told(source),
+                  "frames": len(chain.latents), "output_fps": fps, "seconds": seconds,
+                  "peak_memory_bytes": peak_memory()}
         files["json"] = Path(f"{base}.json")
         outputs.write_json(record, files["json"])
         yield Written(files["video"], files, record, seconds, frames)
+
+    def _told(self, source):
+        """What the JSON file says of the source."""
+        size = {"height": source.size[0], "width": source.size[1]}
+        if not isinstance(source, GivenLatents):
+            return {"image": str(source.path.resolve()), **size, "crop": source.crop}
+        told = {"latents_in": str(source.path.resolve()), **size}
+        if self.settings.segments > 1:
+            return told
+        # The JSON file beside them says how they were sampled.
+        return {**told, "num_frames": source.frames, **dict.fromkeys(_SAMPLED)}
+
+    def _sampled(self, source, chain, options, seconds):
+        """Returns the latents of one segment, the first or one that goes on from `chain`."""
+        with timed(seconds, "conditioning"):
+            yield from self._load("clip", "condition_encoder")
+            yield Encoding()
+            conditioning, end = self._condition(chain.image, getattr(source, "end", None), options)
+        with timed(seconds, "sampling"):
+            latents = yield from self._sample(chain.image, options, conditioning, end, chain.known)
+        if not np.isfinite(latents).all():
+            raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
+        return latents
 
     def _load(self, *parts):
         for part in parts:
             for done, total in self.pipeline.load(part):
                 yield Loading(PARTS[part], done, total)
 
-    def _condition(self, picture, options):
+    def _condition(self, image, end, options):
         """`Conditioning` of the picture and of what the video ends with, or None."""
-        other = picture.end is not None and picture.end is not picture.image
-        conditioning = self.pipeline.condition(picture.image, options, keep=other)
-        if other:
-            return conditioning, self.pipeline.condition(picture.end, options)
-        return conditioning, None if picture.end is None else conditioning
+        if end is not None and end is not image:
+            return self.pipeline.condition(image, options, keep=True), self.pipeline.condition(end, options)
+        conditioning = self.pipeline.condition(image, options)
+        return conditioning, None if end is None else conditioning
 
-    def _sample(self, image, options, conditioning, end=None):
-        """Returns the latents of one video. end: `Conditioning` of the picture that it ends with."""
+    def _sample(self, image, options, conditioning, end=None, known=None):
+        """Returns the latents of one segment. end, known: see `gm.pipeline.ImageToVideo.steps`."""
         yield from self._load("denoiser")
         shape = (image.shape, options.num_frames)
         if self.model.settings.mode == ops.GRAPH_MODE and not self.model.cached and shape not in self.model.compiled:
             yield Compiling()
         preview = Preview(image, conditioning.concat[0])
         yield Sampling(0, options.sampling_steps)
-        for step in self.pipeline.steps(image, options, conditioning, end=end):
+        for step in self.pipeline.steps(image, options, conditioning, end=end, known=known):
             self.model.compiled.add(shape)
             latents = step.latents
             yield Sampling(step.index, step.total, step.sigma, lambda step=step: preview(step.denoised))
         return latents
 
     def _decode(self, latents, options):
-        """Returns the frames uint8 (t, h, w, 3) of one video."""
+        """Returns the frames uint8 (t, h, w, 3) of one segment, and the one that the next segment begins with, which
+        never has the watermark."""
         yield from self._load("decoder")
         chunks, done = [], 0
         yield Decoding(done, options.num_frames)
@@ -307,4 +284,5 @@ class Job:
             done += len(pixels)
             yield Decoding(done, options.num_frames)
         pixels = np.concatenate(chunks)
-        return videos.to_uint8(pixels, embed_watermark if self.settings.watermark else None)
+        seam = videos.to_uint8(pixels[-min(self.overlap, len(pixels)):][:1])[0]
+        return videos.to_uint8(pixels, embed_watermark if self.settings.watermark else None), seam

@@ -14,6 +14,7 @@ from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
 
 OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
+OVERLAP = 4  # frames, where none are asked for
 # (option, smallest, largest value). The largest are far beyond what any model has seen (frames: 14 to 25, steps: the
 # noise levels of 1000 steps are a thousandth apart) and below what arithmetic in float32 or NumPy's generators bear.
 _WHOLE = (
@@ -151,7 +152,8 @@ class VideoSettings:
     is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
     the original's invisible mark on the frames. memory_check: "off" tries what the estimate of memory says can't be.
     end_image: path of a picture that the video ends with; loop: it ends with the one that it begins with
-    (`gm.diffusion.between`).
+    (`gm.diffusion.between`). segments: of which a longer video is made, each sharing `overlap` frames with the one
+    before (None: `OVERLAP`), and segment_motion, segment_fps: "160,60", a number for each (`gm.segments`).
 
     Raises:
         UserError: naming a value that cannot be.
@@ -168,10 +170,15 @@ class VideoSettings:
     memory_check: str = "on"
     end_image: str | Path | None = None
     loop: bool = False
+    segments: int = 1
+    overlap: int | None = None
+    segment_motion: str | None = None
+    segment_fps: str | None = None
 
     def __post_init__(self):
         if self.end_image and self.loop:
             raise UserError("--loop ends with the picture itself and --end_image with another one: give one of them")
+        self._check_segments()
         if not 1 <= self.num_videos <= 10**6:
             raise UserError(f"num_videos {self.num_videos}: must be 1 or more, and at most a million")
         if self.output_fps is not None and not 0.01 <= self.output_fps <= 1000:
@@ -180,3 +187,14 @@ class VideoSettings:
             raise UserError(f"memory_check {self.memory_check!r}: must be on or off")
         if self.output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type {self.output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
+
+    def _check_segments(self):
+        if not 1 <= self.segments <= 1000:
+            raise UserError(f"segments {self.segments}: must be 1 to 1000")
+        if self.overlap is not None and self.overlap < 1:
+            raise UserError(f"overlap {self.overlap}: must be 1 or more frames")
+        told = [name for name in ("overlap", "segment_motion", "segment_fps") if getattr(self, name) is not None]
+        if self.segments == 1 and told:
+            raise UserError(f"--{told[0]} is for longer videos: give --segments=2 or more with it")
+        if self.segments > 1 and (self.end_image or self.loop):
+            raise UserError("--segments and --loop or --end_image: a longer video has no end that could be given")

@@ -19,6 +19,7 @@ from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
 from gm.diffusion.sampling import SAMPLERS, initial_latents
 from gm.diffusion.schedules import SCHEDULES
+from gm.diffusion.seam import continued
 from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
 from gm.model import Weights, build_component, load_model_config
@@ -193,7 +194,7 @@ class ImageToVideo:
         if height % multiple or width % multiple:
             raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
 
-    def steps(self, image, options, conditioning=None, noise=None, end=None):
+    def steps(self, image, options, conditioning=None, noise=None, end=None, known=None):
         """Sample the latents of one video: a generator of `gm.diffusion.sampling.Step`, one after each step.
 
         Args:
@@ -202,6 +203,7 @@ class ImageToVideo:
             conditioning: what `condition` returned, to use it again; None computes it.
             noise: unit noise float32 (t, z, h/8, w/8) to start from; None draws the seed's.
             end: what `condition` returned for the picture that the video ends with (`gm.diffusion.between`), or None.
+            known: clean latents float32 (o, z, h/8, w/8) of its first frames (`gm.diffusion.seam`), or None.
         """
         self._check_size(image)
         self._check(options)
@@ -220,6 +222,8 @@ class ImageToVideo:
             for known in (conditioning, end)
         )
         denoise = between(forward, backward, options.num_frames) if end else forward
+        if known is not None:
+            denoise = continued(denoise, known)
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
         arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
         if options.sampler == "lcm":  # it draws noise in every step

@@ -95,6 +95,7 @@ def test_fps_twice(picture):
     [("--prompt=a cat", "no text"), ("--num_inference_steps=5", "called --SVD.sampling_steps "),
      ("--min_guidance_scale=1", "called --SVD.min_guidance "), ("--max-guidance-scale=1", "called --SVD.max_guidance "),
      ("--augmentation_level=0", "called --SVD.noise_aug_strength "), ("--cfg=2", "called --SVD.max_guidance "),
+     ("--last_image=b.png", "called --end_image "),
      ("--video_frames=9", "called --SVD.num_frames "), ("--noise_aug_strength=0", "called --SVD.noise_aug_strength "),
      ("--fps=7", "--SVD.fps "), ("--svd.FPS=7", "--SVD.fps "), ("--fsp=7", "--SVD.fps?"), ("--sede=7", "--seed?"),
      ("--num-frames=7", "--num_frames "), ("--SVD.motion_buckt_id=7", "--SVD.motion_bucket_id?"),

@@ -15,7 +15,8 @@ from gm import memory
 from gm.diffusion.preview import Preview
 from gm.errors import UserError
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
-from gm.job import Job, Model
+from gm.job import Job
+from gm.loaded import Model
 from gm.options import ModelSettings, VideoSettings
 from gm.picture import Picture, plan
 from tests.untrained import CONFIG
@@ -106,7 +107,7 @@ def test_a_job_that_is_closed_leaves_no_file_and_no_memory_but_the_model(tmp_pat
         running = job(model, tmp_path).run(picture(tmp_path))
         event = next(e for e in running if isinstance(e, kind) and getattr(e, "done", None) == done)
         alive = sum(ref() is not None for ref in held)
-        assert alive == {Started: 0, Sampling: 1, Decoding: 3}[kind]
+        assert alive == {Started: 0, Sampling: 1, Decoding: 2}[kind]
         running.close()
         del event
         assert not any(ref() is not None for ref in held)
@@ -228,8 +229,8 @@ def test_a_crop_that_is_moved_takes_another_part_of_the_picture(tmp_path, model)
 def test_latents_that_are_no_numbers_are_not_written(tmp_path, model, monkeypatch):
     steps = model.pipeline.steps
 
-    def spoilt(*arguments):
-        for step in steps(*arguments):
+    def spoilt(*arguments, **more):
+        for step in steps(*arguments, **more):
             yield step._replace(latents=step.latents * np.float32(np.nan))
 
     monkeypatch.setattr(model.pipeline, "steps", spoilt)
@@ -281,9 +282,9 @@ def test_a_video_ends_with_another_picture_or_with_its_own(tmp_path, model, monk
         told.append((image, condition(image, options, **more)))
         return told[-1][1]
 
-    def watched_steps(*arguments, end):
+    def watched_steps(*arguments, end, known):
         ends.append((arguments[2], end))
-        return steps(*arguments, end=end)
+        return steps(*arguments, end=end, known=known)
 
     monkeypatch.setattr(model.pipeline, "condition", watched_condition)
     monkeypatch.setattr(model.pipeline, "steps", watched_steps)
@@ -310,5 +311,86 @@ def test_a_video_ends_with_another_picture_or_with_its_own(tmp_path, model, monk
      ({"loop": True, "sampling": {**SHORT, "cache_interval": 2}}, "--loop.*DeepCache.*cache_interval")],
 )
 def test_ends_that_make_no_sense(tmp_path, model, settings, words):
+    with pytest.raises(UserError, match=words):
+        job(model, tmp_path, **settings)
+
+
+def test_a_longer_video_goes_on_from_what_it_had(tmp_path, model, monkeypatch):
+    """Each segment begins with a frame of the one before, knows its last latents, and adds what is new."""
+    condition, steps, told = model.pipeline.condition, model.pipeline.steps, []
+
+    def watched_condition(image, options, **more):
+        told.append([image, options])
+        return condition(image, options, **more)
+
+    def watched_steps(*arguments, known=None, **more):
+        told[-1].append(known)
+        for step in steps(*arguments, known=known, **more):
+            yield step
+        told[-1].append(step.latents)
+
+    monkeypatch.setattr(model.pipeline, "condition", watched_condition)
+    monkeypatch.setattr(model.pipeline, "steps", watched_steps)
+    settings = {"segments": 3, "overlap": 2, "segment_motion": "100,50,20", "segment_fps": "8,9,10"}
+    whole = list(job(model, tmp_path, **settings).run(picture(tmp_path)))
+    frames, record = whole[-1].frames, whole[-1].record
+    assert frames.shape == (5, 64, 64, 3)  # 3 + 1 + 1
+    assert sum(isinstance(event, Sampling) and event.done == 0 for event in whole) == 3
+    assert [(o.motion_bucket_id, o.fps) for _, o, *_ in told] == [(100, 8), (50, 9), (20, 10)]
+    assert len({o.seed for _, o, *_ in told}) == 3 and told[0][2] is None
+    for before, now in zip(told, told[1:]):
+        np.testing.assert_array_equal(now[2], before[3][-2:])
+        np.testing.assert_allclose(now[3][0], now[2][0], atol=1e-5)  # where all of the weight is the earlier one's
+    np.testing.assert_array_equal(told[1][0], frames[1])
+    assert (record["segments"], record["overlap"], record["frames"]) == (3, 2, 5)
+    assert record["segment_motion"] == "100,50,20" and record["segment_fps"] == "8,9,10"
+    assert record["output_fps"] == record["fps"] == 7  # the file's is SVD.fps
+
+    one = job(model, tmp_path, output_type="latents", **settings)
+    latents = np.load(list(one.run(picture(tmp_path)))[-1].video)
+    first, second, third = (each[3] for each in told[3:])
+    assert latents.shape == (5, 4, 8, 8)
+    np.testing.assert_array_equal(latents[[0, 1, 4]], [first[0], first[1], third[2]])  # frames 1 to 3 are shared
+    np.testing.assert_allclose(latents[3], third[1] / 2 + second[2] / 2, atol=1e-6)
+    assert memory.peak(one.memory((64, 64))) > memory.peak(job(model, tmp_path).memory((64, 64)))
+
+
+def test_given_latents_are_continued(tmp_path, model):
+    kept = list(job(model, tmp_path, output_type="latents").run(picture(tmp_path)))[-1].video
+    longer = job(model, tmp_path, segments=2, overlap=1)
+    done = list(longer.run(longer.read_latents(kept)))[-1]
+    whole = list(job(model, tmp_path, segments=2, overlap=1).run(picture(tmp_path)))[-1]
+    np.testing.assert_array_equal(done.frames, whole.frames)
+    assert done.record["frames"] == 5 and done.record["seed"] == 23
+    np.save(tmp_path / "short.npy", np.load(kept)[:1])
+    with pytest.raises(UserError, match="1 frames cannot be continued with --overlap=1"):
+        list(longer.run(longer.read_latents(tmp_path / "short.npy")))
+
+
+def test_what_there_is_of_a_longer_video_is_kept(tmp_path, model, monkeypatch):
+    steps, calls = model.pipeline.steps, []
+
+    def failing(*arguments, **more):
+        calls.append(1)
+        if len(calls) == 2:
+            raise UserError("no more")
+        return steps(*arguments, **more)
+
+    monkeypatch.setattr(model.pipeline, "steps", failing)
+    with pytest.raises(UserError, match="no more; the frames are kept in"):
+        list(job(model, tmp_path, segments=2, overlap=1).run(picture(tmp_path)))
+    assert len(list((tmp_path / "sea_000_frames").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"segments": 0}, "segments 0"), ({"segments": 2, "overlap": 0}, "overlap 0"), ({"overlap": 1}, "--overlap.*more"),
+     ({"segments": 2, "overlap": 3}, "overlap 3: must be less than the 3 frames"),
+     ({"segments": 2, "loop": True}, "--segments and --loop"), ({"segment_fps": "7"}, "--segment_fps.*--segments"),
+     ({"segments": 2, "overlap": 1, "segment_motion": "1,2,3"}, "segment_motion=1,2,3: 3 numbers for 2 segments"),
+     ({"segments": 2, "overlap": 1, "segment_motion": "1,x"}, "segment_motion=1,x: give numbers"),
+     ({"segments": 2, "overlap": 1, "segment_fps": "7,0"}, "fps 0")],
+)
+def test_segments_that_cannot_be(tmp_path, model, settings, words):
     with pytest.raises(UserError, match=words):
         job(model, tmp_path, **settings)

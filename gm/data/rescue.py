@@ -15,17 +15,18 @@ from gm.errors import UserError
 
 
 class Rescue:
-    """`with Rescue(base, latents) as rescue:` decode and write a video; set `rescue.frames` once there are some.
+    """`with Rescue(base) as rescue:` make and write a video; set `rescue.latents`, float32 (t, z, h/8, w/8), and
+    `rescue.frames`, of all of them, once there are some.
 
     Where the body fails, the frames are kept as <base>_frames, or else the latents as <base>.npy, or that in the
     system's folder for temporary files, and a UserError of the body says so; for any other error a line is printed.
 
     Args:
-        base: base name of the video's files. latents: float32 (t, z, h/8, w/8).
+        base: base name of the video's files.
     """
 
-    def __init__(self, base, latents):
-        self.base, self.latents, self.frames = Path(base), latents, None
+    def __init__(self, base):
+        self.base, self.latents, self.frames = Path(base), None, None
 
     def __enter__(self):
         return self
@@ -46,7 +47,7 @@ class Rescue:
             with contextlib.suppress(UserError):
                 write_frames(self.frames, path)
                 return f"the frames are kept in {path}"
-        if np.isfinite(self.latents).all():
+        if self.latents is not None and np.isfinite(self.latents).all():
             for folder in (lambda: self.base.parent, lambda: tempfile.mkdtemp(prefix="svd-")):
                 with contextlib.suppress(UserError, OSError):
                     path = Path(folder()) / f"{self.base.name}.npy"

@@ -31,7 +31,8 @@ class Holder:
     def answer(self, request):
         """A generator of the events of a request. UserError for what cannot be."""
         from gm import video_memory
-        from gm.job import Job, Model
+        from gm.job import Job
+        from gm.loaded import Model
 
         if self.model is None:
             self.model = Model(request.model)
@@ -47,7 +48,7 @@ class Holder:
 
 
 def load(model):
-    """Load all parts of a `gm.job.Model`, unless it holds one at a time: a generator of `gm.events.Loading`."""
+    """Load all parts of a `gm.loaded.Model`, unless it holds one at a time: a generator of `gm.events.Loading`."""
     from gm.events import Loading
     from gm.pipeline import PARTS
 

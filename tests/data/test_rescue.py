@@ -15,7 +15,8 @@ FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
 
 
 def fail(base, error, frames=None, latents=LATENTS):
-    with Rescue(base, latents) as kept:
+    with Rescue(base) as kept:
+        kept.latents = latents
         kept.frames = frames
         raise error
 
@@ -53,7 +54,8 @@ def test_other_errors_stay_what_they_are(tmp_path, capsys):
 
 
 def test_nothing_is_kept_without_need(tmp_path):
-    with Rescue(tmp_path / "a_000", LATENTS):
+    with Rescue(tmp_path / "a_000") as kept:
+        kept.latents = LATENTS
         pass
     for error in (KeyboardInterrupt(), GeneratorExit()):
         with pytest.raises(type(error)):

@@ -1,0 +1,61 @@
+"""A model on its device, to be kept for many jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gm import ops
+from gm.console import versions
+from gm.pipeline import ImageToVideo
+from gm.precision import level
+from gm.results import made_by
+
+
+class Model:
+    """A pipeline on its device, to be kept for many jobs.
+
+    Args:
+        settings: `gm.options.ModelSettings`.
+
+    Raises:
+        UserError: a config, checkpoint or device that cannot be.
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
+        self.attention_scores = ops.set_memory_budget(settings.memory_budget)
+        self.pipeline = ImageToVideo(
+            settings.config, settings.checkpoint, settings.delta, level(settings.amp_level, settings.dtype),
+            settings.low_memory, settings.base, settings.use_ema,
+        )
+        self.compiled = set()  # shapes of videos that the graph was compiled for
+        # What its videos' metadata say.
+        self.about = made_by(Path(settings.config).stem, Path(settings.checkpoint).name)
+        self.cached = False  # whether the graphs are there from an earlier run
+
+    def warnings(self):
+        """Sentences that the user should see."""
+        found = []
+        if self.settings.amp_level == "O2" and ops.device() == "CPU":
+            found.append("CPUs compute float16 slowly and with more memory: O2 is for NPUs and GPUs")
+        return found + self.pipeline.warnings
+
+    def record(self):
+        """What of the model decides the result, for the JSON file."""
+        settings = self.settings
+        return {
+            "config": str(settings.config),
+            "checkpoint": str(Path(settings.checkpoint).resolve()),
+            "base": settings.base and str(Path(settings.base).resolve()),
+            "use_ema": settings.use_ema,
+            "delta": self.pipeline.deltas.record(),
+            "amp_level": settings.amp_level,
+            "dtype": settings.dtype,
+            "fast_float32": settings.fast_float32,
+            "mode": settings.mode,
+            "low_memory": settings.low_memory,
+            "attention_scores": self.attention_scores,
+            "device_target": ops.device(),
+            "versions": versions(),
+        }

@@ -1,0 +1,78 @@
+"""Longer videos: segments, each of which goes on where the one before ended; no mindspore here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from gm.diffusion.seam import fade
+from gm.errors import UserError
+
+
+def numbers(text, count, name):
+    """A float for each of `count` segments from "160,60,160,60", or None for no text.
+
+    Raises:
+        UserError: what is no number, or not as many as there are segments.
+    """
+    if text is None:
+        return None
+    try:
+        found = [float(word) for word in str(text).split(",")]
+    except ValueError as error:
+        raise UserError(f"--{name}={text}: give numbers with commas between them, such as 160,60") from error
+    if len(found) != count:
+        raise UserError(f"--{name}={text}: {len(found)} numbers for {count} segments (--segments)")
+    return found
+
+
+def options_of(options, settings):
+    """The `Options` of every segment: seeds of their own, and motion and frame rate as `settings` tell.
+
+    Args:
+        options: `gm.options.Options` of the first one. settings: `gm.options.VideoSettings`.
+    """
+    found = []
+    for k in range(settings.segments):
+        changes = {} if k == 0 else {"seed": int(np.random.SeedSequence([options.seed, k]).generate_state(1)[0])}
+        for field, text in (("motion_bucket_id", settings.segment_motion), ("fps", settings.segment_fps)):
+            values = numbers(text, settings.segments, "segment_" + field.split("_")[0])
+            changes.update({field: values[k]} if values else {})
+        found.append(replace(options, **changes))
+    return found
+
+
+class Chain:
+    """What there is of a longer video.
+
+    Args:
+        image: uint8 (h, w, 3) that the first segment begins with, None where latents are given. overlap: frames that a
+            segment shares with the one before.
+
+    latents: float32 (t, z, h/8, w/8) and frames: uint8 (t, h, w, 3) so far, or None. image, known: the picture that the
+    next segment begins with, and the latents of its first frames, None for the first segment.
+    """
+
+    def __init__(self, image, overlap):
+        self.image, self.overlap = image, overlap
+        self.latents = self.frames = self.known = None
+
+    def sampled(self, latents):
+        """A segment's latents, all of its frames'."""
+        self.latents = self._joined(self.latents, latents)
+        self.known = latents[-self.overlap:]
+
+    def decoded(self, frames, image):
+        """Its frames; image: its frame number -overlap as the next segment begins with it."""
+        self.frames = self._joined(self.frames, frames)
+        self.image = image
+
+    def _joined(self, before, more):
+        """The frames that both have are faded from one to the other."""
+        if before is None:
+            return more
+        weight, overlap = fade(self.overlap), self.overlap
+        both = weight * before[-overlap:] + (1 - weight) * more[:overlap]
+        both = np.rint(both).astype(np.uint8) if more.dtype == np.uint8 else both
+        return np.concatenate([before[:-overlap], both, more[overlap:]])
