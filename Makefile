@@ -51,7 +51,7 @@ $(RUN_READY): requirements.txt pyproject.toml | check-python
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(TEST_READY): $(RUN_READY) requirements-test.txt requirements-download.txt
+$(TEST_READY): $(RUN_READY) requirements-test.txt requirements-download.txt requirements-data.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-test.txt
 	touch $@
 

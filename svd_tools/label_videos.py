@@ -1,5 +1,6 @@
 """Make the list of clips that train.py reads: a CSV with path, length, motion_bucket_id, fps and motion_score.
 
+With --split_scenes a row for each scene, where it starts, and what may be wrong with it: see docs/datasets.md.
 The bucket follows from the measured motion by this project's own mapping, not Stability's: see gm/data/motion.py.
 """
 
@@ -16,26 +17,34 @@ import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import cv2
+import numpy as np
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from gm.data import motion
 from gm.data.calibration import Calibration, beside
 from gm.data.frame_folder import open_clip
+from gm.data.overlays import Overlays
+from gm.data.scenes import cut_detector, find_scenes
 from gm.data.search import find_clips
+from gm.data.table import write_row, write_rows
 from gm.errors import UserError, run_cli
-from gm.files import atomic_path, count_suffixes, remove_leftovers
+from gm.files import count_suffixes, remove_leftovers
 from gm.locks import held
 
 COLUMNS = ("path", "length", "motion_bucket_id", "fps", "motion_score")
+SCENE_COLUMNS = (*COLUMNS, "start", "width", "height", "black", "frozen", "faded", "crop", "overlay")
 _CHUNK = 8  # frames of a long video held at a time
+_LOOKS = 8  # frames of a scene, at least, in which bars and overlays are looked for
 
 
-def label(folder, path, frames_fps=None, hdr="map"):
-    """The row of one clip, a tuple of strings in the order of COLUMNS. UserError if it cannot be read.
+def label(folder, path, frames_fps=None, hdr="map", split_scenes=False):
+    """The rows of one clip, tuples of strings in the order of COLUMNS, or of SCENE_COLUMNS with a row for each scene of
+    two frames or more. UserError if it cannot be read.
 
     frames_fps: frames per second of folders of frames, which do not state it. hdr: as in
     `gm.data.video_reader.open_video`.
@@ -51,18 +60,46 @@ def label(folder, path, frames_fps=None, hdr="map"):
         if video.length < 2:
             raise UserError(f"{folder / path}: has a single frame; motion needs at least 2")
         video.size  # noqa: B018  (of a folder of frames: each is looked at)
-        indices = motion.sample_indices(video.length, fps, video.times)
-        score = motion.sampled_motion_score(_pictures(video, indices), indices, fps, video.times)
-        return path, str(video.length), str(motion.bucket(score)), f"{fps:.6g}", f"{score:.4f}"
+        if not split_scenes:
+            return [_row(video, path, fps, 0, video.length, lambda _: None)]
+        rows = [_scene_row(video, path, fps, scene) for scene in find_scenes(video, fps) if scene.length > 1]
+        if not rows:
+            raise UserError(f"{folder / path}: no two frames belong to one scene")
+        lost = video.length - sum(int(row[1]) for row in rows)
+        if lost:
+            tqdm.write(f"{path}: {lost} of {video.length} frames, of gradual transitions or single ones, are in no row",
+                       file=sys.stderr)
+        return rows
 
 
-def _pictures(video, indices):
-    for start in range(0, len(indices), _CHUNK):
-        yield from video.frames(indices[start : start + _CHUNK])
+def _row(video, path, fps, start, length, look):
+    """The cells of COLUMNS of the frames from `start` on. look: function that is shown the frames that are read."""
+    times = video.times and video.times[start : start + length]
+    indices = motion.sample_indices(length, fps, times)
+
+    def pictures():
+        for place in range(0, len(indices), _CHUNK):
+            for frame in video.frames([start + index for index in indices[place : place + _CHUNK]]):
+                look(frame)
+                yield frame
+
+    score = motion.sampled_motion_score(pictures(), indices, fps, times)
+    return path, str(length), str(motion.bucket(score)), f"{fps:.6g}", f"{score:.4f}"
 
 
-def read_rows(path):
-    """Complete rows of an earlier run as {path: row}; {} if there is no such file.
+def _scene_row(video, path, fps, scene):
+    """The cells of SCENE_COLUMNS."""
+    overlays = Overlays()
+    cells = _row(video, path, fps, scene.start, scene.length, overlays.add)
+    for frame in video.frames(scene.start + np.unique(np.linspace(0, scene.length - 1, _LOOKS).astype(int))):
+        overlays.add(frame)  # of a short scene, motion is measured between few frames
+    height, width = video.size
+    shares = (f"{share:.2f}" for share in (scene.black, scene.frozen, scene.faded))
+    return (*cells, str(scene.start), str(width), str(height), *shares, overlays.crop(), f"{overlays.overlay():.2f}")
+
+
+def read_rows(path, columns=COLUMNS):
+    """Complete rows of an earlier run as {path: [row, ...]}; {} if there is no such file.
 
     A last line without its end was cut off when that run was killed, and is left out.
     """
@@ -75,37 +112,32 @@ def read_rows(path):
         raise UserError(f"cannot read {path} to resume: {error}") from error
     complete = text[: text.rfind("\n") + 1]
     rows = list(csv.reader(io.StringIO(complete, newline="")))
-    if rows and tuple(rows[0]) != COLUMNS:
-        raise UserError(f"cannot resume: {path} does not have the columns {','.join(COLUMNS)}; remove it or rename it")
-    return {row[0]: tuple(row) for row in rows[1:] if len(row) == len(COLUMNS)}
+    if rows and tuple(rows[0]) != columns:
+        raise UserError(f"cannot resume: {path} does not have the columns {','.join(columns)}; remove it or rename it")
+    found = {}
+    for row in rows[1:]:
+        if len(row) == len(columns):
+            found.setdefault(row[0], []).append(tuple(row))
+    return found
 
 
-def write_rows(path, rows):
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        for row in (COLUMNS, *rows):
-            write_row(file, row)
-
-
-def write_row(file, row):
-    """One line of the CSV, which `gm.data.metadata.read_metadata` reads back whatever the name holds."""
-    # Before Python 3.13 the csv module puts no quotes around a carriage return where lines end otherwise.
-    quoting = csv.QUOTE_ALL if "\r" in row[0] else csv.QUOTE_MINIMAL
-    csv.writer(file, lineterminator="\n", quoting=quoting).writerow(row)
-
-
-def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="map"):
+def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="map", split_scenes=False):
     """Label all clips of `folder` into the CSV `output`; returns [(path, reason)] of those that could not be read.
 
-    What is left out for its suffix, and links to folders that are searched anyway, are told on stderr.
+    The options are those of `label`. What is left out for its suffix, and links to folders that are searched anyway,
+    are told on stderr.
     While it runs, each finished video is a line of `output` + ".partial"; the CSV itself appears at the end, whole.
     UserError if either file exists and `resume` is not set, or another process is labelling into this CSV.
     """
     with held(output.with_name(f".{output.name}.lock"), f"another process is writing {output}: wait for it"):
         remove_leftovers(output.parent)
-        return _label_videos(folder, output, workers, resume, frames_fps, hdr)
+        return _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes)
 
 
-def _label_videos(folder, output, workers, resume, frames_fps, hdr):
+def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes):
+    if split_scenes:
+        cut_detector()  # is there, or it is told now
+    columns = SCENE_COLUMNS if split_scenes else COLUMNS
     partial = output.with_name(output.name + ".partial")
     existing = [path for path in (output, partial) if path.exists()]
     if existing and not resume:
@@ -116,37 +148,41 @@ def _label_videos(folder, output, workers, resume, frames_fps, hdr):
         print(f"left out by suffix: {count_suffixes(found.others)}", file=sys.stderr)
     for path in found.repeated:
         print(f"left out: {folder / path}: a link to a folder that is searched anyway", file=sys.stderr)
-    done = {**read_rows(output), **read_rows(partial)}
+    done, unfinished = read_rows(output, columns), read_rows(partial, columns)
+    if split_scenes and unfinished:
+        unfinished.popitem()  # the last video: other scenes of it may not have been written
+    done.update(unfinished)
     done = {path: done[path] for path in videos if path in done}
-    write_rows(partial, done.values())
+    write_rows(partial, columns, chain.from_iterable(done.values()))
     todo = [path for path in videos if path not in done]
     failures = list(found.unreadable)
     for _, reason in failures:
         print(f"left out: {reason}", file=sys.stderr)
     with open(partial, "a", newline="", encoding="utf-8") as file:
-        for path, row, reason in _label_all(folder, todo, workers, frames_fps, hdr):
+        for path, rows, reason in _label_all(todo, workers, folder, frames_fps, hdr, split_scenes):
             if reason:
                 failures.append((path, reason))
                 tqdm.write(f"left out: {reason}", file=sys.stderr)
             else:
-                done[path] = row
+                done[path] = rows
                 try:
-                    write_row(file, row)
+                    for row in rows:
+                        write_row(file, row)
                     file.flush()
                 except OSError as error:
                     remedy = f"{error.strerror}; free some space, then --resume"
                     raise UserError(f"cannot write {partial}: {remedy}") from error
-    write_rows(output, (done[path] for path in videos if path in done))
+    write_rows(output, columns, (row for path in videos for row in done.get(path, ())))
     partial.unlink()
     return failures
 
 
-def _label_all(folder, paths, workers, frames_fps, hdr):
-    """(path, row, None) or (path, None, reason) of each video, in order, under a progress bar."""
+def _label_all(paths, workers, folder, *options):
+    """(path, rows, None) or (path, None, reason) of each video, in order, under a progress bar."""
 
     def one(path):
         try:
-            return path, label(folder, path, frames_fps, hdr), None
+            return path, label(folder, path, *options), None
         except UserError as error:
             return path, None, str(error)
 
@@ -168,9 +204,7 @@ def set_scale(path, calibration=None):
         calibration = calibration or Calibration.fit([float(row[score]) for row in rows])
         for row in rows:
             row[bucket] = str(calibration.bucket(float(row[score])))
-        with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            for row in (header, *rows):
-                write_row(file, row)
+        write_rows(path, header, rows)
         calibration.save(beside(path))
     return calibration
 
@@ -185,9 +219,15 @@ def main(argv=None):
     parser.add_argument("--frames_fps", type=float, help="frames per second of the clips that are folders of pictures")
     parser.add_argument("--hdr", default="map", choices=["map", "refuse"], help="videos of high dynamic range: bring "
                         "them down to SDR, as training will, or leave them out of the list")
+<<<<<<< ours
     parser.add_argument("--calibrate", action="store_true", help="fit the motion buckets to these videos: 127 is their "
                         "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py")
     parser.add_argument("--calibration", type=Path, help="such a file of another list, to use its scale")
+=======
+    parser.add_argument("--split_scenes", action="store_true", help="one row for each scene, so that no training clip "
+                        "crosses a cut, with columns that tell black, frozen and faded stretches, bars and overlays "
+                        "(needs requirements-data.txt)")
+>>>>>>> theirs
     parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run, finished or not")
     options = parser.parse_args(argv)
     if options.workers < 1:
@@ -201,12 +241,19 @@ def main(argv=None):
                         "--calibration=FILE keeps it; without it all buckets would have to be made anew: remove both")
     scale = Calibration.load(options.calibration) if options.calibration else None
     failures = label_videos(
-        options.videos_dir, options.output, options.workers, options.resume, options.frames_fps, options.hdr
+        options.videos_dir, options.output, options.workers, options.resume, options.frames_fps, options.hdr,
+        options.split_scenes,
     )
+<<<<<<< ours
     labelled = len(read_rows(options.output))
     print(f"{labelled} videos labelled in {options.output}")
     if options.calibrate or scale:
         print(f"{beside(options.output)}: bucket 127 is {set_scale(options.output, scale).describe(127)}")
+=======
+    labelled = read_rows(options.output, SCENE_COLUMNS if options.split_scenes else COLUMNS)
+    scenes = f", {sum(map(len, labelled.values()))} scenes," if options.split_scenes else ""
+    print(f"{len(labelled)} videos{scenes} labelled in {options.output}")
+>>>>>>> theirs
     if failures:
         print(f"{len(failures)} videos left out:", file=sys.stderr)
         for _, reason in failures:

@@ -1,4 +1,4 @@
-"""A CSV file as a table of strings, with the line of each row, and lists of what is wrong in it."""
+"""CSV files as tables of strings, with the line of each row, and lists of what is wrong in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gm.errors import UserError
-from gm.files import require_file
+from gm.files import atomic_path, require_file
 
 _SHOWN = 20  # faults or clips named in one message
 _PACKED = {  # how files begin that hold a CSV at best inside
@@ -54,6 +54,20 @@ def read_table(csv_path, required, names=None):
     if not len(rows):
         raise UserError(f"{csv_path} lists no clips: it has a header and nothing below it")
     return table.iloc[rows].reset_index(drop=True), lines[rows]
+
+
+def write_rows(path, columns, rows):
+    """A CSV with that header and these rows of strings, whole or not at all. UserError where it cannot be written."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        for row in (columns, *rows):
+            write_row(file, row)
+
+
+def write_row(file, row):
+    """One line of a CSV, which `read_table` reads back whatever the cells hold."""
+    # Before Python 3.13 the csv module puts no quotes around a carriage return where lines end otherwise.
+    quoting = csv.QUOTE_ALL if any("\r" in cell for cell in row) else csv.QUOTE_MINIMAL
+    csv.writer(file, lineterminator="\n", quoting=quoting).writerow(row)
 
 
 def _refuse_packed(csv_path):

@@ -1,7 +1,10 @@
 import csv
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ from gm.data.metadata import read_metadata
 from gm.data.videos import write_frames, write_gif, write_video
 from gm.errors import UserError
 from svd_tools import label_videos as tool
+from tests.data.drawn_scenes import joined
 
 
 def moving(pixels_per_frame, count=13):
@@ -271,3 +275,70 @@ def test_buckets_are_fitted_to_the_collection(tmp_path, capsys):
         tool.main([*argv, f"--output={output}"])
     with pytest.raises(UserError, match="give one of them"):
         tool.main([*argv, f"--output={output}", "--calibrate", "--calibration=x.json"])
+
+
+@pytest.fixture(scope="module")
+def joins(tmp_path_factory):
+    """(folder, {name: first frames of its scenes}): videos of 3, 1 and 2 scenes, and one that has a single frame."""
+    folder, starts = tmp_path_factory.mktemp("joins"), {}
+    for name, count in (("a.mp4", 3), ("b, b.mp4", 1), ("c.mp4", 2)):
+        frames, cuts = joined(count, count, shortest=24, size=64)
+        write_video(frames, folder / name, 12)
+        starts[name] = [0, *cuts]
+    write_video(joined(1, 1, size=64)[0][:1], folder / "single.mp4", 12)
+    return folder, starts
+
+
+def test_scenes_are_rows_that_can_be_trained_on(joins, tmp_path, capsys):
+    folder, starts = joins
+    output = tmp_path / "labels.csv"
+    assert tool.main([str(folder), f"--output={output}", "--split_scenes"]) == 1  # one is left out
+    assert "3 videos, 6 scenes, labelled" in capsys.readouterr().out
+    rows = rows_of(output)
+    assert {name: [int(row["start"]) for row in rows if row["path"] == name] for name in starts} == starts
+    assert tuple(rows[0]) == tool.SCENE_COLUMNS and {(row["width"], row["height"]) for row in rows} == {("64", "64")}
+    clips = read_metadata(output, folder, 3, 2, verify_files="open").clips
+    assert [(clip.start, clip.length) for clip in clips] == [(int(r["start"]), int(r["length"])) for r in rows]
+    with pytest.raises(UserError, match="does not have the columns path,length,motion_bucket_id,fps,motion_score;"):
+        tool.label_videos(folder, output, resume=True)  # of another kind of labelling
+    # Each scene has the motion that it has as a video of its own.
+    with tool.open_clip(folder / "a.mp4") as video:
+        row = rows[1]
+        start, length = int(row["start"]), int(row["length"])
+        alone = motion.motion_score(video.frames(range(start, start + length)), 12)
+    assert float(row["motion_score"]) == pytest.approx(alone, abs=1e-3)
+
+
+def test_scenes_of_a_video_that_was_cut_off_are_found_anew(joins, tmp_path):
+    folder, _ = joins
+    whole, output = tmp_path / "whole.csv", tmp_path / "labels.csv"
+    tool.label_videos(folder, whole, split_scenes=True)
+    content = whole.read_bytes()
+    ends = [index + 1 for index, byte in enumerate(content) if byte == ord("\n")]
+    for size in (ends[1] + 9, ends[2], ends[4], ends[4] + 9):  # within the first video, and after the second
+        output.unlink(missing_ok=True)
+        (tmp_path / "labels.csv.partial").write_bytes(content[:size])  # what a killed run leaves
+        tool.label_videos(folder, output, resume=True, split_scenes=True)
+        assert output.read_bytes() == content, size
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_with_the_same_bytes(joins, tmp_path):
+    folder, _ = joins
+    for number in range(20):
+        os.link(folder / "a.mp4", tmp_path / f"{number}.mp4")
+    whole, output = tmp_path / "whole.csv", tmp_path / "labels.csv"
+    tool.label_videos(tmp_path, whole, split_scenes=True)
+    command = [sys.executable, "svd_tools/label_videos.py", str(tmp_path), f"--output={output}", "--split_scenes",
+               "--resume", "--workers=1"]
+    chance, killed = random.Random(0), 0
+    while killed < 10:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(chance.uniform(1.5, 4))
+            killed += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+        if output.exists():
+            assert output.read_bytes() == whole.read_bytes()
+            output.unlink()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert output.read_bytes() == whole.read_bytes()
