@@ -15,7 +15,7 @@ _TIMEOUT = 30  # seconds in which the scheduler must answer
 _AHEAD = 4  # items that each thread of the cluster is given at a time: enough that none waits
 
 
-def spread(function, items, workers, scheduler=None, *, given_up, desc, unit):
+def spread(function, items, workers, scheduler=None, *, desc, unit, given_up=None):
     """The results of function(item), each as soon as it is there, in any order, under a progress bar.
 
     workers: threads. scheduler: address of a Dask scheduler, such as "tcp://head:8786", whose workers are used instead;
@@ -23,7 +23,7 @@ def spread(function, items, workers, scheduler=None, *, given_up, desc, unit):
     was working on goes to another one; given_up(item, reason) is the result of an item over which as many died as
     Dask's setting distributed.scheduler.allowed-failures bears (3).
 
-    function: must raise nothing; on a cluster it and the items are sent there.
+    function: on a cluster it and the items are sent there, and it must raise nothing.
 
     Raises:
         UserError: a cluster that does not answer, is lost, or cannot run the program.
