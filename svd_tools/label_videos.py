@@ -200,8 +200,8 @@ def set_scale(path, calibration=None):
         calibration = calibration or Calibration.fit([float(row[score]) for row in rows])
         for row in rows:
             row[bucket] = str(calibration.bucket(float(row[score])))
+        calibration.save(beside(path))  # first: killed in between, the list does not pass for one by the fixed scale
         write_rows(path, header, rows)
-        calibration.save(beside(path))
     return calibration
 
 
