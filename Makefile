@@ -51,7 +51,8 @@ $(RUN_READY): requirements.txt pyproject.toml | check-python
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(TEST_READY): $(RUN_READY) requirements-test.txt requirements-download.txt requirements-data.txt
+$(TEST_READY): $(RUN_READY) requirements-test.txt requirements-download.txt requirements-data.txt \
+		requirements-cluster.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-test.txt
 	touch $@
 

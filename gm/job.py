@@ -115,9 +115,8 @@ class Job:
         if not self.model.settings.low_memory:  # which makes the networks anew for every video
             sizes = list(dict.fromkeys(sizes))
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
-        decoded = self.settings.output_type != "latents"
-        kernels = ops.compiled_library()
-        return [settings, self.pipeline.config.model, kernels, decoded, sizes, sorted(self.pipeline.narrow())]
+        done = self.settings.output_type != "latents", bool(self.settings.end_image)  # what else is computed
+        return [settings, self.pipeline.config.model, ops.compiled_library(), done, sizes, sorted(self.pipeline.narrow())]
 
     def plan(self, path):
         """The `Picture` of a file, at the size that the settings ask for."""

@@ -12,11 +12,11 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import csv
+import functools
 import io
 import math
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from gm.data.frame_folder import open_clip
 from gm.data.overlays import Overlays
 from gm.data.scenes import cut_detector, find_scenes
 from gm.data.search import find_clips
+from gm.data.spread import spread
 from gm.data.table import write_row, write_rows
 from gm.errors import UserError, run_cli
 from gm.files import count_suffixes, remove_leftovers
@@ -121,20 +122,21 @@ def read_rows(path, columns=COLUMNS):
     return found
 
 
-def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="map", split_scenes=False):
+def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="map", split_scenes=False,
+                 scheduler=None):
     """Label all clips of `folder` into the CSV `output`; returns [(path, reason)] of those that could not be read.
 
-    The options are those of `label`. What is left out for its suffix, and links to folders that are searched anyway,
-    are told on stderr.
+    workers, scheduler: as of `gm.data.spread.spread`; the other options as of `label`. What is left out for its suffix,
+    and links to folders that are searched anyway, are told on stderr.
     While it runs, each finished video is a line of `output` + ".partial"; the CSV itself appears at the end, whole.
     UserError if either file exists and `resume` is not set, or another process is labelling into this CSV.
     """
     with held(output.with_name(f".{output.name}.lock"), f"another process is writing {output}: wait for it"):
         remove_leftovers(output.parent)
-        return _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes)
+        return _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes, scheduler)
 
 
-def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes):
+def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes, scheduler):
     if split_scenes:
         cut_detector()  # is there, or it is told now
     columns = SCENE_COLUMNS if split_scenes else COLUMNS
@@ -159,7 +161,9 @@ def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes
     for _, reason in failures:
         print(f"left out: {reason}", file=sys.stderr)
     with open(partial, "a", newline="", encoding="utf-8") as file:
-        for path, rows, reason in _label_all(todo, workers, folder, frames_fps, hdr, split_scenes):
+        one = functools.partial(_labelled, folder.absolute() if scheduler else folder, (frames_fps, hdr, split_scenes))
+        for path, rows, reason in spread(one, todo, workers, scheduler, desc="labelling", unit="video",
+                                         given_up=lambda path, reason: (path, None, reason)):
             if reason:
                 failures.append((path, reason))
                 tqdm.write(f"left out: {reason}", file=sys.stderr)
@@ -177,21 +181,13 @@ def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes
     return failures
 
 
-def _label_all(paths, workers, folder, *options):
-    """(path, rows, None) or (path, None, reason) of each video, in order, under a progress bar."""
-
-    def one(path):
-        try:
-            return path, label(folder, path, *options), None
-        except UserError as error:
-            return path, None, str(error)
-
+def _labelled(folder, options, path):
+    """(path, rows, None) or (path, None, reason) of a video."""
     cv2.setNumThreads(1)  # the workers are the parallel part; OpenCV's own threads would only get in each other's way
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            yield from tqdm(pool.map(one, paths), total=len(paths), desc="labelling", unit="video", file=sys.stderr)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        return path, label(folder, path, *options), None
+    except UserError as error:
+        return path, None, str(error)
 
 
 def set_scale(path, calibration=None):
@@ -204,8 +200,8 @@ def set_scale(path, calibration=None):
         calibration = calibration or Calibration.fit([float(row[score]) for row in rows])
         for row in rows:
             row[bucket] = str(calibration.bucket(float(row[score])))
+        calibration.save(beside(path))  # first: killed in between, the list does not pass for one by the fixed scale
         write_rows(path, header, rows)
-        calibration.save(beside(path))
     return calibration
 
 
@@ -216,15 +212,17 @@ def main(argv=None):
                         "the order of the numbers in their names")
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write; paths in it are relative")
     parser.add_argument("--workers", type=int, default=2, help="videos measured at the same time")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler, tcp://HEAD:8786: its workers measure in "
+                        "place of this machine and see the videos under the same path (needs requirements-cluster.txt)")
     parser.add_argument("--frames_fps", type=float, help="frames per second of the clips that are folders of pictures")
     parser.add_argument("--hdr", default="map", choices=["map", "refuse"], help="videos of high dynamic range: bring "
                         "them down to SDR, as training will, or leave them out of the list")
-    parser.add_argument("--calibrate", action="store_true", help="fit the motion buckets to these videos: 127 is their "
-                        "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py")
-    parser.add_argument("--calibration", type=Path, help="such a file of another list, to use its scale")
     parser.add_argument("--split_scenes", action="store_true", help="one row for each scene, so that no training clip "
                         "crosses a cut, with columns that tell black, frozen and faded stretches, bars and overlays "
                         "(needs requirements-data.txt)")
+    parser.add_argument("--calibrate", action="store_true", help="fit the motion buckets to these videos: 127 is their "
+                        "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py")
+    parser.add_argument("--calibration", type=Path, help="such a file of another list, to use its scale")
     parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run, finished or not")
     options = parser.parse_args(argv)
     if options.workers < 1:
@@ -239,7 +237,7 @@ def main(argv=None):
     scale = Calibration.load(options.calibration) if options.calibration else None
     failures = label_videos(
         options.videos_dir, options.output, options.workers, options.resume, options.frames_fps, options.hdr,
-        options.split_scenes,
+        options.split_scenes, options.scheduler,
     )
     labelled = read_rows(options.output, SCENE_COLUMNS if options.split_scenes else COLUMNS)
     scenes = f", {sum(map(len, labelled.values()))} scenes," if options.split_scenes else ""

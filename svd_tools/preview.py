@@ -19,7 +19,6 @@ import json
 import os
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import List  # noqa: UP035  (jsonargparse needs it on Python 3.9)
 
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from gm.data.outputs import write_png
 from gm.data.sized_clips import SizedClips
+from gm.data.spread import spread
 from gm.data.videos import contact_sheet, write_video
 from gm.errors import UserError, run_cli
 from gm.files import atomic_path
@@ -80,12 +80,12 @@ def draw_samples(train, count, draw):
     data = train.dataset.init_args
     sizes = ", ".join(f"{size_name(size)} (clips: {len(part)})" for size, part in parts.items())
     header = f"frames {data.frames}, step {data.step}, {sizes}, flip {data.flip:g}, seed {train.seed}"
-    with ThreadPoolExecutor(train.loader.workers) as pool:
-        try:
-            read = pool.map(lambda position: _as_frames(clips.at(position)), positions.tolist())
-            return header, list(tqdm(read, total=count, desc="reading samples", unit="sample", file=sys.stderr))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    def read(position):
+        return position, _as_frames(clips.at(position))
+
+    found = dict(spread(read, positions.tolist(), train.loader.workers, desc="reading samples", unit="sample"))
+    return header, [found[position] for position in positions.tolist()]
 
 
 def _as_frames(sample):

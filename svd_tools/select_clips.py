@@ -22,6 +22,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from gm.data import duplicates, selection
+from gm.data.calibration import beside, of_list
 from gm.data.metadata import REQUIRED
 from gm.data.table import read_table, write_rows
 from gm.errors import UserError, run_cli
@@ -175,6 +176,10 @@ def _write(chosen, options):
         write_rows(_beside(options, "dropped"), (*columns, "reason"), dropped)
         print(f"{len(gone)} rows that went are in {_beside(options, 'dropped')}, each with its reason")
     write_rows(options.output, columns, chosen.cells(rows))
+    scale = of_list(options.labels)
+    beside(options.output).unlink(missing_ok=True)  # of an earlier call
+    if scale is not None:  # the buckets are by it
+        scale.save(beside(options.output))
     print(f"{len(rows)} of {len(chosen.table)} rows are in {options.output}")
 
 

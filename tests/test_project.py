@@ -135,7 +135,8 @@ def test_every_requirement_is_bounded_and_gives_its_reason(name):
 def test_numpy_stays_below_2_wherever_pip_is_run():
     runtime = [line for line, _ in requirement_lines("requirements.txt")]
     assert [line for line in runtime if line.startswith("numpy")] == ["numpy>=1.26,<2"]
-    for name in ("requirements-test.txt", "requirements-extra.txt", "requirements-data.txt"):
+    for name in ("requirements-test.txt", "requirements-extra.txt", "requirements-data.txt",
+                 "requirements-cluster.txt"):
         assert "-r requirements.txt" in [line for line, _ in requirement_lines(name)]
 
 

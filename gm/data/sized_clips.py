@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from gm.data.frame_folder import open_clip
+from gm.data.spread import spread
 from gm.errors import UserError
 from gm.sizes import nearest_size
 
@@ -41,19 +39,13 @@ def by_size(clips, sizes, index_folder=None):
     def choose(path):
         try:
             with open_clip(path, index_folder) as video:
-                return nearest_size(video.size, sizes)
+                return path, nearest_size(video.size, sizes)
         except UserError as error:
             _log.warning("the size of a clip cannot be read: %s", error)
-            return sizes[0]
+            return path, sizes[0]
 
-    files = list(dict.fromkeys(clip.path for clip in clips if clip.size is None))
-    with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
-        try:
-            found = tqdm(pool.map(choose, files), total=len(files), desc="reading sizes", unit="file", file=sys.stderr)
-            of_file = dict(zip(files, found))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    files = dict.fromkeys(clip.path for clip in clips if clip.size is None)
+    of_file = dict(spread(choose, files, _OPEN_WORKERS, desc="reading sizes", unit="file"))
     stated = {size: nearest_size(size, sizes) for size in {clip.size for clip in clips} - {None}}
     groups = {size: [] for size in sizes}
     for clip in clips:

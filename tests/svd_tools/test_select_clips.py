@@ -2,6 +2,7 @@ import csv
 
 import pytest
 
+from gm.data.calibration import Calibration, beside, of_list
 from gm.data.metadata import read_metadata
 from gm.errors import UserError
 from svd_tools import select_clips as tool
@@ -42,6 +43,16 @@ def test_rows_are_chosen_and_the_rest_is_told_with_its_reason(labels, capsys):
     told = capsys.readouterr().out
     assert "6 rows go, 34 stay" in told and "34 of 40 rows are in" in told
     assert len(read_metadata(output, labels.parent, 3, 2).clips) == 34
+
+
+def test_a_scale_of_motion_goes_with_the_chosen_rows(labels):
+    scale = Calibration(tuple(float(n) for n in range(255)), 40)
+    scale.save(beside(labels))
+    _, output = call(labels)
+    assert of_list(output) == scale
+    beside(labels).unlink()
+    call(labels, "--overwrite")
+    assert of_list(output) is None
 
 
 def test_all_steps_together(labels, capsys):
