@@ -49,8 +49,7 @@ from gm.results import write_results
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
 _NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
-            "output_fps", "watermark", "command", "end_image", "loop",
-            "segments", "overlap", "segment_motion", "segment_fps"}
+            "output_fps", "watermark", "command", "end_image", "segment_motion", "segment_fps"}
 
 # Of the options, what sampling alone needs.
 _SAMPLED = {f.name for f in fields(Options)} - {"num_frames", "decode_chunk_size", "decode_tile"}
@@ -116,7 +115,8 @@ class Job:
             sizes = list(dict.fromkeys(sizes))
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
         done = self.settings.output_type != "latents", bool(self.settings.end_image)  # what else is computed
-        return [settings, self.pipeline.config.model, ops.compiled_library(), done, sizes, sorted(self.pipeline.narrow())]
+        narrow = sorted(self.pipeline.narrow())
+        return [settings, self.pipeline.config.model, ops.compiled_library(), done, sizes, narrow]
 
     def plan(self, path):
         """The `Picture` of a file, at the size that the settings ask for."""

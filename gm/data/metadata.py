@@ -132,7 +132,7 @@ def _check_cells(table, lines, faults):
 
 def _find_clips(cells, lines, columns, listed, faults):
     """The clips of the rows without a fault; what is wrong with the files of all rows is added to `faults`."""
-    clips = []
+    clips, paths = [], {}
     names = ("length", "motion_bucket_id", *OPTIONAL, "good")
     numbers = zip(*(columns[name].tolist() for name in names))
     for cell, line, (length, bucket, fps, start, width, height, good) in zip(cells, lines.tolist(), numbers):
@@ -152,8 +152,9 @@ def _find_clips(cells, lines, columns, listed, faults):
         part = not math.isnan(start)
         rate = None if math.isnan(fps) else fps
         size = None if math.isnan(width + height) else (int(height), int(width))
-        clip = Clip(Path(path), int(length), int(bucket), rate, line, int(start) if part else 0, part, size)
-        wrong = None if pictures is None else _wrong_length(clip, pictures, "pictures")
+        place = paths.get(path) or paths.setdefault(path, Path(path))  # scenes of one file share it
+        clip = Clip(place, int(length), int(bucket), rate, line, int(start) if part else 0, part, size)
+        wrong = None if pictures is None else wrong_length(clip, pictures, "pictures")
         if wrong:
             faults.append((line, wrong))
         else:
@@ -161,7 +162,7 @@ def _find_clips(cells, lines, columns, listed, faults):
     return clips
 
 
-def _wrong_length(clip, found, frames):
+def wrong_length(clip, found, frames):
     """What is wrong where the clip's file has `found` frames; None if nothing is."""
     if clip.part and clip.end > found:
         return f"start {clip.start} and length {clip.length} end at {clip.end}, but {clip.path} has {found} {frames}"
@@ -170,7 +171,7 @@ def _wrong_length(clip, found, frames):
     return None
 
 
-def _by_file(clips):
+def by_file(clips):
     """[clips of one file], for each file in the order of its first clip."""
     files = {}
     for clip in clips:
@@ -180,7 +181,7 @@ def _by_file(clips):
 
 def _refuse_repeats(clips, faults):
     """Frames that are listed twice would be trained on twice as often, unnoticed."""
-    for same in _by_file(clips):
+    for same in by_file(clips):
         reaching, *later = sorted(same, key=lambda clip: (clip.start, clip.line))  # to the latest frame so far
         for clip in later:
             first, second = sorted((reaching, clip), key=lambda clip: clip.line)
@@ -198,7 +199,7 @@ def _check_videos(clips, faults, index_folder):
         try:
             with open_clip(same[0].path, index_folder) as video:
                 for clip in same:
-                    wrong = _wrong_length(clip, video.length, "frames")
+                    wrong = wrong_length(clip, video.length, "frames")
                     if wrong:
                         found.append((clip.line, wrong))
                     else:
@@ -208,7 +209,7 @@ def _check_videos(clips, faults, index_folder):
             found.append((same[0].line, str(error)))
         return found
 
-    files = _by_file(clips)
+    files = by_file(clips)
     with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
         try:
             for found in tqdm(pool.map(file_faults, files), total=len(files), desc="checking videos", unit="video"):

@@ -1,0 +1,125 @@
+"""Check a list of clips as train.py does before it begins, and say what it holds.
+
+python svd_tools/check_dataset.py LABELS.csv --data_dir=VIDEOS --frames=14 --step=4
+
+Files are looked for, not opened. --deep decodes every frame of every file.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before all that takes time
+    from gm import interrupts
+
+    interrupts.catch()
+
+import logging
+import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from gm.data import statistics
+from gm.data.frame_folder import open_clip
+from gm.data.metadata import by_file, read_metadata, wrong_length
+from gm.data.table import listing
+from gm.errors import UserError, run_cli
+
+_CHUNK = 8  # frames held at a time
+
+
+def decode_all(clips, workers=2):
+    """([(line, what is wrong)], [(h, w) of each clip whose file opens]): every frame of their files is decoded."""
+
+    def decode(same):
+        found, size = [], None
+        try:
+            with open_clip(same[0].path) as video:
+                length, size = video.length, video.size
+                wrong = ((clip.line, wrong_length(clip, length, "frames")) for clip in same)
+                found = [(line, reason) for line, reason in wrong if reason]
+                for start in range(0, length, _CHUNK):
+                    video.frames(range(start, min(start + _CHUNK, length)))
+        except UserError as error:  # of the file: one row's fault names it
+            found.append((same[0].line, str(error)))
+        return found, [size] * len(same) if size else []
+
+    cv2.setNumThreads(1)
+    files, faults, sizes = by_file(clips), [], []
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            done = pool.map(decode, files)
+            for found, shape in tqdm(done, total=len(files), desc="decoding", unit="file", file=sys.stderr):
+                faults += found
+                sizes += shape
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return faults, sizes
+
+
+def summary(metadata, numbers, frames, step, batch_size, height, width):
+    """Text: how many samples an epoch has, what is dropped, and what has to be enlarged."""
+    clips, dropped = metadata.clips, metadata.dropped
+    span = (frames - 1) * step + 1
+    files = len({clip.path for clip in (*clips, *dropped)})
+    lines = [
+        f"{len(clips) + len(dropped)} rows of {files} files",
+        f"an epoch has {len(clips)} samples, one of each row, of {frames} frames, {step} apart: "
+        f"{math.ceil(len(clips) / batch_size)} batches of {batch_size}",
+        f"they can begin at {sum(clip.length - span + 1 for clip in clips)} frames",
+        f"dropped: {len(dropped)} rows shorter than frames * step = {frames * step} frames",
+    ]
+    heights, widths = numbers.get("height"), numbers.get("width")
+    if heights is None or len(heights) != len(widths) or not len(heights):
+        lines.append("sizes are not in the list: --deep, or label_videos.py --split_scenes, tells them")
+    else:
+        scale = [max(height / h, width / w) for h, w in zip(heights.tolist(), widths.tolist())]
+        enlarged = sum(value > 1 for value in scale)
+        lines.append(f"for {height}x{width} (height x width) {enlarged} of {len(scale)} rows are enlarged, by at most "
+                     f"{max(1.0, *scale):.2f}")
+        lost = [1 - height * width / (value * value * h * w) for value, h, w in zip(scale, heights, widths)]
+        lines.append(f"cropping takes {100 * sum(lost) / len(lost):.0f} % of their pixels away, of the worst row "
+                     f"{100 * max(lost):.0f} %")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("labels", type=Path, help="the CSV file")
+    parser.add_argument("--data_dir", default=".", help="the folder that the paths start from, as in train.py")
+    parser.add_argument("--frames", type=int, default=14, help="frames of a sample")
+    parser.add_argument("--step", type=int, default=1, help="distance between them, in frames of the video")
+    parser.add_argument("--height", type=int, default=576, help="pixels of a sample")
+    parser.add_argument("--width", type=int, default=1024, help="pixels of a sample")
+    parser.add_argument("--batch_size", type=int, default=1, help="samples of a batch, over all devices")
+    parser.add_argument("--deep", action="store_true", help="decode every frame of every file")
+    parser.add_argument("--workers", type=int, default=2, help="files decoded at the same time")
+    parser.add_argument("--picture", type=Path, help="write histograms to this PNG (needs requirements-data.txt)")
+    options = parser.parse_args(argv)
+    for name in ("frames", "step", "height", "width", "batch_size", "workers"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} must be at least 1, not {getattr(options, name)}")
+    if options.picture is not None:
+        statistics.require_matplotlib()
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    metadata = read_metadata(options.labels, options.data_dir, options.frames, options.step)
+    faults, sizes = [], None
+    if options.deep:
+        faults, sizes = decode_all([*metadata.clips, *metadata.dropped], options.workers)
+    numbers = statistics.collect(options.labels, metadata, sizes)
+    print(statistics.table(numbers))
+    print(summary(metadata, numbers, options.frames, options.step, options.batch_size, options.height, options.width))
+    if options.picture is not None:
+        statistics.write_picture(numbers, options.picture)
+        print(f"histograms are in {options.picture}")
+    if faults:
+        raise UserError(f"{options.labels}: {listing(faults, 'fault')}")
+    print("every frame of every file can be read" if options.deep else "no fault is found; --deep decodes every file")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
