@@ -92,8 +92,9 @@ def test_between_two_pictures_each_end_is_what_its_own_picture_makes_it(pipeline
     there = sample(pipeline, options, conditioning=first, noise=noise)[-1]
     back = sample(pipeline, options, conditioning=last, noise=noise[::-1].copy())[-1][::-1]
     assert difference(found[0], there[0]) < 1e-6 and difference(found[2], back[2]) < 1e-6
-    assert difference(found[1], (there[1] + back[1]) / 2) < 1e-6
-    assert difference(there[2], back[2]) > 1e-3
+    # Euler's one step takes the estimate as a difference of numbers of about 700, which float32 rounds to 6e-5.
+    assert difference(found[1], (there[1] + back[1]) / 2) < 3e-4
+    assert difference(there[1], back[1]) > 1e-2 and difference(there[2], back[2]) > 1e-2
 
 
 def test_every_condition_reaches_the_conditioning(pipeline):
