@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+import yaml
 
 import gm
 from gm import ops
@@ -150,6 +151,14 @@ def test_mindspores_version_is_known_before_it_is_imported(tmp_path, monkeypatch
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     gm._cap_onednn_isa()
     assert os.environ.pop("ONEDNN_MAX_CPU_ISA") == "AVX2"
+
+
+def test_lines_that_benchmarks_mutations_changes_exist_once():
+    groups = yaml.safe_load((ROOT / "benchmarks" / "mutations.yaml").read_text(encoding="utf-8"))
+    assert not [
+        (group["file"], change["old"]) for group in groups for change in group["changes"]
+        if (ROOT / group["file"]).read_text(encoding="utf-8").count(change["old"]) != 1
+    ]
 
 
 def test_relative_links_of_the_readme_exist():

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from gm.checkpoint.formats import open_checkpoint
@@ -18,6 +19,7 @@ from gm.data.outputs import write_png
 from gm.training.state import checkpoints
 
 GRAPH = "environment.mode=0"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def read(path):
@@ -85,16 +87,26 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def two_workers(start, argv, folder, script=None):
-    """(exit status, all that was printed) of two workers; `script` is run in place of train.py, with its path first."""
+def start_workers(start, argv, folder, script=None):
+    """(process of the launcher of two workers, folder of their logs); `script`: run in place of train.py, with its path
+    first."""
     logs = folder / f"logs-{free_port()}"
     launcher = [
         str(Path(sys.executable).parent / "msrun"), "--worker_num=2", "--local_worker_num=2", "--join=True",
         f"--master_port={free_port()}", f"--log_dir={logs}", *([] if script is None else [str(script)]),
     ]
-    process = start([*argv, "--environment.distributed=True"], launcher)
+    return start([*argv, "--environment.distributed=True"], launcher), logs
+
+
+def end_of_workers(process, logs):
+    """(exit status of the launcher, all that was printed)."""
     output = process.communicate(timeout=600)[0]
     return process.returncode, output + "".join(path.read_text() for path in sorted(logs.glob("worker_*.log")))
+
+
+def two_workers(start, argv, folder, script=None):
+    """`start_workers` and `end_of_workers`."""
+    return end_of_workers(*start_workers(start, argv, folder, script))
 
 
 @pytest.mark.slow
@@ -121,6 +133,36 @@ def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, re
         assert difference <= limit * math.sqrt(sum(np.sum(one[key] ** 2) for key in keys)), group
     ours, theirs = ([line["loss"] for line in read_metrics(tmp_path / name)] for name in ("one", "two"))
     assert len(ours) > 3 and ours == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_worker_that_is_killed_ends_all_and_the_run_goes_on_to_the_same_bits(
+    arguments, start, tmp_path, read_metrics, rank
+):
+    """Sharded moments: a checkpoint needs every worker."""
+    common = ["train.optimizer.shard=True", "train.checkpoint.every=2", "train.max_steps=6"]
+    status, output = two_workers(start, arguments(tmp_path / "straight", *common), tmp_path)
+    assert status == 0, output
+    process, logs = start_workers(start, arguments(tmp_path / "killed", *common), tmp_path)
+    wait_for_step(process, tmp_path / "killed", 3, read_metrics)
+    workers = {child.environ()["RANK_ID"]: child for child in psutil.Process(process.pid).children()
+               if child.environ().get("MS_ROLE") == "MS_WORKER" and str(ROOT / "train.py") in child.cmdline()}
+    assert workers.keys() == {"0", "1"}
+    workers[rank].kill()
+    killed = time.monotonic()
+    status, output = end_of_workers(process, logs)
+    assert status != 0 and "exit with exception. Error code: -9" in output
+    assert time.monotonic() - killed < 60
+    assert not any(worker.is_running() for worker in workers.values())
+    last = checkpoints(tmp_path / "killed/checkpoints")[-1]
+    assert last.name < "step-00000006"
+    status, output = two_workers(start, arguments(tmp_path / "killed", *common, "train.resume=latest"), tmp_path)
+    assert status == 0 and f"resumed from {last}" in output
+    name = "checkpoints/step-00000006.safetensors"
+    straight, again = read(tmp_path / "straight" / name), read(tmp_path / "killed" / name)
+    assert straight.keys() == again.keys()
+    assert not [key for key in straight if not np.array_equal(straight[key], again[key])]
 
 
 @pytest.mark.slow
