@@ -88,7 +88,7 @@ class Job:
 
     def warnings(self):
         """Sentences that the user should see, the model's included."""
-        return self.options.warnings() + self.model.warnings()
+        return self.options.warnings() + self.model.warnings() + self._motion()[1]
 
     def record(self):
         """Everything that decides the result, for the JSON file."""
@@ -102,6 +102,9 @@ class Job:
 
     def motion(self):
         """Lines on what the motion bucket asks for, where the weights were trained with a scale of their own."""
+        return self._motion()[0]
+
+    def _motion(self):
         weights = self.model.settings.checkpoint, *(delta.path for delta in self.pipeline.deltas)
         return calibration.meaning(self.options.motion_bucket_id, weights)
 

@@ -242,7 +242,7 @@ def test_the_noise_that_lcm_draws_is_the_seeds_and_none_that_was_drawn_before(pi
         assert abs(np.corrcoef(drawn[0].ravel(), used.ravel()[: drawn[0].size])[0, 1]) < 0.3
 
 
-@pytest.mark.parametrize("mode", [ops.GRAPH_MODE, ops.PYNATIVE_MODE])
+@pytest.mark.parametrize("mode", [pytest.param(ops.GRAPH_MODE, marks=pytest.mark.slow), ops.PYNATIVE_MODE])
 def test_deep_cache_with_what_it_would_compute_anew_is_the_whole_network(untrained, mode):
     ops.set_device("CPU", mode)
     denoiser = ImageToVideo(CONFIG, untrained).denoiser
@@ -283,7 +283,7 @@ def test_deep_cache_saves_evaluations_and_stays_near(pipeline, monkeypatch):
     assert 0 < np.abs(cached - whole).mean() < 0.5 * np.abs(whole).mean()
 
 
-@pytest.mark.parametrize("mode", [ops.GRAPH_MODE, ops.PYNATIVE_MODE])
+@pytest.mark.parametrize("mode", [pytest.param(ops.GRAPH_MODE, marks=pytest.mark.slow), ops.PYNATIVE_MODE])
 def test_low_memory_leaves_float16_weights_so_and_computes_the_same_bits(untrained, tmp_path, mode):
     ops.set_device("CPU", mode)
     half, delta = tmp_path / "half.safetensors", tmp_path / "delta.safetensors"

@@ -40,6 +40,7 @@ def test_the_default_command_makes_a_video_of_the_picture(tmp_path, demo, capsys
     assert found["motion_score"] > 1 and abs(found["sharpness_drift"]) < 1.5
 
 
+@pytest.mark.slow
 def test_more_motion_is_asked_for_and_made(demo):
     pipeline = ImageToVideo(CONFIG, WEIGHTS)
     slow, fast = (
@@ -48,6 +49,7 @@ def test_more_motion_is_asked_for_and_made(demo):
     assert fast > 2 * slow
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_the_frames_and_both_modes_agree(demo):
     found = []
     for mode in (ops.PYNATIVE_MODE, ops.PYNATIVE_MODE, ops.GRAPH_MODE):

@@ -97,14 +97,14 @@ def of_weights(path):
 
 
 def meaning(bucket, paths):
-    """Lines on what a motion bucket asks for, by the scales of the runs that wrote the weights at `paths`."""
-    lines = []
+    """(lines, warnings) on what a motion bucket asks for, by the scales of the runs that wrote the weights at `paths`."""
+    lines, warnings = [], []
     for path in paths:
         try:
             found = of_weights(path)
         except UserError as error:
-            lines.append(f"warning: {error}")
+            warnings.append(str(error))
         else:
             if found:
                 lines.append(f"motion bucket {bucket:g}: {found[1].describe(bucket)}, {found[0]}")
-    return lines
+    return lines, warnings

@@ -38,6 +38,7 @@ def latents(pipeline, height, width, frames):
     return split_moments(pipeline.condition_encoder(Tensor(pixels)).asnumpy())[0]
 
 
+@pytest.mark.slow
 def test_tiles_give_the_whole_picture():
     ops.set_device("CPU", ops.GRAPH_MODE)
     pipeline = ImageToVideo(CONFIG, WEIGHTS)
