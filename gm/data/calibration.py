@@ -97,7 +97,7 @@ def of_weights(path):
 
 
 def meaning(bucket, paths):
-    """(lines, warnings) on what a motion bucket asks for, by the scales of the runs that wrote the weights at `paths`."""
+    """(lines, warnings) on what a motion bucket asks for, by the scales of the runs that wrote the weights `paths`."""
     lines, warnings = [], []
     for path in paths:
         try:

@@ -35,10 +35,12 @@ def server():
 
 
 def _share_memory():
-    """Streamlit starts a thread for each change of the page, and glibc lets each set memory apart: 180 MB after half an
-    hour of use that needs 140."""
+    """Streamlit starts a thread for each change of the page, and glibc lets each set memory apart; and once pictures of
+    megabytes were freed, it keeps room for more. Both would make the process grow for hours."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
-        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-8, 1)  # M_ARENA_MAX
+        mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD: larger pieces go back to the system
 
 
 def begin():
