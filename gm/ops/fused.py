@@ -7,10 +7,10 @@ it five to ten times; none of them keeps anything for the backward pass but its 
 import functools
 
 import mindspore as ms
-import numpy as np
-from mindspore import Tensor, ops
+from mindspore import ops
 
 from gm.ops import cpu, reference
+from gm.ops.arguments import constant, of_length
 
 _FLOAT = ms.float32
 _SHORT = 28  # tokens up to which attention by loops beats matrix products and transpositions; SVD-XT has 25 frames
@@ -91,17 +91,6 @@ def use(library):
     globals().update(_kernels(library))
 
 
-@ops.constexpr
-def _constant(value):
-    return Tensor(np.array([value], np.float32))
-
-
-@ops.constexpr
-def _of_length(count):
-    """A tensor that tells a kernel a number by its shape."""
-    return Tensor(np.zeros(count, np.float32))
-
-
 def geglu(x, weight, bias):
     """`reference.geglu`: both halves in one product, then one pass."""
     if x.dtype != _FLOAT:
@@ -118,13 +107,13 @@ def layer_norm(x, weight, bias, eps):
     """`reference.layer_norm` in one pass over memory, its gradient too, on all cores."""
     if x.dtype != _FLOAT:
         return cpu.layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, _constant(eps))  # noqa: F821
+    return _layer_norm(x, weight, bias, constant(eps))  # noqa: F821
 
 
 def _by_group(kernel, x, weight, bias, groups, eps):
     """The kernel takes the number of groups from the shape."""
     b, c = x.shape[:2]
-    return kernel(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps)).reshape(x.shape)
+    return kernel(x.reshape(b, groups, c // groups, -1), weight, bias, constant(eps)).reshape(x.shape)
 
 
 def group_norm(x, weight, bias, groups, eps):
@@ -149,7 +138,7 @@ def attention(q, k, v, heads):
     if q.dtype != _FLOAT:
         return cpu.attention(q, k, v, heads)
     short = q.shape[1] <= _SHORT and k.shape[1] <= _SHORT
-    return (_short_attention if short else _long_attention)(q, k, v, _of_length(heads))  # noqa: F821
+    return (_short_attention if short else _long_attention)(q, k, v, of_length(heads))  # noqa: F821
 
 
 def attention_over_pixels(q, k, v):

@@ -7,10 +7,10 @@ those of the reference forms, from the inputs: nothing is kept for the backward 
 import functools
 
 import mindspore as ms
-import numpy as np
-from mindspore import Tensor, ops
+from mindspore import ops
 
 from gm.ops import reference
+from gm.ops.arguments import constant, of_length
 
 _TYPES = (ms.float16, ms.float32)
 _HEADS = (32, 64)  # channels of a head that the kernel was written for
@@ -159,22 +159,11 @@ def use(library):
     globals().update(_kernels(library))
 
 
-@ops.constexpr
-def _constant(value):
-    return Tensor(np.array([value], np.float32))
-
-
-@ops.constexpr
-def _of_length(count):
-    """A tensor that tells a kernel a number by its shape."""
-    return Tensor(np.zeros(count, np.float32))
-
-
 def attention(q, k, v, heads):
     """`reference.attention` without scores in memory and without transpositions; float16, heads of 32 or 64."""
     if q.dtype != ms.float16 or q.shape[2] // heads not in _HEADS:
         return reference.attention(q, k, v, heads)
-    return _attention(q, k, v, _of_length(heads))  # noqa: F821 - of `use`
+    return _attention(q, k, v, of_length(heads))  # noqa: F821 - of `use`
 
 
 def geglu(x, weight, bias):
@@ -217,13 +206,13 @@ def layer_norm(x, weight, bias, eps):
     """`reference.layer_norm` in one kernel."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
         return reference.layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, _constant(eps))  # noqa: F821
+    return _layer_norm(x, weight, bias, constant(eps))  # noqa: F821
 
 
 def _by_group(kernel, x, weight, bias, groups, eps):
     """The kernel takes the number of groups from the shape."""
     b, c = x.shape[:2]
-    return kernel(x.reshape(b, groups, c // groups, -1), weight, bias, _constant(eps))[0].reshape(x.shape)
+    return kernel(x.reshape(b, groups, c // groups, -1), weight, bias, constant(eps))[0].reshape(x.shape)
 
 
 def group_norm(x, weight, bias, groups, eps):

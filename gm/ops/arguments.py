@@ -1,0 +1,16 @@
+"""How a compiled kernel is told a number: it takes tensors alone, and these are constants of the graph."""
+
+import numpy as np
+from mindspore import Tensor, ops
+
+
+@ops.constexpr
+def constant(value):
+    """float32 (1,) of that value."""
+    return Tensor(np.array([value], np.float32))
+
+
+@ops.constexpr
+def of_length(count):
+    """A tensor whose length is the number."""
+    return Tensor(np.zeros(count, np.float32))
