@@ -154,7 +154,7 @@ def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_pa
     changes = ("--SVD.num_frames=2", "--SVD.decode_chunk_size=1", "--height=128", "--amp_level=O2", "--low_memory",
                "--memory_budget=100MB", "--SVD.cache_interval=2", "--SVD.guidance_sigma_max=9", "--output_type=latents",
                "--SVD.max_guidance=1", "--SVD.sampler=heun", "--SVD.decode_tile=64",
-               "--SVD.encode_tile=64")
+               "--SVD.encode_tile=64", "--loop", f"--end_image={tmp_path / 'picture.png'}", "--segments=2")
     found = [conditions(tmp_path, untrained, change) for change in changes]
     assert len({usual, *found}) == len(changes) + 1
     half = tmp_path / "half.safetensors"
