@@ -5,23 +5,26 @@ python benchmarks/faults.py --output_dir=build/faults --points=100
 Needs no download: a very small model with random weights, clips that are drawn. Moments are counted in the program's
 own processor time, so that other work on the machine does not shift them; they are spread evenly over the run, at a
 random place in each part. After a kill every file that has its final name must be whole, and after going on the results
-must have the same bits and nothing else may be left in the folder.
+must have the same bits and nothing else may be left in the folder. The programs run in forks of a process that has
+imported the libraries: what is killed is the programs' own work. Killed itself, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
+from forks import Fork, import_libraries
 from jsonargparse import ArgumentParser
 
 from gm.checkpoint.formats import open_checkpoint
@@ -35,6 +38,7 @@ MODEL = ROOT / "tests" / "small_model.yaml"
 RECIPE = ROOT / "tests" / "small_recipe" / "recipe.yaml"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _TRIES = 3  # of a moment, where the program had ended before it
+_LIMIT = 900  # seconds of a run that goes on after a kill
 
 
 class Program(NamedTuple):
@@ -100,7 +104,10 @@ def prepare(folder):
     random_pixels = np.random.default_rng(0)
     make_folder(folder / "clips")
     make_folder(folder / "pictures")
-    _finish(["svd_tools/make_untrained.py", f"--config={MODEL}", f"--output={folder / 'small.safetensors'}"])
+    command = ["svd_tools/make_untrained.py", f"--config={MODEL}", f"--output={folder / 'small.safetensors'}"]
+    fault = _finish(command, folder / "log")
+    if fault:
+        raise UserError(f"{command[0]}: {fault}")
     lines = ["path,length,motion_bucket_id"]
     for k in range(6):
         frames = np.full((8, 24, 24, 3), 40 * k, np.uint8)
@@ -113,36 +120,37 @@ def prepare(folder):
         write_png(random_pixels.integers(0, 256, (16, 16, 3), np.uint8), folder / "pictures" / f"{name}.png")
 
 
-def _start(command):
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True)
+def _start(command, log):
+    """A program and its arguments in a fork, with its output in a file."""
+    def program():
+        sys.argv = command
+        sys.path[0] = str((ROOT / command[0]).parent)
+        runpy.run_path(command[0], run_name="__main__")
+
+    return Fork(program, log, ROOT)
 
 
-def _finish(command):
-    process = _start(command)
-    output = process.communicate()[0]
-    if process.returncode:
-        raise UserError(f"{command[0]} failed with {process.returncode}:\n{output}")
+def _finish(command, log):
+    """Run a program to its end; what is wrong, or None."""
+    fork = _start(command, log)
+    if not fork.wait(_LIMIT):
+        return f"no end within {_LIMIT} s"
+    return f"failed with {fork.returncode}: {fork.text()[-500:]}" if fork.returncode else None
 
 
-def _processor_time(process):
-    """Seconds that a process has computed so far; None once it has ended."""
-    try:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / _TICKS
+def _computed(process):
+    """Seconds that a process, by its number, has computed so far, and whether it still runs."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS, fields[0] != "Z"
 
 
-def _kill_at(command, moment):
+def _kill_at(command, moment, log):
     """Start a program and kill it at a moment; whether it was still running, and its processor time."""
-    process, last = _start(command), 0.0
-    while (now := _processor_time(process)) is not None and now < moment:
-        last = now
+    fork = _start(command, log)
+    while (now := _computed(fork.pid))[1] and now[0] < moment:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL, last if now is None else now
+    fork.kill()
+    return fork.returncode == -signal.SIGKILL, now[0]
 
 
 def _results(folder, pattern):
@@ -169,42 +177,48 @@ def _faults(output, program, expected, going_on):
 
 def strike(name, folder, points, seed):
     """Kill one program `points` times; a row of the table."""
-    program, inputs, output = PROGRAMS[name], folder / "inputs", folder / name
-    draw = random.Random(f"{seed} {name}")
+    program, inputs, output, log = PROGRAMS[name], folder / "inputs", folder / name, folder / f"{name}.log"
 
     def fresh():
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
-        return inputs, output
+        return program.command(inputs, output)
 
-    _, length = _kill_at(program.command(*fresh()), float("inf"))
+    _, length = _kill_at(fresh(), float("inf"), log)
     expected = _results(output, program.results)
     if not expected:
-        raise UserError(f"{name}: the undisturbed run left no results in {output}")
+        raise UserError(f"{name}: the undisturbed run left no results in {output}; {log} is its output")
     faults = [f"undisturbed: {fault}" for fault in _faults(output, program, expected, False)]
-    killed = told = 0
+
+    def point(k):
+        nonlocal length
+        share = (k + random.Random(f"{seed} {name} {k}").random()) / points
+        for _ in range(_TRIES):  # the first run may have had more to do, such as compiling
+            moment = length * share
+            was_running, used = _kill_at(fresh(), moment, log)
+            if was_running:
+                break
+            length = min(length, used)
+        found = _faults(output, program, expected, True)
+        failed = _finish(program.going_on(inputs, output), log)
+        found += [f"going on {failed}"] * bool(failed) + _faults(output, program, expected, False)
+        return {"killed": was_running, "faults": [f"killed at {moment:.2f} s: {fault}" for fault in found]}
+
+    done = folder / f"{name}-{points}-{seed}.jsonl"
+    rows = [json.loads(line) for line in done.read_text().splitlines()] if done.exists() else []
     with progress_bar(points, name, "kill") as bar:
-        for k in range(points):
-            share = (k + draw.random()) / points
-            for _ in range(_TRIES):  # the first run may have had more to do, such as compiling
-                moment = length * share
-                was_running, used = _kill_at(program.command(*fresh()), moment)
-                if was_running:
-                    break
-                length = min(length, used)
-            killed += was_running
-            faults += [f"killed at {moment:.2f} s: {fault}" for fault in _faults(output, program, expected, True)]
-            process = _start(program.going_on(inputs, output))
-            text = process.communicate()[0]
-            if process.returncode:
-                faults.append(f"killed at {moment:.2f} s: going on failed with {process.returncode}: {text[-500:]}")
-            faults += [f"killed at {moment:.2f} s: {fault}" for fault in _faults(output, program, expected, False)]
-            for fault in faults[told:]:
+        bar.update(len(rows))
+        for k in range(len(rows), points):
+            rows.append(point(k))
+            with open(done, "a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            for fault in rows[-1]["faults"]:
                 bar.write(fault, file=sys.stderr)
-            told = len(faults)
             bar.update()
     shutil.rmtree(output, ignore_errors=True)
-    return {"program": name, "seconds": length, "killed": killed, "finished before": points - killed, "faults": faults}
+    killed = sum(row["killed"] for row in rows)
+    return {"program": name, "seconds": length, "killed": killed, "finished before": points - killed,
+            "faults": faults + [fault for row in rows for fault in row["faults"]]}
 
 
 def main(argv=None):
@@ -216,6 +230,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     folder = Path(options.output_dir).resolve()
     make_folder(folder)
+    import_libraries()
     if not (folder / "inputs" / "pictures" / "b.png").exists():
         prepare(folder / "inputs")
     rows = []

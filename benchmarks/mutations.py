@@ -4,7 +4,6 @@ python benchmarks/mutations.py [--only=TEXT] [--output=docs/mutations.md]
 
 Works on a copy of the files that git knows, as they are on disk. Of each change in mutations.yaml only the tests named
 there are run, all of them from the default run, which must pass unchanged first. Exit status 1 if a change goes unseen.
-Each run is a fork of this process, which has imported the libraries already: seconds instead of tens of seconds.
 Killed, it goes on where it was, as long as no file has changed but documents.
 """
 
@@ -12,22 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from forks import Fork, import_libraries
 from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -38,8 +35,6 @@ from gm.files import atomic_path
 ROOT = Path(__file__).resolve().parent.parent
 CHANGES = Path(__file__).with_suffix(".yaml")
 LIMIT = 900  # seconds of one run of tests; a change that never ends is seen
-LIBRARIES = ("mindspore", "mindspore.nn", "mindspore.ops", "numpy", "cv2", "PIL.Image", "safetensors.numpy")
-OURS = ("gm", "svd_tools", "tests", "image_to_video", "train")  # imported anew in every run
 
 
 class Change(NamedTuple):
@@ -102,45 +97,21 @@ class Found:
 
 def failure(folder, tests):
     """Which test fails first, or None where all pass."""
-    log = folder / ".tests.log"
-    child = os.fork()
-    if not child:
-        os._exit(_run(folder, tests, log))
-    end = time.monotonic() + LIMIT
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        time.sleep(0.2)
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return f"no end in {LIMIT} s"
-    text = log.read_text(encoding="utf-8", errors="replace")
-    status = os.waitstatus_to_exitcode(ended[1])
-    if status == 0:
+    fork = Fork(lambda: _pytest(folder, tests), folder / ".tests.log", folder)
+    if not fork.wait(LIMIT):
+        return f"no end in {LIMIT} s"
+    if fork.returncode == 0:
         return None
-    if status not in (1, 2):  # a crash, or 5: no test has been selected
-        raise UserError(f"pytest {tests}: exit status {status}\n{text[-2000:]}")
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    if fork.returncode not in (1, 2):  # a crash, or 5: no test has been selected
+        raise UserError(f"pytest {tests}: exit status {fork.returncode}\n{fork.text()[-2000:]}")
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", fork.text(), re.MULTILINE)
     return found[1].split("/")[-1] if found else "not importable"
 
 
-def _run(folder, tests, log):
-    """pytest's exit status, in the process that it is called in, which has to end then."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    try:
-        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
-            del sys.modules[name]
-        os.chdir(folder)
-        sys.dont_write_bytecode = True  # pytest puts the folder first into the path of imports (pyproject.toml)
-        os.environ["PYTHONPATH"] = str(folder)  # of programs that tests start
-        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]))
-    except BaseException:  # the parent's own handlers are not for this process
-        traceback.print_exc()
-        status = 70
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+def _pytest(folder, tests):
+    sys.dont_write_bytecode = True  # pytest puts the folder first into the path of imports (pyproject.toml)
+    os.environ["PYTHONPATH"] = str(folder)  # of programs that tests start
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)])
 
 
 def require_passing(folder, tests):
@@ -177,8 +148,7 @@ def main(argv=None):
     if not changes:
         raise UserError(f"--only={options.only}: no change of that text in {CHANGES}")
 
-    for name in LIBRARIES:
-        importlib.import_module(name)
+    import_libraries()
     results, start = [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
