@@ -34,8 +34,11 @@ from gm.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANGES = Path(__file__).with_suffix(".yaml")
-ABOUT = """Written by `python benchmarks/mutations.py --output=docs/mutations.md`, which makes one change at a time to a copy
-of the code and runs the tests that should see it, all of them part of `make test`: the first that fails is named."""
+HEAD = """# Changes of one line that the tests see
+
+Written by `python benchmarks/mutations.py --output=docs/mutations.md`, which makes one change at a time to a copy
+of the code and runs the tests that should see it, all of them part of `make test`: the first that fails is named.
+"""
 LIMIT = 900  # seconds of one run of tests; a change that never ends is seen
 
 
@@ -167,7 +170,7 @@ def main(argv=None):
     print(f"{table(results)}\n\n{summary}")
     if options.output:
         with atomic_path(options.output) as path:
-            Path(path).write_text(f"# Changes of one line that the tests see\n\n{ABOUT}\n\n{summary}\n\n{table(results)}\n")
+            Path(path).write_text(f"{HEAD}\n{summary}\n\n{table(results)}\n")
     return 1 if unseen else 0
 
 
