@@ -28,7 +28,7 @@ from pathlib import Path
 
 from gm import trust
 from gm.errors import UserError, run_cli
-from gm.files import remove_leftovers, temporary_folder
+from gm.files import temporary_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
@@ -161,7 +161,6 @@ def _own_folder(folder, asked):
         what = "--compile_cache is not used" if asked else "compiled networks are not kept for the next run"
         print(f"warning: {what}: {reason}", file=sys.stderr)
         return None
-    remove_leftovers(folder)
     return folder
 
 

@@ -16,18 +16,22 @@ from gm import interrupts
 from gm.errors import UserError
 
 _PREFIX = ".tmp-svd-"  # of the folders that things are made in
+_searched = set()  # folders in which this process has looked for leftovers
 
 
 @contextlib.contextmanager
 def temporary_folder(parent):
     """A new folder in `parent` that only this user can enter; removed at the end, and by an interrupt.
 
-    The process holds a lock on it, by which `remove_leftovers` knows that it lives. OSError where it cannot be made.
+    The process holds a lock on it, by which `remove_leftovers` knows that it lives. Before the first one in `parent`,
+    what killed processes left there is removed. OSError where it cannot be made.
     """
+    parent = os.path.abspath(parent)
+    if parent not in _searched:
+        _searched.add(parent)
+        remove_leftovers(parent)
     with interrupts.lock:
-        place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        held = os.open(place, os.O_RDONLY)
-        _lock(held)
+        place, held = _locked_folder(parent)
 
         def remove():
             shutil.rmtree(place, ignore_errors=True)
@@ -39,6 +43,19 @@ def temporary_folder(parent):
         remove()
         interrupts.remove(remove)
         os.close(held)
+
+
+def _locked_folder(parent):
+    """(path, descriptor) of a new folder; made again where another process took it for a leftover before the lock."""
+    while True:
+        place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        with contextlib.suppress(FileNotFoundError):
+            held = os.open(place, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # no locks there
+                fcntl.flock(held, fcntl.LOCK_EX)  # waits for a process that is about to remove it
+            if place.exists():
+                return place, held
+            os.close(held)
 
 
 def _lock(descriptor):

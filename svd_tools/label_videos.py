@@ -34,7 +34,7 @@ from gm.data.search import find_clips
 from gm.data.spread import spread
 from gm.data.table import write_row, write_rows
 from gm.errors import UserError, run_cli
-from gm.files import count_suffixes, remove_leftovers
+from gm.files import count_suffixes
 from gm.locks import held
 
 COLUMNS = ("path", "length", "motion_bucket_id", "fps", "motion_score")
@@ -132,7 +132,6 @@ def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="
     UserError if either file exists and `resume` is not set, or another process is labelling into this CSV.
     """
     with held(output.with_name(f".{output.name}.lock"), f"another process is writing {output}: wait for it"):
-        remove_leftovers(output.parent)
         return _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes, scheduler)
 
 

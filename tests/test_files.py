@@ -1,5 +1,8 @@
 import errno
 import os
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
@@ -25,6 +28,39 @@ def test_good_write_replaces_the_old_file(tmp_path):
     with atomic_path(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_the_first_file_removes_what_killed_processes_left_but_not_what_others_make(tmp_path):
+    code = ("import sys; from gm.files import atomic_path\n"
+            "with atomic_path(sys.argv[1]) as place:\n    place.write_text('half')\n    print(flush=True)\n    input()")
+    killed, living = (
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name)], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE) for name in ("killed", "living"))
+    for process in (killed, living):
+        process.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    (tmp_path / ".tmp-other").mkdir()
+    assert len(os.listdir(tmp_path)) == 3
+    with atomic_path(tmp_path / "mine") as temporary:
+        temporary.write_text("whole")
+    assert len(os.listdir(tmp_path)) == 3
+    living.communicate(b"\n")
+    assert sorted(os.listdir(tmp_path)) == [".tmp-other", "living", "mine"]
+
+
+def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    made, make = [], tempfile.mkdtemp
+
+    def make_but_lose_the_first(**options):
+        made.append(make(**options))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_but_lose_the_first)
+    with files.temporary_folder(tmp_path) as place:
+        assert place.is_dir() and len(made) == 2
 
 
 def test_folder_is_whole_or_absent(tmp_path):

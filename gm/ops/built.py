@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from gm import trust
-from gm.files import remove_leftovers, temporary_folder
+from gm.files import temporary_folder
 
 _TIMEOUT = 300  # seconds for a compilation that takes 3 (C++) or 20 (CUDA)
 
@@ -85,7 +85,6 @@ def kept_folder():
     if fault is None:
         return folder
     say(f"compiled kernels are not kept for the next run: {fault}")
-    remove_leftovers(tempfile.gettempdir())
     stack = contextlib.ExitStack()
     folder = stack.enter_context(temporary_folder(tempfile.gettempdir())).resolve()
     atexit.register(stack.close)
@@ -117,7 +116,6 @@ def _is_whole(path):
 
 
 def _build(folder, kind, key, make):
-    remove_leftovers(folder)
     with temporary_folder(folder) as place:
         made = place / f"{kind}.so"
         make(made)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from gm.console import versions
 from gm.errors import UserError
-from gm.files import atomic_path, remove_leftovers
+from gm.files import atomic_path
 
 # Losses differ by orders of magnitude between noise levels, so their mean says little: these are the buckets' edges.
 SIGMA_EDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -39,14 +39,12 @@ class RunFolder:
         self.lock = self.path / ".lock"
 
     def make(self):
-        """Make the folder, without what a killed process left half-written. UserError if it cannot be made."""
+        """Make the folder. UserError if it cannot be made."""
         try:
             for folder in (self.checkpoints, self.weights):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"train.output_dir {self.path}: {error.strerror}; choose another folder") from error
-        for folder in (self.path, self.checkpoints, self.weights, self.samples):
-            remove_leftovers(folder)
 
     def describe(self, settings, config, argv):
         """Write down how the run was started. UserError if that cannot be written."""

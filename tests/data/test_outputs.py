@@ -11,7 +11,6 @@ from PIL import Image
 from gm.data import outputs
 from gm.data.outputs import next_base, write_json, write_npy, write_png
 from gm.errors import UserError
-from gm.files import atomic_path
 
 
 def test_next_base_takes_the_first_free_number(tmp_path):
@@ -81,19 +80,6 @@ def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path):
     for stem in (longest + "x", longest + "é"):
         with pytest.raises(UserError, match="the name x.* is too long"):
             next_base(tmp_path, stem)
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path):
-    code = ("import os, sys; from gm.files import atomic_path\n"
-            "with atomic_path(sys.argv[1]) as place:\n    place.write_text('half')\n    os.kill(os.getpid(), 9)")
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")])
-    (left,) = tmp_path.iterdir()
-    (tmp_path / ".tmp-other").mkdir()
-    with atomic_path(tmp_path / "b.txt") as temporary:  # of a process that lives
-        outputs.make_folder(tmp_path)
-        assert not left.exists()
-        temporary.write_text("whole")
-    assert sorted(os.listdir(tmp_path)) == [".tmp-other", "b.txt"]
 
 
 def test_output_folder_that_cannot_be_written(tmp_path):
