@@ -32,49 +32,6 @@ def test_scores_are_a_sixteenth_of_the_budget_within_limits(budget, scores):
     assert memory.attention_scores(budget) == scores
 
 
-def write(root, **files):
-    for name, text in {"proc/meminfo": "MemTotal: 99 kB\nMemAvailable: 1000 kB\n", **files}.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-V1 = "sys/fs/cgroup/memory"
-V2 = "sys/fs/cgroup"
-GROUP_V1 = {"proc/self/cgroup": "5:cpu,memory:/a/b\n0::/\n"}
-GROUP_V2 = {"proc/self/cgroup": "0::/a/b\n"}
-
-
-@pytest.mark.parametrize(("files", "left"), [
-    ({}, 1024000),
-    ({**GROUP_V2, f"{V2}/a/b/memory.max": "max\n", f"{V2}/a/b/memory.current": "5000\n"}, 1024000),
-    ({**GROUP_V2, f"{V2}/a/b/memory.max": "9000\n", f"{V2}/a/b/memory.current": "5000\n",
-      f"{V2}/a/b/memory.stat": "anon 4\ninactive_file 700\n"}, 4700),
-    ({**GROUP_V2, f"{V2}/a/memory.max": "300\n", f"{V2}/a/memory.current": "500\n"}, 0),
-    ({**GROUP_V2, f"{V2}/memory.max": "300\n", f"{V2}/memory.current": "100\n"}, 200),  # a container sees its top alone
-    ({**GROUP_V1, f"{V1}/a/b/memory.limit_in_bytes": "9223372036854771712\n",
-      f"{V1}/a/b/memory.usage_in_bytes": "5\n"}, 1024000),
-    ({**GROUP_V1, f"{V1}/a/memory.limit_in_bytes": "8000\n", f"{V1}/a/memory.usage_in_bytes": "5000\n",
-      f"{V1}/a/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n"}, 3050),
-])
-def test_memory_that_is_left_in_machine_and_control_groups(tmp_path, files, left):
-    assert memory.available_memory(write(tmp_path, **files)) == left
-
-
-def test_a_system_that_does_not_say(tmp_path):
-    assert memory.available_memory(tmp_path) is None
-
-
-def test_a_limit_of_addresses_counts_too(tmp_path):
-    limits = "Limit  Soft Limit  Hard Limit  Units\nMax address space         900000          unlimited  bytes\n"
-    files = {"proc/self/limits": limits, "proc/self/status": "VmSize:\t     100 kB\nRssAnon:\t      30 kB\n"}
-    assert memory.available_memory(write(tmp_path, **files)) == 900000 - 102400
-    assert memory.resident_memory(tmp_path) == 30720
-    files["proc/self/limits"] = limits.replace("900000", "unlimited")
-    assert memory.available_memory(write(tmp_path, **files)) == 1024000
-
-
 @pytest.fixture
 def scores(monkeypatch):
     """Put back what a test sets through `ops.set_memory_budget`."""

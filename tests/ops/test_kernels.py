@@ -1,5 +1,6 @@
 """The compiled kernels by themselves: accuracy, extremes, memory errors, and what happens without a compiler."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from gm import ops
+from gm import ops, system
 from gm.ops import built, fused, native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,6 +186,41 @@ def test_a_compiler_that_speaks_another_encoding(tmp_path):
 
 def test_kernels_can_be_left_out():
     assert in_new_process(SHOW, SVD_KERNELS="0").stdout.strip() == "None"
+
+
+@needs_kernels
+def test_the_number_of_threads_changes_no_bit(kernels):
+    use = ctypes.CDLL(native.library()).UseThreads
+    x = Tensor(np.random.default_rng(0).standard_normal((3, 64, 40, 40)).astype(np.float32))
+    tokens = x.reshape((3, 1600, 64))
+    weight, bias = Tensor(np.linspace(0.5, 1.5, 64, dtype=np.float32)), Tensor(np.zeros(64, np.float32))
+
+    def results():
+        gradient = ms.grad(lambda v: kernels.attention(v, v, v, 2).sum())(tokens)
+        normed = kernels.group_norm_silu(x, weight, bias, 32, 1e-5)
+        return [normed, kernels.attention(tokens, tokens, tokens, 2), gradient]
+
+    try:
+        found = []
+        for count in (1, 2, 7):
+            use(ctypes.c_int64(count))
+            found.append([value.asnumpy() for value in results()])
+    finally:
+        use(ctypes.c_int64(system.processors()))
+    for more in found[1:]:
+        for value, expected in zip(more, found[0]):
+            np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no compiler here")
+@pytest.mark.parametrize("flags", [("-O1",), pytest.param(("-O1", "-g", "-fsanitize=thread"), marks=pytest.mark.slow)])
+def test_every_part_of_a_loop_is_done_once_whoever_else_runs_one(tmp_path, flags):
+    program = tmp_path / "check"
+    subprocess.run([COMPILER, *flags, "-std=c++17", "-pthread", str(Path(__file__).with_name("pool_check.cpp")),
+                    str(native.FOLDER / "pool.cpp"), "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "TSAN_OPTIONS": "die_after_fork=0"})
+    assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stderr
 
 
 @pytest.mark.slow

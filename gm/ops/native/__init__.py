@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gm import system
 from gm.ops import built
 
 FOLDER = Path(__file__).parent
@@ -56,7 +57,7 @@ def library():
         return None
     try:
         path = built.kept("kernels", _key(compiler), functools.partial(compile_library, compiler))
-        ctypes.CDLL(os.fspath(path))
+        ctypes.CDLL(os.fspath(path)).UseThreads(ctypes.c_int64(system.processors()))
     except subprocess.CalledProcessError as error:
         built.say(f"{compiler} could not compile the fused kernels, networks run without them: {built.reason(error)}")
         return None

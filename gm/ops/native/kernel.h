@@ -1,6 +1,9 @@
 // What every kernel has in common: its interface, MindSpore's for ops.Custom(func_type="aot"), and access to its arrays.
 #pragma once
 
+#include <vector>
+
+#include "pool.h"
 #include "vector.h"
 
 // A function gets the addresses of its inputs and then of its outputs, and their shapes; 0 means success.

@@ -1,5 +1,4 @@
-// As many floats at a time as the processor takes, the functions of them that the kernels need, and a loop shared among
-// threads.
+// As many floats at a time as the processor takes, and the functions of them that the kernels need.
 //
 // The vectors are GCC's and Clang's own extension. They have exactly the processor's width: wider ones are lowered too,
 // but kept in memory, which makes products up to eight times slower.
@@ -8,9 +7,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 namespace svd {
 
@@ -105,27 +101,6 @@ inline Normal normal(Vec x) {
   p = p * t + 0.319381530f;
   const Vec tail = density * p * t;
   return {x < 0.0f ? tail : 1.0f - tail, density};
-}
-
-// body(first, last) on parts of 0..items, each part in a thread of its own; `cost`: numbers touched for one item.
-// Which item is computed where has no influence on any result.
-template <class Body>
-void parallel(int64_t items, int64_t cost, Body body) {
-  constexpr int64_t kGrain = 1 << 15;  // numbers below which another thread costs more than it saves
-  const int64_t cores = std::max<int64_t>(1, std::thread::hardware_concurrency());
-  const int64_t parts = std::max<int64_t>(1, std::min({cores, items, items * cost / kGrain}));
-  std::vector<std::thread> threads;
-  threads.reserve(static_cast<size_t>(parts));
-  for (int64_t part = 1; part < parts; ++part) {
-    const int64_t first = items * part / parts, last = items * (part + 1) / parts;
-    try {
-      threads.emplace_back([=] { body(first, last); });
-    } catch (const std::system_error &) {
-      body(first, last);  // the system gives no more threads
-    }
-  }
-  body(0, items / parts);
-  for (auto &thread : threads) thread.join();
 }
 
 }  // namespace svd
