@@ -10,7 +10,7 @@ of the machine's measured speed of a matrix product, and each process's peak mem
 
 The weights are random, except in tiny_pipeline: there the small trained model makes the demo picture's video with its
 config's settings, from the picture to pixels. PyTorch is given what CLIP sees and the noise; this project makes them in
-every call.
+every call. --openvino adds OpenVINO, with PyTorch's networks, as a third side.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from gm.pipeline import ImageToVideo
 
 HERE = Path(__file__).resolve().parent
 CONFIGS, ASSETS = HERE.parent / "configs", HERE.parent / "assets"
+OPENVINO_KINDS = ("unet", "decode", "encode", "clip")
 LIMIT = 1e-4  # of max |difference| / max |PyTorch's value|
 _REST = 1.0  # seconds before each call
 MEDIUM = ("model.unet.model_channels=64", "model.vae.ch=32", "model.clip.width=160", "model.clip.layers=8")
@@ -187,15 +188,20 @@ def compare(name, case, options, folder):
     with ExitStack() as stack:
         log = stack.enter_context(open(Path(options.output_dir) / f"{name}.log", "w", encoding="utf-8"))
         sides = {}
-        for label, python, script in (("ours", sys.executable, "compare_ours.py"),
-                                      ("torch", options.torch_python, "compare_torch.py")):
+        scripts = [("ours", sys.executable, "compare_ours.py"), ("torch", options.torch_python, "compare_torch.py")]
+        if getattr(options, "openvino", None) and case["kind"] in OPENVINO_KINDS:
+            scripts.append(("openvino", options.torch_python, "compare_openvino.py"))
+        for label, python, script in scripts:
             results = str(Path(folder) / f"{label}.npy")
             about = {**case, "results": results, "compile_cache": options.compile_cache}
+            if label == "openvino":
+                about["precision"] = options.openvino
             sides[label] = stack.enter_context(Side(python, script, about, log))
             sides[label].first = sides[label].answer()
-        error = _error(*(np.load(Path(folder) / f"{label}.npy") for label in ("ours", "torch")))
+        found = {label: np.load(Path(folder) / f"{label}.npy") for label in sides}
+        errors = {label: _error(found[label], found["torch"]) for label in sides if label != "torch"}
         calls = [{label: side.call() for label, side in sides.items()} for _ in range(options.pairs)]
-    return _row(name, sides, calls, error)
+    return _row(name, sides, calls, errors)
 
 
 def _error(ours, theirs):
@@ -204,15 +210,16 @@ def _error(ours, theirs):
     return float(np.abs(ours.astype(np.float64) - theirs).max() / np.abs(theirs).max())
 
 
-def _row(name, sides, calls, error):
+def _row(name, sides, calls, errors):
     seconds = {label: [call[label]["seconds"] for call in calls] for label in sides}
     peak = max(side.first["matmul_gflops"] for side in sides.values())
     flops = sides["torch"].first["gflop"]
     medians = {label: float(np.median(values)) for label, values in seconds.items()}
+    ratios = {label: float(np.median(np.divide(values, seconds["ours"]))) for label, values in seconds.items()}
     return {
-        "case": name, "error": error, "gflop": flops, "matmul_gflops": peak,
+        "case": name, "error": errors["ours"], "errors": errors, "gflop": flops, "matmul_gflops": peak,
         "seconds": seconds, "median": medians,
-        "ratio": float(np.median(np.divide(seconds["torch"], seconds["ours"]))),
+        "ratio": ratios["torch"], "ratios": ratios,
         "share_of_matmul": {label: flops / value / peak for label, value in medians.items()},
         "first_call": {label: side.first["seconds"] for label, side in sides.items()},
         "peak_memory": {label: calls[-1][label]["peak_memory"] for label in sides},
@@ -228,7 +235,18 @@ def table(rows):
         memory = " ".join(f"{row['peak_memory'][label] / 1e9:.2f} GB" for label in ("ours", "torch"))
         lines.append(f"| {row['case']} | {row['gflop']:.0f} | {here:.2f} | {there:.2f} | **{row['ratio']:.2f}** | "
                      f"{shares} | {memory} | {row['error']:.0e} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_openvino_table([row for row in rows if "openvino" in row["median"]])])
+
+
+def _openvino_table(rows):
+    lines = ["", "| case | seconds here | OpenVINO | ratio, median of pairs | peak memory, both | "
+             "OpenVINO's difference from PyTorch |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        here, there = (row["median"][label] for label in ("ours", "openvino"))
+        memory = " ".join(f"{row['peak_memory'][label] / 1e9:.2f} GB" for label in ("ours", "openvino"))
+        lines.append(f"| {row['case']} | {here:.2f} | {there:.2f} | **{row['ratios']['openvino']:.2f}** | {memory} | "
+                     f"{row['errors']['openvino']:.0e} |")
+    return lines if rows else []
 
 
 def agreement(rows):
@@ -249,6 +267,8 @@ def main(argv=None):
     parser.add_argument("--torch_python", required=True, help="the python of the PyTorch environment")
     parser.add_argument("--cases", type=list[str], default=["unet_medium"], help=f"of {', '.join(CASES)}")
     parser.add_argument("--pairs", type=int, default=5, help="calls of each side")
+    parser.add_argument("--openvino", choices=("float32", "bfloat16"),
+                        help="compare with OpenVINO too, in that precision")
     add_compile_cache(parser)
     parser.add_argument("--output_dir", default="outputs/compare", help="folder for the logs and report.json")
     options = parser.parse_args(argv)

@@ -124,6 +124,15 @@ def timed(run):
     return result, time.perf_counter() - start
 
 
+def serve(run, about):
+    """Say what is known after the first call, and then answer every line by one call."""
+    print("@@" + json.dumps(about), flush=True)
+    for _ in sys.stdin:
+        seconds = timed(run)[1]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print("@@" + json.dumps({"seconds": seconds, "peak_memory": peak}), flush=True)
+
+
 def main():
     case = json.loads(sys.argv[1])
     inputs = {name: torch.from_numpy(array) for name, array in np.load(case["inputs"]).items()}
@@ -131,12 +140,8 @@ def main():
     with FlopCounterMode(display=False) as counter:
         result, seconds = timed(run)
     np.save(case["results"], result.detach().numpy())
-    about = {"seconds": seconds, "gflop": counter.get_total_flops() / 1e9, "matmul_gflops": matmul_gflops()}
-    print("@@" + json.dumps(about), flush=True)
-    for _ in sys.stdin:
-        seconds = timed(run)[1]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print("@@" + json.dumps({"seconds": seconds, "peak_memory": peak}), flush=True)
+    gflop = counter.get_total_flops() / 1e9
+    serve(run, {"seconds": seconds, "gflop": gflop, "matmul_gflops": matmul_gflops()})
 
 
 if __name__ == "__main__":
