@@ -4,7 +4,7 @@
 import importlib.util
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _cap_onednn_isa():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
+from gm import places
 from gm.checkpoint.published import TINY, VERSIONS
 from gm.errors import UserError
 from gm.option_names import answer_unknown
@@ -178,7 +179,7 @@ def make_parser(description):
     """The parser of all options. In what it returns the last part of an option's first name is the attribute; None is:
     what the config says. Faults are UserErrors, a foreign or mistyped option with the name that it has here."""
     parser = _Parser(
-        prog="image_to_video.py", usage="%(prog)s --image=PICTURE [--version=VERSION] [options]",
+        prog=places.command("image_to_video.py"), usage="%(prog)s --image=PICTURE [--version=VERSION] [options]",
         description=description, formatter_class=_Formatter, add_help=False, allow_abbrev=False,
     )
     for title, options in GROUPS.items():

@@ -126,16 +126,25 @@ def requirement_lines(name):
     return [(line, above) for above, line in zip(["", *lines], lines) if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
+def dependency_lines():
+    """The same of pyproject.toml's dependencies, those of its extras among them."""
+    listed = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("dependencies = [")[2]
+    lines = listed.partition("[project.scripts]")[0].splitlines()
+    return [(line.strip(' ",'), above.strip()) for above, line in zip(lines, lines[1:]) if line.startswith('    "')]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", *sorted(path.name for path in ROOT.glob("requirements*.txt"))])
 def test_every_requirement_is_bounded_and_gives_its_reason(name):
-    for line, above in requirement_lines(name):
+    lines = dependency_lines() if name == "pyproject.toml" else requirement_lines(name)
+    assert lines
+    for line, above in lines:
         assert above.startswith("# "), f"{line}: no reason in the line above it"
         assert line.startswith("-") or re.search(r"==|<", line), f"{line}: neither pinned nor bounded"
 
 
 def test_numpy_stays_below_2_wherever_pip_is_run():
-    runtime = [line for line, _ in requirement_lines("requirements.txt")]
-    assert [line for line in runtime if line.startswith("numpy")] == ["numpy>=1.26,<2"]
+    assert [line for line, _ in dependency_lines() if line.startswith("numpy")] == ["numpy>=1.26,<2"]
+    assert "-e ." in [line for line, _ in requirement_lines("requirements.txt")]
     for name in ("requirements-test.txt", "requirements-extra.txt", "requirements-data.txt",
                  "requirements-cluster.txt"):
         assert "-r requirements.txt" in [line for line, _ in requirement_lines(name)]
