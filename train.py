@@ -86,7 +86,7 @@ def main(argv=None):
         print(dry_run.describe(plan))
         print(memory.check(plan) if check else "memory is not checked")
         return 0
-    return loop.run(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check)
+    return loop.train(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check)
 
 
 if __name__ == "__main__":
