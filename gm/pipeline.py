@@ -227,10 +227,8 @@ class ImageToVideo:
         if known is not None:
             denoise = continued(denoise, known)
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
-        arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
-        if options.sampler == "lcm":  # it draws noise in every step
-            arguments.append(np.random.default_rng((options.seed, 1)))
-        for step in SAMPLERS[options.sampler](*arguments):
+        random = np.random.default_rng((options.seed, 1))  # of the noise that some samplers draw in every step
+        for step in SAMPLERS[options.sampler](denoise, initial_latents(latent_noise, sigmas), sigmas, random):
             require_finite(step.latents, f"the latents after step {step.index} of {step.total}")
             yield step
 
