@@ -170,10 +170,22 @@ def test_lines_that_benchmarks_mutations_changes_exist_once():
     ]
 
 
-def test_relative_links_of_the_readme_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(\s*<?([^)\s>#]+)", text) + re.findall(r'(?:src|href)="([^"#]+)', text)
-    missing = [t for t in targets if not re.match(r"[a-z]+:", t) and not (ROOT / t).exists()]
+def anchors_of(page):
+    """What GitHub makes of the headings of a page, for links to them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(\s*<?([^)\s>]+)", text) + re.findall(r'(?:src|href)="([^"]+)', text)
+    missing = []
+    for target in targets:
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        if not re.match(r"[a-z]+:", target) and (not there.exists() or anchor and anchor not in anchors_of(there)):
+            missing.append(target)
     assert not missing
 
 
