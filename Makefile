@@ -12,7 +12,7 @@ TEST_READY := $(VENV)/.ready-test-$(VERSION)
 WEB_READY := $(VENV)/.ready-web-$(VERSION)
 TEST_WEB_READY := $(VENV)/.ready-test-web-$(VERSION)
 
-.PHONY: demo web test test-all test-web lint clean check-python
+.PHONY: demo web test test-all test-web test-package lint clean check-python
 .DELETE_ON_ERROR:
 
 demo: $(RUN_READY)
@@ -30,6 +30,9 @@ test-all: $(TEST_READY)
 
 test-web: $(TEST_WEB_READY)
 	$(VENV)/bin/python -m pytest -m browser -rs tests/web
+
+test-package: $(TEST_READY)
+	$(VENV)/bin/python -m pytest -m slow tests/test_package.py
 
 lint: $(TEST_READY)
 	$(VENV)/bin/python -m ruff check .

@@ -19,7 +19,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from gm import compile_cache
+from gm import compile_cache, places
 from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_checkpoint
 from gm.console import peak_memory, show
 from gm.errors import UserError, run_cli
@@ -27,7 +27,6 @@ from gm.inference_options import make_parser
 from gm.memory import parse_size, report
 from gm.options import ModelSettings, Options, VideoSettings
 
-ROOT = Path(__file__).resolve().parent
 SHOWN_FAILURES = 20  # in the summary at the end
 _NOT_WITH_LATENTS = ("image", "height", "width", "end_image", "loop")
 
@@ -139,7 +138,7 @@ def choose_model(arguments):
         arguments.version = TINY
         print(f"no --version: using {TINY}, the small model that comes with the program; --help names the others")
     if not arguments.config:
-        arguments.config = str(ROOT / "configs" / f"{arguments.version}.yaml")
+        arguments.config = str(places.CONFIGS / f"{arguments.version}.yaml")
     if not arguments.checkpoint:
         folder = checkpoints_folder(arguments.checkpoints_dir)
         arguments.checkpoint = str(find_checkpoint(Path(arguments.config).stem, folder))

@@ -15,11 +15,9 @@ if __name__ == "__main__":  # before all that takes time
 import argparse
 import logging
 import sys
-from pathlib import Path
 
+from gm import places
 from gm.errors import UserError, run_cli
-
-ROOT = Path(__file__).resolve().parent
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,8 +30,8 @@ def parse(argv):
     parser = _Parser(description=__doc__, add_help=False, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--help", "-h", action="store_true", help="print this and every option, and stop")
-    parser.add_argument("--config", default=ROOT / "configs/svd_train.yaml", help="YAML file with the options below")
-    parser.add_argument("--svd_config", default=ROOT / "configs/svd.yaml", help="YAML file of the model")
+    parser.add_argument("--config", default=places.CONFIGS / "svd_train.yaml", help="YAML file with the options below")
+    parser.add_argument("--svd_config", default=places.CONFIGS / "svd.yaml", help="YAML file of the model")
     parser.add_argument("--memory_check", choices=("on", "off"), default="on",
                         help="off: try also what, by the estimate of memory, will not fit")
     parser.add_argument("--dry_run", action="store_true", help="print settings, parameters and memory, and stop")
@@ -43,7 +41,7 @@ def parse(argv):
 
         parser.print_help()
         print("\noptions of the config, --name=value [value in configs/svd_train.yaml]:")
-        print("\n".join(describe_options(ROOT / "configs/svd_train.yaml")))
+        print("\n".join(describe_options(places.CONFIGS / "svd_train.yaml")))
         sys.exit(0)
     return arguments, _overrides(rest)
 
@@ -88,7 +86,7 @@ def main(argv=None):
         print(dry_run.describe(plan))
         print(memory.check(plan) if check else "memory is not checked")
         return 0
-    return loop.run(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check)
+    return loop.train(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check)
 
 
 if __name__ == "__main__":

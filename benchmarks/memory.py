@@ -134,7 +134,7 @@ def training(case, config, weights, folder):
     settings = load_settings(ROOT / "configs/svd_train.yaml", [item.replace("FOLDER", str(folder)) for item in given])
     predicted = needed(Plan(settings, config, data))
     peak()
-    loop.run(settings, config, ["benchmark"], data)
+    loop.train(settings, config, ["benchmark"], data)
     return predicted, {"training": peak()}
 
 

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from mindspore import nn
 from mindspore import ops as plain
 
-from gm import ops
+from gm import ops, places
 from gm.console import progress_bar
 from gm.errors import run_cli
 from gm.ops import reference
@@ -156,7 +156,7 @@ def main(argv=None):
         reached = [kind for kind in options.recordings if kind in PRECISIONS[precision].recordings]
         with progress_bar(len(reached), precision, "recording") as bar:
             for kind in reached:
-                golden = Golden(verify.SHIPPED / f"{kind}_golden.safetensors")
+                golden = Golden(places.GOLDENS / f"{kind}_golden.safetensors")
                 report = Report(golden, precision)
                 importlib.import_module(f"svd_tools.golden.{kind}").replay(golden, report, amp_level)
                 report.close()

@@ -1,10 +1,14 @@
-"""Stable Video Diffusion on MindSpore: networks, sampling, checkpoints, data and training."""
+"""Stable Video Diffusion on MindSpore: networks, sampling, checkpoints, data and training.
+
+What other programs use is here by name, `from gm import ImageToVideo`; docs/api.md shows it at work.
+"""
 
 # Nothing that takes long to import: until a program has run `gm.interrupts.catch`, Ctrl-C is a traceback.
+import importlib
 import importlib.util
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _cap_onednn_isa():
@@ -29,3 +33,36 @@ def _mindspore_version():
 
 
 _cap_onednn_isa()
+
+# {public name: the module that has it}; each is imported when it is asked for.
+_PUBLIC = {
+    "ImageToVideo": "gm.pipeline",
+    "Options": "gm.options",
+    "Plan": "gm.training.plan",
+    "Trainer": "gm.training.trainer",
+    "UserError": "gm.errors",
+    "choose_size": "gm.sizes",
+    "convert": "gm.checkpoint.conversion",
+    "evaluate": "gm.data.metrics",
+    "expected_parameters": "gm.model",
+    "fit_image": "gm.data.images",
+    "load_image": "gm.data.images",
+    "load_model_config": "gm.model",
+    "load_settings": "gm.training.settings",
+    "open_video": "gm.data.video_reader",
+    "set_device": "gm.ops",
+    "train": "gm.training.loop",
+    "write_gif": "gm.data.videos",
+    "write_video": "gm.data.videos",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

@@ -26,14 +26,14 @@ import sys
 import time
 from pathlib import Path
 
-from gm import trust
+from gm import places, trust
 from gm.errors import UserError, run_cli
 from gm.files import temporary_folder
 
-ROOT = Path(__file__).resolve().parent.parent
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _VARIABLE = "SVD_COMPILE_CACHE"  # in the environment: what --compile_cache is where it is not given
 _CHECKSUMS = "checksums.json"
+_PROGRAMS = ("app.py", "image_to_video.py", "train.py")  # beside gm/
 _LIMIT = 2**30  # bytes of all graphs in a folder; those of svd_tiny take 1.5 MB for each size of video
 _IN_USE = 3600  # seconds since its last use after which a run that uses it has read all of it
 _used = []  # folders of this process: MindSpore reads the path once and counts on, so there can be one
@@ -68,7 +68,7 @@ def chosen(asked, device_target, mode, **_):
     return (default_folder(), False) if asked is None else (Path(asked), True)
 
 
-def key(conditions, root=ROOT):
+def key(conditions, root=places.ROOT):
     """Name of the folder for conditions (anything that json can write) and the sources as they are now.
 
     root: the folder of the programs and of gm.
@@ -76,7 +76,8 @@ def key(conditions, root=ROOT):
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True, default=str).encode())
     environment = sorted((k, v) for k, v in os.environ.items() if k.startswith("MS_") and k not in (_ENABLE, _PATH))
     digest.update(repr(environment).encode())
-    for path in sorted([*root.glob("*.py"), *root.joinpath("gm").rglob("*.py")]):
+    programs = [root / name for name in _PROGRAMS if (root / name).is_file()]
+    for path in sorted([*programs, *root.joinpath("gm").rglob("*.py")]):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
     return digest.hexdigest()[:32]

@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gm import places
 from gm.errors import UserError
 from gm.files import require_file
 from gm.signatures import check_call, fits, hint, join, plain, syntax
@@ -34,11 +35,12 @@ class Section(NamedTuple):
 
 
 def load_config(path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Read a YAML file, under it its `base`, over it `key.sub=value` overrides; interpolations are resolved.
+    """Read a YAML file (`gm.places.config`), under it its `base`, over it `key.sub=value` overrides;
+    interpolations are resolved.
 
     Raises UserError on a missing or broken file, a key that the base does not have, or a value left open (`???`).
     """
-    settings = _read_chain(Path(path), ())
+    settings = _read_chain(places.config(path), ())
     for override in overrides:
         settings = _merged(settings, _change(settings, override), f"override {override!r}", path)
     try:
@@ -94,6 +96,8 @@ def _read_chain(path: Path, seen: tuple) -> dict:
     if not isinstance(base, str):
         raise UserError(f"{path}: base: expected the name of a file, found {base!r}")
     base_path = path.parent / base
+    if not base_path.is_file():
+        base_path = places.config(base)
     return _merged(_read_chain(base_path, seen + (path.resolve(),)), settings, path, base_path)
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
+from gm import places
 from gm.checkpoint.published import TINY, VERSIONS
+from gm.diffusion.guidance import SHAPES
+from gm.diffusion.sampling import SAMPLERS
+from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
 from gm.option_names import answer_unknown
 from gm.options import OUTPUT_TYPES, OVERLAP
@@ -70,7 +74,7 @@ GROUPS = {
         _option("--overlap", f"frames that a segment shares with the one before, by default {OVERLAP}", int),
         _option("--segment_motion", "SVD.motion_bucket_id of each segment, such as 160,60"),
         _option("--segment_fps", "SVD.fps of each segment; the file plays at SVD.fps, or --output_fps"),
-        _option("--height", "height in pixels; by default the picture's own, see the README on sizes", int),
+        _option("--height", "height in pixels; by default the picture's own, see docs/inference.md on sizes", int),
         _option("--width", "width in pixels; the same", int),
         _option("--output_type", "what is written; frames: a folder of PNG; latents: .npy", default="mp4",
                 choices=OUTPUT_TYPES),
@@ -102,7 +106,7 @@ GROUPS = {
         _option("--SVD.max_guidance", "guidance scale of the last frame (svd 2.5, svd_xt 3.0)", float),
         _option("--SVD.guidance_shape", "how the scale goes over the frames: from the first to the last (linear), to "
                 "the last in the middle and back (triangle), nearly at once (trapezoid), throughout (constant)",
-                choices=("linear", "triangle", "trapezoid", "constant")),
+                choices=tuple(SHAPES)),
     ],
     "memory": [
         _option("--low_memory", "hold one part of the model at a time, float16 weights as they are, and half of a "
@@ -119,9 +123,9 @@ GROUPS = {
     ],
     "speed": [
         _option("--SVD.sampler", "euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's",
-                choices=("euler", "heun", "dpmpp_2m", "lcm")),
+                choices=tuple(SAMPLERS)),
         _option("--SVD.schedule", "noise levels: SVD's (karras), or NVIDIA's Align Your Steps, made for 10 steps (ays)",
-                choices=("karras", "ays")),
+                choices=tuple(SCHEDULES)),
         _option("--SVD.cache_interval", "DeepCache: only every so many evaluations compute the whole network; faster, "
                 "not the same (1: all do)", int),
         _option("--SVD.guidance_sigma_min", "no guidance below this noise level: half the work there", float),
@@ -178,7 +182,7 @@ def make_parser(description):
     """The parser of all options. In what it returns the last part of an option's first name is the attribute; None is:
     what the config says. Faults are UserErrors, a foreign or mistyped option with the name that it has here."""
     parser = _Parser(
-        prog="image_to_video.py", usage="%(prog)s --image=PICTURE [--version=VERSION] [options]",
+        prog=places.command("image_to_video.py"), usage="%(prog)s --image=PICTURE [--version=VERSION] [options]",
         description=description, formatter_class=_Formatter, add_help=False, allow_abbrev=False,
     )
     for title, options in GROUPS.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,10 @@ class Options:
             elif value > most:
                 faults.append(f"{name} {value}: must be {most:g} or less")
         return faults
+
+    def changed(self, **changes):
+        """These options with changes; None leaves a value as it is. UserError for what cannot be."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def guidance_scales(self):
         """float32 (num_frames, 1, 1, 1): the scale of every frame."""

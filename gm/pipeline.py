@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
 
 from gm.checkpoint.delta import Deltas, apply_delta, unet_shapes
+from gm.checkpoint.published import checkpoints_folder, find_checkpoint
 from gm.data.images import to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.between import between
@@ -25,7 +27,7 @@ from gm.errors import UserError
 from gm.model import Weights, build_component, load_model_config
 from gm.options import Options
 from gm.precision import check_amp_level
-from gm.sizes import size_multiple
+from gm.sizes import check_picture
 
 PARTS = {"clip": "clip", "condition_encoder": "condition_encoder", "denoiser": "unet", "decoder": "decoder"}
 # What holds a component and goes with it.
@@ -70,7 +72,8 @@ class ImageToVideo:
     Args:
         config: path of a model's YAML file, or one already loaded by `gm.model.load_model_config`.
         checkpoint: path of weights in any layout (`gm.checkpoint.model_file`); all keys are accounted for at once, the
-            components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`.
+            components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`. None:
+            the weights of the config's name where the command line looks for them (svd_tiny's come with the program).
         delta: changes put on the checkpoint's weights: what train.py saved alone (`--train.save=delta`), LoRA files;
             one path or several with strengths, as `gm.checkpoint.delta_file.parse_deltas` reads them.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or what `gm.precision.level` returns.
@@ -84,8 +87,13 @@ class ImageToVideo:
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False):
-        self.config = config if hasattr(config, "model") else load_model_config(config)
+    def __init__(self, config, checkpoint=None, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False):
+        loaded = hasattr(config, "model")
+        if checkpoint is None:
+            if loaded:
+                raise UserError("which weights? A config that is loaded already has no name: give the checkpoint too")
+            checkpoint = find_checkpoint(Path(config).stem, checkpoints_folder())
+        self.config = config if loaded else load_model_config(config)
         self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint, base, use_ema)
         self.deltas = Deltas(delta, unet_shapes(build_component(self.config, "unet")) if delta else {})
         self.warnings = self.deltas.warnings(self.weights)
@@ -96,7 +104,7 @@ class ImageToVideo:
     def options(self, **changes):
         """The config's `Options` with changes; None leaves a value as it is. UserError for what cannot be."""
         defaults = {f.name: self.config.sampling[f.name] for f in fields(Options) if f.name in self.config.sampling}
-        options = replace(Options(**defaults), **{name: value for name, value in changes.items() if value is not None})
+        options = Options(**defaults).changed(**changes)
         self._check(options)
         return options
 
@@ -176,7 +184,7 @@ class ImageToVideo:
         pixel_noise: unit noise float32 (1, 3, h, w); None draws the seed's. keep: with low_memory too the encoders
         stay, for another picture.
         """
-        self._check_size(image)
+        check_picture(image, self.config.model)
         if pixel_noise is None:
             pixel_noise = self.noise(image, options)[0]
         encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
@@ -187,12 +195,6 @@ class ImageToVideo:
         width = self.config.model.unet.adm_in_channels // 3
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
         return condition(context, concat, *numbers, width, options.num_frames)
-
-    def _check_size(self, image):
-        multiple = size_multiple(self.config.model)
-        height, width = image.shape[:2]
-        if height % multiple or width % multiple:
-            raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
 
     def steps(self, image, options, conditioning=None, noise=None, end=None, known=None):
         """Sample the latents of one video: a generator of `gm.diffusion.sampling.Step`, one after each step.
@@ -205,7 +207,7 @@ class ImageToVideo:
             end: what `condition` returned for the picture that the video ends with (`gm.diffusion.between`), or None.
             known: clean latents float32 (o, z, h/8, w/8) of its first frames (`gm.diffusion.seam`), or None.
         """
-        self._check_size(image)
+        check_picture(image, self.config.model)
         self._check(options)
         pixel_noise, latent_noise = self.noise(image, options)
         if conditioning is None:
@@ -225,10 +227,8 @@ class ImageToVideo:
         if known is not None:
             denoise = continued(denoise, known)
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
-        arguments = [denoise, initial_latents(latent_noise, sigmas), sigmas]
-        if options.sampler == "lcm":  # it draws noise in every step
-            arguments.append(np.random.default_rng((options.seed, 1)))
-        for step in SAMPLERS[options.sampler](*arguments):
+        random = np.random.default_rng((options.seed, 1))  # of the noise that some samplers draw in every step
+        for step in SAMPLERS[options.sampler](denoise, initial_latents(latent_noise, sigmas), sigmas, random):
             require_finite(step.latents, f"the latents after step {step.index} of {step.total}")
             yield step
 
@@ -258,8 +258,9 @@ class ImageToVideo:
         return tiled
 
     def __call__(self, image, options=None, **changes):
-        """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options or changes to them."""
-        options = replace(options, **changes) if options else self.options(**changes)
+        """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options, or `options`, and changes to
+        them; None leaves a value as it is."""
+        options = (options or self.options()).changed(**changes)
         for step in self.steps(image, options):
             latents = step.latents
         return to_uint8(self.decode(latents, options))

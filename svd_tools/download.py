@@ -23,6 +23,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from gm import places
 from gm.checkpoint.published import REPOSITORIES, checkpoints_folder
 from gm.console import progress_bar
 from gm.data.outputs import make_folder
@@ -78,7 +79,7 @@ def _library():
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
-        raise UserError("this needs huggingface_hub: python -m pip install -r requirements-download.txt") from error
+        raise UserError(f"this needs huggingface_hub: python -m {places.install('download')}") from error
     return huggingface_hub
 
 
@@ -178,8 +179,8 @@ def main(argv=None):
                         "checkpoints")
     options = parser.parse_args(argv)
     path = download(options.version, checkpoints_folder(options.checkpoints_dir))
-    print(f"{path}: size and SHA-256 are the hub's. Now: python image_to_video.py --version={options.version} "
-          "--image=photo.jpg")
+    print(f"{path}: size and SHA-256 are the hub's. Now: {places.command('image_to_video.py')} "
+          f"--version={options.version} --image=photo.jpg")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from gm import places
 from gm.errors import run_cli
-
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "svd_untrained.yaml"
 
 
 def write_untrained(config_path, output, seed=0, overwrite=False):
@@ -42,7 +41,8 @@ def write_untrained(config_path, output, seed=0, overwrite=False):
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default=str(CONFIG), help="YAML file of a model small enough for the memory")
+    parser.add_argument("--config", default=str(places.CONFIGS / "svd_untrained.yaml"),
+                        help="YAML file of a model small enough for the memory")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial values")
     parser.add_argument("--overwrite", action="store_true", help="replace an output file that is already there")

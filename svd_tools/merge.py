@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import ArgumentParser
 
+from gm import places
 from gm.console import progress_bar
 from gm.errors import UserError, run_cli
 
@@ -69,7 +70,7 @@ def merge(config, checkpoint, deltas, output, base=None, use_ema=False, dtype=No
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default=os.fspath(Path(__file__).resolve().parent.parent / "configs" / "svd.yaml"),
+    parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd.yaml"),
                         help="YAML file of the model")
     parser.add_argument("--checkpoint", required=True, help="the weights that were trained on, in any layout")
     parser.add_argument("--base", help="a whole model that completes the checkpoint where that is a part of one")

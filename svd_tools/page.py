@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from gm import places
 from gm.errors import UserError
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "devices.md"
+PAGE = places.ROOT / "docs" / "devices.md"
 
 
 def read(name, page=PAGE):
     """(text before the table `name`, the table, text behind it). UserError where the marks are missing."""
     begin, end = _marks(name)
+    if not page.exists():
+        raise UserError(f"{page} is not there: the tables are kept in a checkout of the project")
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     shown, closed, after = rest.partition(end)
     if not found or not closed:

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from gm import places
 from gm.errors import run_cli
-
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "svd_tiny_train.yaml"
 
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default=os.fspath(CONFIG), help="YAML file of the recipe")
+    parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd_tiny_train.yaml"),
+                        help="YAML file of the recipe")
     parser.add_argument("--output_dir", required=True, help="folder of the run; goes on with what is in it")
     options = parser.parse_args(argv)
 

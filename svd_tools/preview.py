@@ -27,6 +27,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from gm import places
 from gm.data.outputs import write_png
 from gm.data.sized_clips import SizedClips
 from gm.data.spread import spread
@@ -36,7 +37,6 @@ from gm.files import atomic_path
 from gm.training.data import open_data
 from gm.training.settings import load_settings, size_name
 
-ROOT = Path(__file__).resolve().parents[1]
 _DATASET = ("frames", "step", "height", "width", "sizes", "flip")
 _MARGIN, _TEXT = 8, 18  # pixels of the sheet: around everything, and of the font
 _PAGE = """<!DOCTYPE html>
@@ -150,7 +150,7 @@ def main(argv=None):
     parser.add_argument("--html", type=Path, help="HTML file to write: the samples as looping videos, all in one file")
     parser.add_argument("--count", type=int, default=8, help="samples to show")
     parser.add_argument("--draw", type=int, default=0, help="another number shows other samples of the same training")
-    parser.add_argument("--settings", type=Path, default=ROOT / "configs/svd_train.yaml",
+    parser.add_argument("--settings", type=Path, default=places.CONFIGS / "svd_train.yaml",
                         help="YAML file with the options of train.py, such as settings.yaml in a run's folder; the "
                         "options below change them")
     parser.add_argument("--frames", type=int, help="frames of a sample")

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from gm import places
 from gm.errors import UserError, run_cli
 
-SHIPPED = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 KINDS = ("blocks", "unet", "vae", "clip", "scalars", "loss", "pipeline", "watermark")
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -77,7 +77,7 @@ def main(argv=None):
     parser.add_argument("--fast_float32", action="store_true", help="as in image_to_video.py, with wider limits")
     options = parser.parse_args(argv)
 
-    files = [Path(name) for name in options.files] or [SHIPPED / f"{kind}_golden.safetensors" for kind in KINDS]
+    files = [Path(name) for name in options.files] or [places.GOLDENS / f"{kind}_golden.safetensors" for kind in KINDS]
     from gm import ops
 
     ops.set_device(options.device_target, options.mode, options.fast_float32)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import image_to_video
-from gm import ops, pipeline
+from gm import ops, pipeline, places
 from gm.checkpoint.published import VERSIONS, checkpoints_folder, find_checkpoint
 from gm.diffusion.conditioning import vector_embedding
 from gm.errors import UserError
@@ -32,7 +32,7 @@ def small_svd_xt(tmp_path, untrained, monkeypatch):
     (tmp_path / "configs").mkdir()
     text = f"base: {CONFIG}\nsampling: {{num_frames: 25, sampling_steps: 1, min_guidance: 1.5, max_guidance: 3.0}}\n"
     (tmp_path / "configs/svd_xt.yaml").write_text(text)
-    monkeypatch.setattr(image_to_video, "ROOT", tmp_path)
+    monkeypatch.setattr(places, "CONFIGS", tmp_path / "configs")
     monkeypatch.setenv("SVD_CHECKPOINTS", str(tmp_path / "weights"))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/svd_xt.safetensors").symlink_to(untrained)

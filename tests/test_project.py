@@ -126,16 +126,25 @@ def requirement_lines(name):
     return [(line, above) for above, line in zip(["", *lines], lines) if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
+def dependency_lines():
+    """The same of pyproject.toml's dependencies, those of its extras among them."""
+    listed = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("dependencies = [")[2]
+    lines = listed.partition("[project.scripts]")[0].splitlines()
+    return [(line.strip(' ",'), above.strip()) for above, line in zip(lines, lines[1:]) if line.startswith('    "')]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", *sorted(path.name for path in ROOT.glob("requirements*.txt"))])
 def test_every_requirement_is_bounded_and_gives_its_reason(name):
-    for line, above in requirement_lines(name):
+    lines = dependency_lines() if name == "pyproject.toml" else requirement_lines(name)
+    assert lines
+    for line, above in lines:
         assert above.startswith("# "), f"{line}: no reason in the line above it"
         assert line.startswith("-") or re.search(r"==|<", line), f"{line}: neither pinned nor bounded"
 
 
 def test_numpy_stays_below_2_wherever_pip_is_run():
-    runtime = [line for line, _ in requirement_lines("requirements.txt")]
-    assert [line for line in runtime if line.startswith("numpy")] == ["numpy>=1.26,<2"]
+    assert [line for line, _ in dependency_lines() if line.startswith("numpy")] == ["numpy>=1.26,<2"]
+    assert "-e ." in [line for line, _ in requirement_lines("requirements.txt")]
     for name in ("requirements-test.txt", "requirements-extra.txt", "requirements-data.txt",
                  "requirements-cluster.txt"):
         assert "-r requirements.txt" in [line for line, _ in requirement_lines(name)]
@@ -161,10 +170,22 @@ def test_lines_that_benchmarks_mutations_changes_exist_once():
     ]
 
 
-def test_relative_links_of_the_readme_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(\s*<?([^)\s>#]+)", text) + re.findall(r'(?:src|href)="([^"#]+)', text)
-    missing = [t for t in targets if not re.match(r"[a-z]+:", t) and not (ROOT / t).exists()]
+def anchors_of(page):
+    """What GitHub makes of the headings of a page, for links to them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(\s*<?([^)\s>]+)", text) + re.findall(r'(?:src|href)="([^"]+)', text)
+    missing = []
+    for target in targets:
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        if not re.match(r"[a-z]+:", target) and (not there.exists() or anchor and anchor not in anchors_of(there)):
+            missing.append(target)
     assert not missing
 
 

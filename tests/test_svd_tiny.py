@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import image_to_video
-from gm import ops
+from gm import ops, places
 from gm.checkpoint.formats import open_checkpoint
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import evaluate
@@ -18,7 +18,7 @@ from gm.data.video_reader import open_video
 from gm.model import load_model_config
 from gm.pipeline import ImageToVideo
 
-ROOT = image_to_video.ROOT
+ROOT = places.ROOT
 CONFIG, WEIGHTS, DEMO = ROOT / "configs/svd_tiny.yaml", ROOT / "assets/svd_tiny.safetensors", ROOT / "assets/demo.png"
 FPS = load_model_config(CONFIG).sampling.fps
 

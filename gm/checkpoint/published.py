@@ -6,9 +6,9 @@ import os
 import shlex
 from pathlib import Path
 
+from gm import places
 from gm.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = "svd_tiny"  # comes with the program
 # {version: repository}; the file is <version>.safetensors. All of them are gated: the licence is accepted there.
 REPOSITORIES = {
@@ -22,8 +22,8 @@ VERSIONS = (TINY, "svd", "svd_xt", "svd_xt_1_1", "svd_image_decoder", "svd_xt_im
 
 
 def checkpoints_folder(given=None):
-    """The folder of the weights: as given, else SVD_CHECKPOINTS of the environment, else checkpoints beside gm/."""
-    return Path(given or os.environ.get("SVD_CHECKPOINTS") or ROOT / "checkpoints").expanduser()
+    """The folder of the weights: as given, else SVD_CHECKPOINTS of the environment, else `gm.places.weights`."""
+    return Path(given or os.environ.get("SVD_CHECKPOINTS") or places.weights()).expanduser()
 
 
 def find_checkpoint(version, folder):
@@ -33,7 +33,7 @@ def find_checkpoint(version, folder):
     neither, with what to do.
     """
     if version == TINY:
-        return ROOT / "assets" / f"{TINY}.safetensors"
+        return places.ASSETS / f"{TINY}.safetensors"
     looked_for = [Path(folder) / f"{version}{kind}.safetensors" for kind in ("", "_fp16")]
     for path in looked_for:
         if path.is_file():
@@ -48,4 +48,4 @@ def find_checkpoint(version, folder):
 def download_command(version, folder):
     """What to type to get the weights of one of `REPOSITORIES` into a folder."""
     where = "" if Path(folder) == checkpoints_folder() else f" --checkpoints_dir={shlex.quote(str(folder))}"
-    return f"python svd_tools/download.py {version}{where}"
+    return f"{places.command('svd_tools/download.py')} {version}{where}"

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from gm import places
 from gm.data.frame_folder import clip_files, open_clip
 from gm.errors import UserError
 
@@ -25,7 +26,7 @@ def perceptual_hash():
     try:
         from imagehash import phash
     except ImportError as error:
-        raise UserError("near duplicates are found by imagehash: pip install -r requirements-data.txt") from error
+        raise UserError(f"near duplicates are found by imagehash: {places.install('data')}") from error
     return phash
 
 

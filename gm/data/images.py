@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from gm import places
 from gm.data.colour import UnusableProfile, conversion
 from gm.errors import UserError
 from gm.files import count_suffixes, kind_of
@@ -32,7 +33,7 @@ _OPTIONAL = {  # brand of ISO/IEC 23008-12 → what reads it
     b"avis": ("AVIF", 'a Pillow with AVIF: run `pip install "pillow>=11.3"`'),
     **dict.fromkeys(
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
-        ("HEIF", "pillow-heif: run `pip install -r requirements-extra.txt`"),
+        ("HEIF", f"pillow-heif: run `{places.install('extra')}`"),
     ),
 }
 _ORIENTATION_TAG = 0x0112

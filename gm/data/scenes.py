@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from gm import places
 from gm.data.transitions import SIDE, find_transitions, reduced
 from gm.errors import UserError
 
@@ -70,7 +71,7 @@ def cut_detector():
     try:
         from scenedetect.detectors import AdaptiveDetector
     except ImportError as error:
-        raise UserError("scenes are found by PySceneDetect: pip install -r requirements-data.txt") from error
+        raise UserError(f"scenes are found by PySceneDetect: {places.install('data')}") from error
     return AdaptiveDetector(_RATIO, min_scene_len=1, window_width=_WINDOW, min_content_val=_LEAST_CHANGE)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
+from gm import places
 from gm.errors import UserError
 
 _TIMEOUT = 30  # seconds in which the scheduler must answer
@@ -80,5 +81,5 @@ def _library():
     try:
         import distributed
     except ImportError as error:
-        raise UserError("--scheduler needs Dask: pip install -r requirements-cluster.txt") from error
+        raise UserError(f"--scheduler needs Dask: {places.install('cluster')}") from error
     return distributed

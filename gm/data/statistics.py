@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from gm import places
 from gm.errors import UserError
 from gm.files import atomic_path
 
@@ -65,7 +66,7 @@ def require_matplotlib():
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise UserError("the picture is drawn by matplotlib: pip install -r requirements-data.txt") from error
+        raise UserError(f"the picture is drawn by matplotlib: {places.install('data')}") from error
 
 
 def write_picture(numbers, path):

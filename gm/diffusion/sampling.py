@@ -22,13 +22,14 @@ def initial_latents(noise, sigmas):
     return noise * np.sqrt(np.float32(1) + sigmas[0] ** 2)
 
 
-def euler(denoise, latents, sigmas):
+def euler(denoise, latents, sigmas, random=None):
     """Euler's method for the probability flow (Karras et al. 2022, the first-order step of algorithm 1).
 
     Args:
         denoise: function (x, sigma) -> D, estimate of the clean latents.
         latents: float32 (t, 4, h, w) at noise level sigmas[0].
         sigmas: float32 (steps + 1,), falling, the last one 0.
+        random: `numpy.random.Generator` of the noise that a sampler draws in its steps; this one draws none.
 
     Yields:
         `Step` after each of the steps; the last one holds the sample.
@@ -42,7 +43,7 @@ def euler(denoise, latents, sigmas):
         yield Step(i + 1, total, float(sigmas[i]), x, denoised)
 
 
-def heun(denoise, latents, sigmas):
+def heun(denoise, latents, sigmas, random=None):
     """Heun's method (Karras et al. 2022, algorithm 1): second order, two evaluations in each step but the last.
     Arguments and yields as of `euler`."""
     x = latents
@@ -59,7 +60,7 @@ def heun(denoise, latents, sigmas):
         yield Step(i + 1, total, float(sigmas[i]), x, denoised)
 
 
-def dpmpp_2m(denoise, latents, sigmas):
+def dpmpp_2m(denoise, latents, sigmas, random=None):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2, data prediction): second order from the estimate of the step
     before, one evaluation in each step. Arguments and yields as of `euler`."""
     x, before = latents, None
@@ -81,7 +82,7 @@ def dpmpp_2m(denoise, latents, sigmas):
 
 def lcm(denoise, latents, sigmas, random):
     """Consistency sampling (Song et al. 2023, algorithm 1), for models distilled for it, such as AnimateLCM's: the
-    estimate, noised anew to the next level. random: `numpy.random.Generator`. Otherwise as `euler`."""
+    estimate, noised anew to the next level. Arguments and yields as of `euler`."""
     x = latents
     total = len(sigmas) - 1
     for i in range(total):

@@ -108,7 +108,7 @@ def _unet_stage(recipe, name, stage, folder, config, pretrained, configs):
     whole = saved and weights.exists() and weights.stat().st_mtime_ns >= saved[-1].stat().st_mtime_ns
     if not (whole and step_of(saved[-1]) >= stage.train.max_steps):
         print(f"stage {name}")
-        status = loop.run(settings, config, ["pretrain_tiny.py"], data)
+        status = loop.train(settings, config, ["pretrain_tiny.py"], data)
         if step_of(checkpoints(folder / name / "checkpoints")[-1]) < stage.train.max_steps:
             raise Stopped(str(folder / name), status)
     return weights

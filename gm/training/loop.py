@@ -27,10 +27,11 @@ from gm.training.state import checkpoints
 from gm.training.trainer import Trainer
 
 
-def run(settings, config, argv, data=open_data, memory_check=True):
+def train(settings, config, argv=(), data=open_data, memory_check=True):
     """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status.
 
-    memory_check: UserError where the estimate says that the memory does not suffice.
+    settings, config: of `gm.training.settings.load_settings` and `gm.model.load_model_config`. argv: the command, for
+    the run's records. memory_check: UserError where the estimate says that the memory does not suffice.
     """
     plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from gm import places
 from gm.checkpoint.published import VERSIONS, download_command
 from gm.data.images import SUFFIXES, image_size
 from gm.errors import UserError
@@ -63,7 +64,7 @@ def _model():
     if state.version in missing:
         st.info(f"The weights of {state.version} are not there. Get them with the next two lines, then press R:")
         command = download_command(state.version, settings.checkpoints_dir)
-        st.code(f"python -m pip install -r requirements-download.txt\n{command}", language="bash")
+        st.code(f"python -m {places.install('download')}\n{command}", language="bash")
         return None
     model = settings.model(state.version)
     loaded = queue.loaded and queue.model == model

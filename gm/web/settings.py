@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gm.checkpoint.published import ROOT, checkpoints_folder, find_checkpoint
+from gm import places
+from gm.checkpoint.published import checkpoints_folder, find_checkpoint
 from gm.config import load_config
 from gm.diffusion.guidance import SHAPES
 from gm.diffusion.sampling import SAMPLERS
@@ -68,7 +69,7 @@ def help_of(name):
 
 
 def config_path(version):
-    return ROOT / "configs" / f"{version}.yaml"
+    return places.CONFIGS / f"{version}.yaml"
 
 
 @functools.cache

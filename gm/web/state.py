@@ -10,12 +10,11 @@ import os
 import streamlit as st
 
 from gm import interrupts
-from gm.checkpoint.published import ROOT, TINY
+from gm.checkpoint.published import TINY
+from gm.places import DEMO
 from gm.web.queue import Queue
 from gm.web.settings import defaults, read_arguments
 from gm.web.uploads import Uploads
-
-DEMO = ROOT / "assets" / "demo.png"
 
 
 @st.cache_resource(show_spinner=False)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gm.checkpoint.published import ROOT
+from gm import places
 from gm.data import video_pictures
 from gm.data.video_crop import container_crop
 from gm.data.video_reader import open_video
@@ -182,7 +182,7 @@ def test_colours_of_half_the_size_are_those_between_within_two(tmp_path, tag, sp
 
 
 def natural(width, height):
-    picture = cv2.cvtColor(cv2.imread(str(ROOT / "assets" / "demo.png")), cv2.COLOR_BGR2RGB)
+    picture = cv2.cvtColor(cv2.imread(str(places.DEMO)), cv2.COLOR_BGR2RGB)
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)[None]
 
 

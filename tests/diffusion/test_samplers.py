@@ -41,8 +41,8 @@ def test_heun_evaluates_twice_in_all_steps_but_the_last():
 def test_with_a_perfect_denoiser_every_sampler_ends_at_the_clean_latents(name):
     clean = np.random.default_rng(0).standard_normal((3, 4, 2, 2)).astype(np.float32)
     sigmas = karras_sigmas(5)
-    more = (np.random.default_rng(1),) if name == "lcm" else ()
-    steps = list(SAMPLERS[name](lambda x, sigma: clean, initial_latents(clean, sigmas), sigmas, *more))
+    random = np.random.default_rng(1)
+    steps = list(SAMPLERS[name](lambda x, sigma: clean, initial_latents(clean, sigmas), sigmas, random))
     np.testing.assert_allclose(steps[-1].latents, clean, atol=1e-5)
     assert steps[-1].latents.dtype == np.float32 and [s.index for s in steps] == [1, 2, 3, 4, 5]
 

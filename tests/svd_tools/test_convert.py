@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from gm.checkpoint.conversion import convert
 from gm.errors import UserError, run_cli
-from svd_tools.convert import convert, main
+from svd_tools.convert import main
 
 UNUSED = "conditioner.embedders.3.encoder.decoder.conv_in.weight"
 
@@ -185,7 +186,7 @@ def test_unknown_options_end_without_a_traceback(command, capsys):
 
 MEASURE = """
 import sys
-from svd_tools.convert import convert
+from gm.checkpoint.conversion import convert
 
 def peak():
     with open("/proc/self/status") as file:

@@ -10,13 +10,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from gm.checkpoint.conversion import convert
 from gm.checkpoint.delta import Deltas
 from gm.checkpoint.diffusers_configs import model_configs
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.rules import unused_reason
 from gm.errors import UserError
 from gm.model import expected_parameters, load_model_config
-from svd_tools.convert import convert
 from tests.checkpoint.layouts import ROOT, key_map, manifest, original, to_diffusers, write_folder
 from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, write  # noqa: F401
 

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from gm import ops
+from gm import ops, places
 from svd_tools import graphs, operators, page, verify
 from svd_tools.golden.limits import PRECISIONS
 from svd_tools.graphs import Node
@@ -24,7 +24,7 @@ RECORDED = [
 def test_reference_forms_reproduce_the_original_in_graph_mode(kind, dtype):
     """Outputs and activations, and gradients where they are recorded."""
     graphs.use_reference_forms()
-    report = verify.replay(verify.SHIPPED / f"{kind}_golden.safetensors", dtype)
+    report = verify.replay(places.GOLDENS / f"{kind}_golden.safetensors", dtype)
     failed = [row for row in report.rows if not row.passed]
     assert report.rows and not failed, failed
 

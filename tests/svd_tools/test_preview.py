@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gm import places
 from gm.data.clips import ClipDataset
 from gm.data.metadata import read_metadata
 from gm.data.videos import write_video
@@ -89,7 +90,7 @@ def test_the_samples_are_those_of_training(labels, tmp_path, capsys):
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape[1] >= 900 and sheet.shape[0] > 9 * 32
     samples = preview.draw_samples(preview.preview_settings(
-        preview.ROOT / "configs/svd_train.yaml", labels, labels.parent,
+        places.ROOT / "configs/svd_train.yaml", labels, labels.parent,
         {"output_dir": str(tmp_path), "seed": 5, **{f"dataset.init_args.{name}": value for name, value in (
             ("frames", 3), ("step", 4), ("height", 32), ("width", 48), ("flip", 0.5))}}), 9, 0)[1]
     for sample in samples:  # to the very bytes
@@ -103,7 +104,7 @@ def test_the_samples_are_those_of_training(labels, tmp_path, capsys):
 
 def test_another_draw_shows_other_samples_and_settings_come_from_a_run(labels, tmp_path):
     settings = tmp_path / "settings.yaml"
-    settings.write_text(f"base: {preview.ROOT / 'configs/svd_train.yaml'}\ntrain:\n  validation: {{share: 0.5}}\n"
+    settings.write_text(f"base: {places.ROOT / 'configs/svd_train.yaml'}\ntrain:\n  validation: {{share: 0.5}}\n"
                         "  seed: 5\n  cache: nowhere\n  dataset:\n"
                         "    init_args: {frames: 3, step: 4, sizes: [[32, 48], [48, 32]]}\n")
     pages = []

@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_encoded(arguments, tmp_
 
 
 def test_the_remedies_of_training_take_less(arguments, tmp_path):
-    settings = load_settings(train.ROOT / "configs/svd_train.yaml", [
+    settings = load_settings(ROOT / "configs/svd_train.yaml", [
         option[2:] for option in arguments(tmp_path / "run", "train.loader.batch_size=4",
                                            "train.dataset.init_args.height=48")[1:]])
     plan = Plan(settings, load_model_config(arguments(tmp_path)[0].partition("=")[2]))
