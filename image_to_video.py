@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before all that takes time
 
     interrupts.catch()
 
+import functools
 import json
 import shlex
 import sys
@@ -26,33 +27,87 @@ from gm.errors import UserError, run_cli
 from gm.inference_options import make_parser
 from gm.memory import parse_size, report
 from gm.options import ModelSettings, Options, VideoSettings
+from gm.sharing import launcher
+from gm.sharing.member import joined
+from gm.sharing.supervisor import supervise
 
 SHOWN_FAILURES = 20  # in the summary at the end
-_NOT_WITH_LATENTS = ("image", "height", "width", "end_image", "loop")
+_NOT_WITH_LATENTS = ("image", "height", "width", "end_image", "loop", "skip_done")
 
 
 def main(argv=None):
-    arguments = make_parser(__doc__).parse_args(argv)
+    if launcher.is_scheduler():  # msrun starts one beside its workers
+        return 0
+    worker, member = launcher.worker(), joined()
+    try:
+        arguments = make_parser(__doc__).parse_args(argv)
+        check_arguments(arguments)
+    except UserError:
+        if worker and worker.rank:
+            return 0  # the first one says so
+        raise
+    if worker and worker.size > 1:
+        return share_out(arguments, worker)
+    if member is None:
+        return work(arguments)
+    try:
+        return work(arguments, member)
+    except UserError as error:
+        member.fault(str(error))
+        return 1
+
+
+def share_out(arguments, worker):
+    """The part of one of several processes that a launcher started: the exit status."""
+    from gm.data import outputs
+    from gm.data.images import list_images
+
+    if worker.rank:
+        return supervise(worker, arguments.output_dir)
+    if arguments.dry_run:
+        raise UserError("--dry_run needs no msrun: all devices would say the same")
+    if arguments.latents_in:
+        raise UserError("--latents_in is one file: it needs no msrun")
+    images = list_images(arguments.image)
+    outputs.make_folder(arguments.output_dir)
+    return supervise(worker, arguments.output_dir, images, arguments.num_videos)
+
+
+def work(arguments, member=None):
+    """What the options ask for, or a `gm.sharing.member.Member`'s share of it: the exit status."""
     compile_cache.quiet()
     from gm.data.images import list_images  # after parsing: --help needs no MindSpore
 
-    check_arguments(arguments)
-    images = [Path(arguments.latents_in)] if arguments.latents_in else list_images(arguments.image)
-    choose_model(arguments)
+    first = member is None or member.rank == 0  # what all devices would say alike
+    if member is None:
+        images = [Path(arguments.latents_in)] if arguments.latents_in else list_images(arguments.image)
+    choose_model(arguments, first)
     job = make_job(arguments)
     read = job.read_latents if arguments.latents_in else job.plan
-    for line in (*job.model.pipeline.sources(), *job.motion()):
+    for line in (*job.model.pipeline.sources(), *job.motion()) if first else ():
         print(line)
-    for warning in job.warnings():
+    for warning in job.warnings() if first else ():
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.dry_run:
         print(json.dumps(job.record(), indent=2, default=str))
         for_each(images, lambda path: check(job, read(path)), lambda: "could be done")
         return 0
     place, asked = compile_cache.chosen(arguments.compile_cache, **job.record())
-    with compile_cache.compile_cache(place, lambda: job.graph_conditions(images), asked) as found:
+    if member is None:
+        conditions = functools.partial(job.graph_conditions, images)
+    else:
+        conditions = job.graph_conditions_of_any
+        if place and conditions() is None:  # nobody knows which device will compile what
+            if asked and first:
+                print("warning: --compile_cache is not used: several devices need --height and --width with it, and no "
+                      "--low_memory", file=sys.stderr)
+            place = None
+    with compile_cache.compile_cache(place, conditions, asked) as found:
         job.model.cached = found
-        run_all(job, images, read)
+        if member is None:
+            run_all(job, images, read)
+        else:
+            run_share(job, member)
     return 0
 
 
@@ -79,6 +134,20 @@ def run_all(job, paths, read):
         show(job.run(source))
 
     for_each(paths, make, lambda: f"done, peak memory {peak_memory() / 1e9:.1f} GB")
+
+
+def run_share(job, member):
+    """What a device can get hold of, video by video; what fails is told and stops nothing."""
+    for path, numbers in member.videos():
+        try:
+            source = job.plan(path)
+            if 0 in numbers:
+                print(f"{member.name}: {path}: {source.change}")
+            show(member.noted(job.run(source, numbers), path, numbers), f"{member.name}: ")
+        except UserError as error:
+            compile_cache.stop()
+            print(f"{member.name}: error: {error}", file=sys.stderr)
+            member.failed(path, numbers, str(error))
 
 
 def check(job, source):
@@ -132,11 +201,12 @@ def check_arguments(arguments):
         raise UserError("--compile_cache: --mode=1 compiles nothing, give one of them")
 
 
-def choose_model(arguments):
+def choose_model(arguments, say=True):
     """Fill in the small model where no model is named, and the files of the model where none are."""
     if not arguments.version and not arguments.config:
         arguments.version = TINY
-        print(f"no --version: using {TINY}, the small model that comes with the program; --help names the others")
+        if say:
+            print(f"no --version: using {TINY}, the small model that comes with the program; --help names the others")
     if not arguments.config:
         arguments.config = str(places.CONFIGS / f"{arguments.version}.yaml")
     if not arguments.checkpoint:

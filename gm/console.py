@@ -12,7 +12,7 @@ import time
 from tqdm import tqdm
 
 from gm import __version__
-from gm.events import Compiling, Decoding, Loading, Sampling, Warned, Written
+from gm.events import Compiling, Decoding, Loading, Sampling, Skipped, Warned, Written
 
 LIBRARIES = (
     "mindspore", "numpy", "safetensors", "pillow", "av", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
@@ -24,19 +24,25 @@ def progress_bar(total, description, unit, scale=False):
     return tqdm(total=total, desc=description, unit=unit, unit_scale=scale, file=sys.stderr)
 
 
-def show(events):
-    """Lines and bars on the terminal for the events of `gm.job.Job.run`, until there are no more."""
+def show(events, who=""):
+    """Lines and bars on the terminal for the events of `gm.job.Job.run`, until there are no more.
+
+    who: what begins each line where several processes share the terminal; there are no bars then.
+    """
     bar = None
     try:
         for event in events:
             if isinstance(event, Warned):
-                print(f"warning: {event.text}", file=sys.stderr)
+                print(f"{who}warning: {event.text}", file=sys.stderr)
+            elif isinstance(event, Skipped):
+                print(f"{who}{event.video}: was there already")
             elif isinstance(event, Compiling):
-                print("graph mode: compiling the network for this size; the first step takes long", file=sys.stderr)
+                print(f"{who}graph mode: compiling the network for this size; the first step takes long",
+                      file=sys.stderr)
             elif isinstance(event, Written):
                 times = ", ".join(f"{name} {value:.1f} s" for name, value in event.seconds.items())
-                print(f"{event.video}: {times}, {sum(event.seconds.values()):.1f} s in all")
-            elif isinstance(event, (Loading, Sampling, Decoding)):
+                print(f"{who}{event.video}: {times}, {sum(event.seconds.values()):.1f} s in all")
+            elif isinstance(event, (Loading, Sampling, Decoding)) and not who:
                 if event.done == 0:
                     bar = _bar(event)
                 bar.update(event.done - bar.n)

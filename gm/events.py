@@ -23,6 +23,12 @@ class Started(NamedTuple):
     total: int
 
 
+class Skipped(NamedTuple):
+    """A video that an earlier run has made, in place of all other events of it."""
+
+    video: Path
+
+
 class Loading(NamedTuple):
     """Values of one part of the model ("clip", "condition_encoder", "unet", "decoder"); the first has done 0."""
 

@@ -21,6 +21,8 @@ From latents that an earlier run wrote (`read_latents` in place of `plan`) it be
 `Warned` may come before any of them. Work happens between the events, in the caller's thread, so that whoever has
 enough of it calls close() on the generator, or lets it go: the video's memory is free then, the model stays loaded
 (with low_memory it goes too), and no file is left. UserError where a picture, a setting or a file cannot be.
+
+With skip_done `Skipped` stands for all events of a video that is there already.
 """
 
 from __future__ import annotations
@@ -30,22 +32,16 @@ import functools
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import numpy as np
-
 from gm import memory, ops, segments, video_memory
-from gm.console import peak_memory, timed
 from gm.data import calibration, outputs, videos
-from gm.data.rescue import Rescue
-from gm.data.watermark import embed_watermark
-from gm.diffusion.preview import Preview
+from gm.done import Done
 from gm.errors import UserError, memory_faults
-from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
-from gm.files import require_space
+from gm.events import Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
+from gm.making import Making
 from gm.options import OVERLAP, Options
 from gm.picture import plan
 from gm.pipeline import PARTS
-from gm.results import write_results
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
 _NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
@@ -113,9 +109,21 @@ class Job:
         sizes = []
         for path in paths:
             with contextlib.suppress(UserError):  # it is told when its turn comes
-                sizes += [self.plan(path).image.shape] * self.settings.num_videos * self.settings.segments
+                source = self.plan(path)
+                made = sum(there is None for _, _, there, _ in self._look(source))
+                sizes += [source.image.shape] * made * self.settings.segments
         if not self.model.settings.low_memory:  # which makes the networks anew for every video
             sizes = list(dict.fromkeys(sizes))
+        return self._conditions(sizes)
+
+    def graph_conditions_of_any(self):
+        """`graph_conditions` of whatever pictures come, for one of several devices; None where they decide."""
+        height, width = self.settings.height, self.settings.width
+        if None in (height, width) or self.model.settings.low_memory:
+            return None
+        return self._conditions([(height, width, 3)])
+
+    def _conditions(self, sizes):
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
         done = self.settings.output_type != "latents", bool(self.settings.end_image)  # what else is computed
         narrow = sorted(self.pipeline.narrow())
@@ -136,10 +144,10 @@ class Job:
         if frames is not None:
             options = replace(options, num_frames=max(frames, options.num_frames) if longer else frames)
         kinds = {"decoded": self.settings.output_type != "latents" or longer, "sampled": frames is None or longer,
-                 "kept": self._length(frames, options) if longer else 0}
+                 "kept": self.length(frames, options) if longer else 0}
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
 
-    def _length(self, given=None, options=None):
+    def length(self, given=None, options=None):
         """Frames of the whole video. given: those of given latents, which are its first segment."""
         each = (options or self.options).num_frames
         return (given or each) + (self.settings.segments - 1) * (each - self.overlap)
@@ -155,13 +163,54 @@ class Job:
         stages = functools.partial(self.memory, frames=frames)
         return memory.check(stages(size), video_memory.remedies(self.pipeline, size, self.options, stages))
 
-    def run(self, source):
-        """Make all videos of a `Picture`, or the one of `GivenLatents`: a generator of `gm.events`."""
+    def told(self, source, options):
+        """What the JSON file of a video of `source` says of its making."""
+        told = {**self.record(), **asdict(options), "height": source.size[0], "width": source.size[1]}
+        if not isinstance(source, GivenLatents):
+            return {**told, "image": str(source.path.resolve()), "crop": source.crop}
+        told["latents_in"] = str(source.path.resolve())
+        if self.settings.segments > 1:
+            return told
+        # The JSON file beside them says how they were sampled.
+        return {**told, "num_frames": source.frames, **dict.fromkeys(_SAMPLED)}
+
+    def pictures(self, source):
+        """{"image", perhaps "end": uint8 (h, w, 3)} that are written beside a video."""
+        if isinstance(source, GivenLatents):
+            return {}
+        return {"image": source.image, **({"end": source.end} if self.settings.end_image else {})}
+
+    @functools.cached_property
+    def _done(self):
+        return Done(self.settings.output_dir)
+
+    def _look(self, source, numbers=None):
+        """[(number, its options, path of the video that is there or None, why what is there will not do or None)]."""
+        found = []
+        for number in range(self.settings.num_videos) if numbers is None else numbers:
+            options, there, why = replace(self.options, seed=self.options.seed + number), None, None
+            if self.settings.skip_done:
+                told = {**self.told(source, options), "output_fps": self.settings.output_fps or options.fps}
+                there, why = self._done.look(told, self.settings.output_type, self.pictures(source))
+            found.append((number, options, there, why))
+        return found
+
+    def run(self, source, numbers=None):
+        """Make all videos of a `Picture`, or those of these numbers, from 0, or the one of `GivenLatents`: a generator
+        of `gm.events`."""
         given = isinstance(source, GivenLatents)
         frames = source.frames if given else None
         if given and self.settings.segments > 1 and frames <= self.overlap:
             raise UserError(f"{source.path}: {frames} frames cannot be continued with --overlap={self.overlap}: it "
                             "must be less")
+        found = self._look(source, numbers)
+        for *_, there, why in found:
+            if there:
+                yield Skipped(there)
+            elif why:
+                yield Warned(f"made anew, as what is there will not do: {why}")
+        if all(there for _, _, there, _ in found):
+            return
         trained = self.pipeline.config.sampling
         if not given and source.size != (trained.height, trained.width):
             yield Warned(f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
@@ -170,121 +219,9 @@ class Job:
         needed = memory.advice(self.memory(source.size, frames=frames))
         try:
             with memory_faults(needed):
-                for k in range(self.settings.num_videos):
-                    yield from self._video(source, replace(self.options, seed=self.options.seed + k), k)
+                for number, options, there, _ in found:
+                    if not there:
+                        yield from Making(self).video(source, options, number)
         finally:
             if self.model.settings.low_memory:
                 self.pipeline.release(*PARTS)
-
-    @contextlib.contextmanager
-    def _base(self, path, size):
-        """A name for the files of one video, of `size` bytes of pixels."""
-        base = outputs.next_base(self.settings.output_dir, path.stem)
-        try:
-            require_space(base.parent, size)
-            yield base
-        finally:
-            outputs.give_back(base)
-
-    def _video(self, source, options, k):
-        frames = self._length(getattr(source, "frames", None))
-        with self._base(source.path, frames * 3 * source.size[0] * source.size[1]) as base:
-            yield Started(base, options.seed, k + 1, self.settings.num_videos)
-            yield from self._make(base, source, options)
-
-    def _make(self, base, source, options):
-        parts, seconds = segments.options_of(options, self.settings), {}
-        chain = segments.Chain(getattr(source, "image", None), self.overlap)
-        with Rescue(base) as rescue:
-            if isinstance(source, GivenLatents):
-                parts[0] = replace(options, num_frames=source.frames)
-            for part in parts:
-                latents = source.latents if isinstance(source, GivenLatents) and part is parts[0] else None
-                if latents is None:
-                    latents = yield from self._sampled(source, chain, part, seconds)
-                chain.sampled(latents)
-                rescue.latents, rescue.frames = chain.latents, None
-                if self.settings.output_type != "latents" or part is not parts[-1]:
-                    with timed(seconds, "decoding"):
-                        chain.decoded(*(yield from self._decode(latents, part)))
-                rescue.frames = chain.frames
-            yield from self._finish(base, source, options, chain, seconds)
-
-    def _finish(self, base, source, options, chain, seconds):
-        """Write the files."""
-        given = isinstance(source, GivenLatents)
-        fps = self.settings.output_fps or (source.fps if given else None) or options.fps
-        pictures = {} if given else {"image": source.image, **({"end": source.end} if self.settings.end_image else {})}
-        kind = self.settings.output_type
-        frames = None if kind == "latents" else chain.frames
-        with timed(seconds, "writing"):
-            files = write_results(base, kind, chain.latents, frames, fps, self.model.about, pictures)
-        record = {"video": files["video"].name, **self.record(), **asdict(options), **self._told(source),
-                  "frames": len(chain.latents), "output_fps": fps, "seconds": seconds,
-                  "peak_memory_bytes": peak_memory()}
-        files["json"] = Path(f"{base}.json")
-        outputs.write_json(record, files["json"])
-        yield Written(files["video"], files, record, seconds, frames)
-
-    def _told(self, source):
-        """What the JSON file says of the source."""
-        size = {"height": source.size[0], "width": source.size[1]}
-        if not isinstance(source, GivenLatents):
-            return {"image": str(source.path.resolve()), **size, "crop": source.crop}
-        told = {"latents_in": str(source.path.resolve()), **size}
-        if self.settings.segments > 1:
-            return told
-        # The JSON file beside them says how they were sampled.
-        return {**told, "num_frames": source.frames, **dict.fromkeys(_SAMPLED)}
-
-    def _sampled(self, source, chain, options, seconds):
-        """Returns the latents of one segment, the first or one that goes on from `chain`."""
-        with timed(seconds, "conditioning"):
-            yield from self._load("clip", "condition_encoder")
-            yield Encoding()
-            conditioning, end = self._condition(chain.image, getattr(source, "end", None), options)
-        with timed(seconds, "sampling"):
-            latents = yield from self._sample(chain.image, options, conditioning, end, chain.known)
-        if not np.isfinite(latents).all():
-            raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
-        return latents
-
-    def _load(self, *parts):
-        for part in parts:
-            for done, total in self.pipeline.load(part):
-                yield Loading(PARTS[part], done, total)
-
-    def _condition(self, image, end, options):
-        """`Conditioning` of the picture and of what the video ends with, or None."""
-        if end is not None and end is not image:
-            return self.pipeline.condition(image, options, keep=True), self.pipeline.condition(end, options)
-        conditioning = self.pipeline.condition(image, options)
-        return conditioning, None if end is None else conditioning
-
-    def _sample(self, image, options, conditioning, end=None, known=None):
-        """Returns the latents of one segment. end, known: see `gm.pipeline.ImageToVideo.steps`."""
-        yield from self._load("denoiser")
-        shape = (image.shape, options.num_frames)
-        if self.model.settings.mode == ops.GRAPH_MODE and not self.model.cached and shape not in self.model.compiled:
-            yield Compiling()
-        preview = Preview(image, conditioning.concat[0])
-        yield Sampling(0, options.sampling_steps)
-        for step in self.pipeline.steps(image, options, conditioning, end=end, known=known):
-            self.model.compiled.add(shape)
-            latents = step.latents
-            yield Sampling(step.index, step.total, step.sigma, lambda step=step: preview(step.denoised))
-        return latents
-
-    def _decode(self, latents, options):
-        """Returns the frames uint8 (t, h, w, 3) of one segment, and the one that the next segment begins with, which
-        never has the watermark."""
-        yield from self._load("decoder")
-        chunks, done = [], 0
-        yield Decoding(done, options.num_frames)
-        for pixels in self.pipeline.decode_chunks(latents, options):
-            chunks.append(pixels)
-            done += len(pixels)
-            yield Decoding(done, options.num_frames)
-        pixels = np.concatenate(chunks)
-        seam = videos.to_uint8(pixels[-min(self.overlap, len(pixels)):][:1])[0]
-        return videos.to_uint8(pixels, embed_watermark if self.settings.watermark else None), seam

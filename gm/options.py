@@ -158,6 +158,7 @@ class VideoSettings:
     end_image: path of a picture that the video ends with; loop: it ends with the one that it begins with
     (`gm.diffusion.between`). segments: of which a longer video is made, each sharing `overlap` frames with the one
     before (None: `OVERLAP`), and segment_motion, segment_fps: "160,60", a number for each (`gm.segments`).
+    skip_done: leave out what an earlier run has made (`gm.done`).
 
     Raises:
         UserError: naming a value that cannot be.
@@ -178,6 +179,7 @@ class VideoSettings:
     overlap: int | None = None
     segment_motion: str | None = None
     segment_fps: str | None = None
+    skip_done: bool = False
 
     def __post_init__(self):
         if self.end_image and self.loop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import av
@@ -9,6 +10,9 @@ from PIL import Image
 
 from gm import __version__
 from gm.data import outputs, videos
+
+# Of the name of a video, behind the base, by `gm.options.OUTPUT_TYPES`.
+ENDINGS = {"mp4": ".mp4", "gif": ".gif", "frames": "_frames", "latents": ".npy"}
 
 
 def made_by(model, weights):
@@ -36,6 +40,15 @@ def read_about(path):
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
 
 
+def fingerprint(path):
+    """[name, SHA-256] of a file, or of all files of a folder, by which it is known again."""
+    path, digest = Path(path), hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        digest.update(f"{file.name if path.is_dir() else ''} {file.stat().st_size}\n".encode(errors="replace"))
+        digest.update(file.read_bytes())
+    return [path.name, digest.hexdigest()]
+
+
 def write_results(base, kind, latents, frames, fps, about, pictures=None):
     """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png.
 
@@ -47,8 +60,7 @@ def write_results(base, kind, latents, frames, fps, about, pictures=None):
     Returns:
         {"video", those of `pictures`, perhaps "sheet": path}.
     """
-    ending = {"frames": "_frames", "latents": ".npy"}.get(kind, f".{kind}")
-    files = {"video": Path(f"{base}{ending}")}
+    files = {"video": Path(f"{base}{ENDINGS[kind]}")}
     if kind == "latents":  # what took long comes first
         outputs.write_npy(latents, files["video"])
     elif kind == "frames":

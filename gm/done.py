@@ -1,0 +1,91 @@
+"""What an earlier run has made already: a video whose files are whole and whose JSON file tells of this picture and
+these settings. No mindspore here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gm.results import ENDINGS, fingerprint
+
+# What a JSON file tells that decides nothing of the result, or rounding alone.
+_INDIFFERENT = {
+    "video", "files", "seconds", "peak_memory_bytes", "frames", "command", "versions", "attention_scores", "mode",
+    "low_memory", "device_target",
+}
+
+
+class Done:
+    """The results in an output folder, as they are when this is made."""
+
+    def __init__(self, folder):
+        self._found = {}  # (picture, seed): [(JSON file, what it tells)], the latest last
+        for path in sorted(Path(folder).glob("*.json"), key=lambda path: (len(path.name), path.name)):
+            try:
+                told = json.loads(path.read_text(encoding="utf-8"))
+                self._found.setdefault((told["image"], told["seed"]), []).append((path, told))
+            except (OSError, ValueError, KeyError, TypeError):  # another program's, or one of latents
+                continue
+
+    def look(self, told, kind, pictures):
+        """(path of the video that is there, None), or (None, why the latest of this picture and seed will not do), or
+        (None, None) where there is none.
+
+        Args:
+            told: what the JSON file would tell. kind: one of `gm.options.OUTPUT_TYPES`.
+            pictures: {"image", perhaps "end": uint8 (h, w, 3)} as the model gets them.
+        """
+        told, why = json.loads(json.dumps(told, default=str)), None
+        for path, before in reversed(self._found.get((told["image"], told["seed"]), ())):
+            fault = _other_settings(told, before) or _other_kind(before, kind) or _damaged(path, before) \
+                or _other_picture(path, before, pictures) or _newer_weights(path, told)
+            if fault is None:
+                return path.with_name(before["video"]), None
+            why = why or f"{path}: {fault}"
+        return None, why
+
+
+def _other_settings(told, before):
+    for name in told.keys() - _INDIFFERENT:
+        if told[name] != before.get(name):
+            return f"{name} was {before.get(name)} and is {told[name]}"
+    return None
+
+
+def _other_kind(before, kind):
+    return None if str(before.get("video")).endswith(ENDINGS[kind]) else f"it is {before.get('video')}, not {kind}"
+
+
+def _damaged(path, before):
+    files = before.get("files")
+    if not isinstance(files, dict) or not {"video", "image"} <= files.keys():
+        return "it does not tell what its files were"
+    for name, expected in files.values():
+        try:
+            whole = fingerprint(path.with_name(name)) == [name, expected]
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        if not whole:
+            return f"{name} is not as it was written"
+    return None
+
+
+def _other_picture(path, before, pictures):
+    for name, picture in pictures.items():
+        if name not in before["files"]:
+            return f"it has no {name}"
+        with Image.open(path.with_name(before["files"][name][0])) as image:
+            if not np.array_equal(np.asarray(image), picture):
+                return "the picture was another one" if name == "image" else "the picture at the end was another one"
+    return None
+
+
+def _newer_weights(path, told):
+    weights = [told["config"], told["checkpoint"], told["base"], *(delta["path"] for delta in told["delta"] or ())]
+    for place in filter(None, weights):
+        if Path(place).stat().st_mtime > path.stat().st_mtime:
+            return f"{place} was written later"
+    return None

@@ -1,0 +1,75 @@
+"""The process that computes on one of several devices: which videos are its own, and what it tells of them."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+
+from gm.events import Skipped, Written
+from gm.sharing.folder import RunFolder
+
+_VARIABLE = "SVD_SHARED_RUN"  # in the environment: what a process is told by its supervisor
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def environment(run, rank):
+    """What makes a process that is started with it a `Member`."""
+    told = {"place": str(run.place), "size": run.size, "rank": rank, "supervisor": os.getpid(), "videos": run.videos,
+            "paths": [str(path) for path in run.paths]}
+    path = run.place / f"member-{rank}.json"
+    path.write_text(json.dumps(told), encoding="utf-8")
+    return {_VARIABLE: str(path)}
+
+
+def joined():
+    """The `Member` that this process is, or None. It ends with its supervisor."""
+    path = os.environ.get(_VARIABLE)
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        told = json.load(file)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != told["supervisor"]:  # it ended before that
+        os._exit(1)
+    return Member(RunFolder(told["place"], told["size"], told["paths"], told["videos"]), told["rank"])
+
+
+class Member:
+    """run: `RunFolder`. rank: of this device. name: by which it is called in messages."""
+
+    def __init__(self, run, rank):
+        self.run, self.rank = run, rank
+        self._places = {path: place for place, path in enumerate(run.paths)}
+        self.name = f"device {rank} of {run.size}"
+
+    def videos(self):
+        """(path of a picture, [numbers of its videos]) of what nobody else does, one after the other. The next is
+        taken when it is asked for."""
+        for index in range(len(self.run)):
+            if self.run.take(index):
+                self.run.note(self.rank, taken=index)
+                path, number = self.run.video(index)
+                yield path, [number]
+
+    def noted(self, events, path, numbers):
+        """The events of a job that makes these videos, of which it tells what is done."""
+        left = list(numbers)
+        for event in events:
+            yield event
+            if isinstance(event, (Written, Skipped)):
+                result = "done" if isinstance(event, Written) else "skipped"
+                self.run.note(self.rank, **{result: self._index(path, left.pop(0))})
+
+    def failed(self, path, numbers, why):
+        """Tell why videos cannot be made."""
+        for number in numbers:
+            self.run.note(self.rank, failed=self._index(path, number), why=why)
+
+    def fault(self, why):
+        """Tell why this device can do nothing at all."""
+        self.run.note(self.rank, fault=why)
+
+    def _index(self, path, number):
+        return self._places[path] * self.run.videos + number
