@@ -42,7 +42,7 @@ from gm.errors import UserError, memory_faults
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
 from gm.files import require_space
 from gm.latents_file import GivenLatents, read_latents
-from gm.options import OVERLAP, Options
+from gm.options import Options
 from gm.picture import plan
 from gm.pipeline import PARTS
 from gm.results import write_results
@@ -74,11 +74,8 @@ class Job:
         if unknown:
             raise UserError(f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}")
         self.options = self.pipeline.options(**settings.sampling)
-        self.overlap = OVERLAP if settings.overlap is None else settings.overlap
+        self.overlap = segments.overlap_of(self.options, settings)
         segments.options_of(self.options, settings)  # says what cannot be
-        if settings.segments > 1 and self.overlap >= self.options.num_frames:
-            raise UserError(f"overlap {self.overlap}: must be less than the {self.options.num_frames} frames of a "
-                            "segment")
         outputs.make_folder(settings.output_dir)
         if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
             raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
@@ -136,13 +133,8 @@ class Job:
         if frames is not None:
             options = replace(options, num_frames=max(frames, options.num_frames) if longer else frames)
         kinds = {"decoded": self.settings.output_type != "latents" or longer, "sampled": frames is None or longer,
-                 "kept": self._length(frames, options) if longer else 0}
+                 "kept": segments.length(options, self.settings, frames) if longer else 0}
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
-
-    def _length(self, given=None, options=None):
-        """Frames of the whole video. given: those of given latents, which are its first segment."""
-        each = (options or self.options).num_frames
-        return (given or each) + (self.settings.segments - 1) * (each - self.overlap)
 
     def check_memory(self, size, frames=None):
         """A sentence about the memory that a video of (height, width) pixels needs; frames as in `memory`.
@@ -187,7 +179,7 @@ class Job:
             outputs.give_back(base)
 
     def _video(self, source, options, k):
-        frames = self._length(getattr(source, "frames", None))
+        frames = segments.length(self.options, self.settings, getattr(source, "frames", None))
         with self._base(source.path, frames * 3 * source.size[0] * source.size[1]) as base:
             yield Started(base, options.seed, k + 1, self.settings.num_videos)
             yield from self._make(base, source, options)
