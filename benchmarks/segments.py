@@ -5,12 +5,14 @@ python benchmarks/segments.py --output_dir=outputs/segments
 On drawn pictures. Ways: "overlap" is what --segments does (`gm.segments`, `gm.diffusion.seam`); "naive" begins each
 segment with the last frame of the one before and knows nothing else. Measures are svd_tools/evaluate.py's, over as many
 frames of both as the shorter one has, because drift grows with them; "seam" is the RMS difference of the two frames at
-a seam over that of a usual pair of neighbours. Results: report.json after every picture, a table on the screen, a sheet
-of each video.
+a seam over that of a usual pair of neighbours. A second table follows the videos: at equal quarters of that length,
+against the first frame. Results: report.json after every picture, tables on the screen, a sheet of each video; the same
+command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -26,12 +28,12 @@ from gm.data import procedural
 from gm.data.metrics import evaluate
 from gm.data.outputs import make_folder, write_json, write_png
 from gm.data.videos import contact_sheet, to_uint8
-from gm.errors import run_cli
+from gm.errors import UserError, run_cli
 from gm.pipeline import ImageToVideo
 from gm.segments import Chain
 
-SEGMENTS = 4
-SHOWN = ("colour_drift", "sharpness_drift", "flicker", "motion_score", "seam")
+SEGMENTS, WAYS = 4, ("overlap", "naive")
+SHOWN = ("colour_drift", "contrast_drift", "sharpness_drift", "flicker", "motion_score", "seam")
 
 
 def longer(pipeline, image, options, overlap, naive):
@@ -52,19 +54,48 @@ def longer(pipeline, image, options, overlap, naive):
     return chain.frames, [seam - (0 if naive else overlap // 2) for seam in seams[:-1]]
 
 
+def drift(first, frame):
+    """{"colour", "contrast", "sharpness"} of a frame against the first: as evaluate's drifts; contrast is the deviation
+    of the colours from their mean, log2 of the ratio."""
+    found = evaluate(np.stack([first, frame]), 1.0)
+    deviations = [np.mean(np.std(picture, (0, 1))) + 1e-3 for picture in (frame, first)]
+    return {"colour": found["colour_drift"], "contrast": float(np.log2(deviations[0] / deviations[1])),
+            "sharpness": found["sharpness_drift"]}
+
+
 def measure(frames, seams, fps):
     jumps = np.array([np.sqrt(np.mean((x.astype(np.float64) - y) ** 2)) for x, y in zip(frames, frames[1:])])
-    return {**evaluate(frames, fps), "seam": float(np.mean(jumps[seams]) / np.median(jumps))}
+    places = np.linspace(0, len(frames) - 1, SEGMENTS + 1).astype(int)[1:]
+    on_the_way = [drift(frames[0], frames[place]) for place in places]
+    return {**evaluate(frames, fps), "contrast_drift": on_the_way[-1]["contrast"], "on_the_way": on_the_way,
+            "frames": len(frames), "seam": float(np.mean(jumps[seams]) / np.median(jumps))}
 
 
 def table(report):
-    """Medians over the pictures, of the drifts' size."""
+    """Medians over the pictures, of the drifts' size; and with signs on the way."""
     lines = ["| | " + " | ".join(name.replace("_", " ") for name in SHOWN) + " |", "|---|" + "---|" * len(SHOWN)]
-    for way in ("overlap", "naive"):
+    for way in WAYS:
         cells = (f"{np.median([abs(found[way][name]) for found in report.values()]):.2f}" for name in SHOWN)
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    less = sum(found["overlap"]["colour_drift"] < found["naive"]["colour_drift"] for found in report.values())
-    return "\n".join([*lines, f"less colour drift with an overlap in {less} of {len(report)} pictures"])
+    for name in SHOWN[:3]:
+        less = sum(abs(found["overlap"][name]) < abs(found["naive"][name]) for found in report.values())
+        lines.append(f"less {name.replace('_', ' ')} with an overlap in {less} of {len(report)} pictures")
+    lines += ["", "| | a quarter | half | three quarters | the end |", "|---|---|---|---|---|"]
+    for way in WAYS:
+        for name in ("colour", "contrast", "sharpness"):
+            found = np.median([[at[name] for at in one[way]["on_the_way"]] for one in report.values()], 0)
+            lines.append(f"| {way}, {name} | {' | '.join(f'{value:+.2f}' for value in found)} |")
+    return "\n".join(lines)
+
+
+def earlier(path, settings):
+    """The pictures of an earlier report with the same settings."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["settings"] != settings:
+        raise UserError(f"{path} is of other settings: name another --output_dir")
+    return found["pictures"]
 
 
 def main(argv=None):
@@ -82,18 +113,22 @@ def main(argv=None):
     make_folder(options.output_dir)
     pipeline = ImageToVideo(options.config, options.checkpoint)
     settings = pipeline.options(sampling_steps=options.sampling_steps, motion_bucket_id=options.motion_bucket_id)
-    report = {}
+    told = {**vars(settings), "side": options.side, "overlap": options.overlap}
+    report_path = Path(options.output_dir) / "report.json"
+    report = earlier(report_path, told)
     for number in tqdm(range(options.pictures), unit="picture", file=sys.stderr):
+        if str(number) in report:
+            continue
         picture, found = procedural.picture(np.random.default_rng(100 + number), options.side), {}
         made = {way: longer(pipeline, picture, settings, overlap, way == "naive")
-                for way, overlap in (("overlap", options.overlap), ("naive", 1))}
+                for way, overlap in zip(WAYS, (options.overlap, 1))}
         shortest = min(len(frames) for frames, _ in made.values())
         for way, (frames, seams) in made.items():
             frames, seams = frames[:shortest], [seam for seam in seams if seam < shortest - 1]
             found[way] = measure(frames, seams, settings.fps)
             write_png(contact_sheet(frames[::4], 14), Path(options.output_dir) / f"{number:02d}_{way}.png")
         report[str(number)] = found
-        write_json({"settings": vars(settings), "pictures": report}, Path(options.output_dir) / "report.json")
+        write_json({"settings": told, "pictures": report}, report_path)
     print(table(report))
 
 

@@ -36,21 +36,24 @@ SLOWEST, FASTEST = 100, 205  # motion buckets of the clips
 LENGTH = 16  # frames
 
 
-def write_clips(folder, count, size, fps, seed=0):
-    """`count` clips that pan to the right at different speeds, and labels.csv, whose path is returned."""
+def write_clips(folder, count, size, fps, draw=pan):
+    """`count` clips of a camera that moves at different speeds, and labels.csv, whose path is returned.
+
+    draw: function of (picture, frames, pixels of the side, share of the side in each frame).
+    """
     make_folder(folder)
-    random = np.random.default_rng((seed, 77))
+    random = np.random.default_rng((0, 77))
     for index in range(count):
         speed = score(random.uniform(SLOWEST, FASTEST)) / 100  # sides per second
-        frames = pan(picture(random, 3 * size), LENGTH, size, speed / fps)
-        write_video(frames, Path(folder) / f"pan{index:03d}.mp4", fps)
+        frames = draw(picture(random, 3 * size), LENGTH, size, speed / fps)
+        write_video(frames, Path(folder) / f"clip{index:03d}.mp4", fps)
     labels = Path(folder) / "labels.csv"
     label_videos.main([str(folder), f"--output={labels}"])
     return labels
 
 
-def train_arguments(folder, labels, size, steps, learning_rate):
-    """The command line of train.py."""
+def train_arguments(folder, labels, size, steps, learning_rate, **more):
+    """The command line of train.py. more: further options below train, or others for these."""
     given = {
         "svd_config": CONFIG, "train.pretrained": CHECKPOINT, "train.output_dir": Path(folder) / "run",
         "train.temporal_only": True, "train.epochs": 10000, "train.max_steps": steps, "train.resume": "latest",
@@ -60,6 +63,7 @@ def train_arguments(folder, labels, size, steps, learning_rate):
         "train.dataset.init_args.width": size, "train.loader.batch_size": 2, "train.loss.p_mean": 0.7,
         "train.optimizer.learning_rate": learning_rate, "train.schedule.name": "cosine",
         "train.schedule.warmup_steps": 10, "train.schedule.end_factor": 0.1, "train.checkpoint.every": 50,
+        **{f"train.{name}": value for name, value in more.items()},
     }
     return [f"--{name}={value}" for name, value in given.items()]
 

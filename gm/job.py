@@ -39,7 +39,7 @@ from gm.errors import UserError, memory_faults
 from gm.events import Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
 from gm.making import Making
-from gm.options import OVERLAP, Options
+from gm.options import Options
 from gm.picture import plan
 from gm.pipeline import PARTS
 
@@ -70,11 +70,8 @@ class Job:
         if unknown:
             raise UserError(f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}")
         self.options = self.pipeline.options(**settings.sampling)
-        self.overlap = OVERLAP if settings.overlap is None else settings.overlap
+        self.overlap = segments.overlap_of(self.options, settings)
         segments.options_of(self.options, settings)  # says what cannot be
-        if settings.segments > 1 and self.overlap >= self.options.num_frames:
-            raise UserError(f"overlap {self.overlap}: must be less than the {self.options.num_frames} frames of a "
-                            "segment")
         outputs.make_folder(settings.output_dir)
         if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
             raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
@@ -144,13 +141,8 @@ class Job:
         if frames is not None:
             options = replace(options, num_frames=max(frames, options.num_frames) if longer else frames)
         kinds = {"decoded": self.settings.output_type != "latents" or longer, "sampled": frames is None or longer,
-                 "kept": self.length(frames, options) if longer else 0}
+                 "kept": segments.length(options, self.settings, frames) if longer else 0}
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
-
-    def length(self, given=None, options=None):
-        """Frames of the whole video. given: those of given latents, which are its first segment."""
-        each = (options or self.options).num_frames
-        return (given or each) + (self.settings.segments - 1) * (each - self.overlap)
 
     def check_memory(self, size, frames=None):
         """A sentence about the memory that a video of (height, width) pixels needs; frames as in `memory`.

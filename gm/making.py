@@ -31,7 +31,7 @@ class Making:
     def video(self, source, options, number):
         """Make one video: a generator of events. source: `gm.picture.Picture` or `GivenLatents`; number: of it among
         those of its picture, from 0."""
-        frames = self.job.length(getattr(source, "frames", None))
+        frames = segments.length(self.job.options, self.settings, getattr(source, "frames", None))
         with self._base(source.path, frames * 3 * source.size[0] * source.size[1]) as base:
             yield Started(base, options.seed, number + 1, self.settings.num_videos)
             yield from self._make(base, source, options)

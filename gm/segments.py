@@ -8,6 +8,7 @@ import numpy as np
 
 from gm.diffusion.seam import fade
 from gm.errors import UserError
+from gm.options import OVERLAP
 
 
 def numbers(text, count, name):
@@ -41,6 +42,24 @@ def options_of(options, settings):
             changes.update({field: values[k]} if values else {})
         found.append(replace(options, **changes))
     return found
+
+
+def overlap_of(options, settings):
+    """Frames that a segment shares with the one before. Arguments as of `options_of`.
+
+    Raises:
+        UserError: as many as a segment has, or more.
+    """
+    overlap = OVERLAP if settings.overlap is None else settings.overlap
+    if settings.segments > 1 and overlap >= options.num_frames:
+        raise UserError(f"overlap {overlap}: must be less than the {options.num_frames} frames of a segment")
+    return overlap
+
+
+def length(options, settings, given=None):
+    """Frames of the whole video. given: of latents that are its first segment."""
+    each = options.num_frames
+    return (given or each) + (settings.segments - 1) * (each - overlap_of(options, settings))
 
 
 class Chain:

@@ -12,8 +12,11 @@ import pytest
 import image_to_video
 from gm import ops, places
 from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.published import camera_moves
+from gm.data.flow import camera_flow
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import evaluate
+from gm.data.procedural import picture
 from gm.data.video_reader import open_video
 from gm.model import load_model_config
 from gm.pipeline import ImageToVideo
@@ -68,6 +71,40 @@ def test_the_file_is_small_and_half_precision():
     assert WEIGHTS.stat().st_size <= 25e6
     with open_checkpoint(WEIGHTS) as file:
         assert {str(file.dtype(name)) for name in file.names()} == {"float16"}
+
+
+def camera(picture, move, **options):
+    """{axis: % of the side per second} of a video with a camera move, or without one."""
+    delta = move and camera_moves("svd_tiny")[move]
+    frames = ImageToVideo(CONFIG, WEIGHTS, delta)(picture, seed=1, **options)
+    return dict(zip(("right", "down", "growth"), 100 * FPS * camera_flow(frames)))
+
+
+# What is seen: of a camera that turns left it moves to the right.
+MOVES = {"pan_left": ("right", 1), "pan_right": ("right", -1), "tilt_up": ("down", 1), "draw_back": ("growth", -1)}
+
+
+def test_the_camera_moves_are_small_loras_for_these_weights():
+    assert set(camera_moves("svd_tiny")) == set(MOVES)
+    for path in camera_moves("svd_tiny").values():
+        assert path.stat().st_size < 2e6
+        pipeline = ImageToVideo(CONFIG, WEIGHTS, path)
+        assert pipeline.warnings == [] and "LoRA" in pipeline.sources()[1]
+
+
+def test_a_camera_move_turns_the_demo_picture_its_way(demo):
+    plain, panned = (camera(demo, move, sampling_steps=2)["right"] for move in (None, "pan_left"))
+    assert panned > 1 and panned > plain + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("move", MOVES)
+def test_every_camera_move_goes_its_way(demo, move):
+    axis, sign = MOVES[move]
+    pictures = [demo, *(picture(np.random.default_rng(seed), 128) for seed in (1, 2))]
+    for shown in pictures:
+        plain, moved = (sign * camera(shown, which, sampling_steps=6)[axis] for which in (None, move))
+        assert moved > 0 and moved > plain + 1
 
 
 @pytest.mark.slow

@@ -21,6 +21,11 @@ REPOSITORIES = {
 VERSIONS = (TINY, "svd", "svd_xt", "svd_xt_1_1", "svd_image_decoder", "svd_xt_image_decoder")
 
 
+def camera_moves(version):
+    """{name: path} of the LoRA files that come with the program for a version's weights; most have none."""
+    return {path.stem: path for path in sorted((places.ASSETS / "camera_moves" / version).glob("*.safetensors"))}
+
+
 def checkpoints_folder(given=None):
     """The folder of the weights: as given, else SVD_CHECKPOINTS of the environment, else `gm.places.weights`."""
     return Path(given or os.environ.get("SVD_CHECKPOINTS") or places.weights()).expanduser()

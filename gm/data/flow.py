@@ -36,6 +36,24 @@ def picture_flow(before, after):
     return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * scale
 
 
+def camera_flow(frames):
+    """(right, down, growth) of what is seen, means over neighbouring frames uint8 (t, h, w, 3): the shift as a share of
+    the shortest side, and by how much distances from the middle grow, both for each frame.
+
+    Least squares: of all flows that shift and enlarge the picture, the one nearest to what is measured. Plain areas
+    have no flow, so that a picture with many of them seems to move less.
+    """
+    height, width = frames[0].shape[:2]
+    side = min(height, width)
+    x, y = np.meshgrid((np.arange(width) - (width - 1) / 2) / side, (np.arange(height) - (height - 1) / 2) / side)
+    found = []
+    for now, then in zip(frames, frames[1:]):
+        flow = picture_flow(now, then) / side
+        growth = (flow[..., 0] * x + flow[..., 1] * y).sum() / (x * x + y * y).sum()
+        found.append([*flow.mean((0, 1)), growth])
+    return np.mean(found, 0)
+
+
 def follow(picture, flow):
     """What `picture` (h, w, c) shows at x + flow(x), for every x: undoes the motion `flow` from x to the picture.
 

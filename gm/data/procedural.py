@@ -22,7 +22,7 @@ _TEXTURES = 6
 _MAX_LEAVES = 160
 _PLAIN = 0.25  # share of the pictures that show a thing on a plain ground, such as white
 # A zoom by the factor 1 + r per second moves a square's points by r * 0.383 of its side on average.
-_MEAN_RADIUS = 0.383
+MEAN_RADIUS = 0.383
 _MOST_CORRECTION = 1.5  # of a clip's speed, either way: a picture that is nearly empty would need any speed
 
 
@@ -137,11 +137,20 @@ def push_in(canvas, frames, size, zoom, centre):
     return np.stack([_view(canvas, size, share, [c * (1 - share) for c in centre]) for share in shares])
 
 
-def pan(canvas, frames, size, step):
-    """Frames uint8 (t, size, size, 3) of a camera that looks at the left of `canvas` and turns right: what is seen
-    moves to the left by `step` of the picture's side with every frame."""
-    share = 1 / (1 + step * (frames - 1))
-    return np.stack([_view(canvas, size, share, (k * step * share, (1 - share) / 2)) for k in range(frames)])
+def pan(canvas, frames, size, step, direction=(1, 0)):
+    """Frames uint8 (t, size, size, 3) of a camera that turns over `canvas`, by `step` of the picture's side with every
+    frame; what is seen moves the other way.
+
+    direction: (right, down) of the camera, each -1, 0 or 1; at the end that it turns from it begins at the edge.
+    """
+    room = 1 - 1 / (1 + step * (frames - 1))  # share of the canvas's side that comes into view on the way
+    way = np.linspace(-1, 1, frames)
+    return np.stack([_view(canvas, size, 1 - room, [room * (1 + d * k) / 2 for d in direction]) for k in way])
+
+
+def draw_back(canvas, frames, size, zoom):
+    """Frames of a camera that draws back from the middle of `canvas`: `push_in` in reversed time."""
+    return np.ascontiguousarray(push_in(canvas, frames, size, zoom, (0.5, 0.5))[::-1])
 
 
 def _view(canvas, size, share, start):
@@ -170,7 +179,7 @@ def clip(random, frames, size, fps, most_bucket):
     def shown(rate):
         return push_in(canvas, frames, size, math.exp(rate / fps), (0.5, 0.5))
 
-    rate = wanted / 100 / _MEAN_RADIUS
+    rate = wanted / 100 / MEAN_RADIUS
     found = motion_score(shown(rate), fps)
     rate *= min(max(wanted / max(found, 1e-6), 1 / _MOST_CORRECTION), _MOST_CORRECTION)
     drawn = shown(rate)

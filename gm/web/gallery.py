@@ -8,12 +8,13 @@ import streamlit as st
 
 from gm.checkpoint.published import VERSIONS
 from gm.web import state, words
-from gm.web.gallery_files import items, settings_of, version_of
+from gm.web.gallery_files import camera_of, items, settings_of, version_of
 from gm.web.results import downloads
 
 _MORE = 6  # results that are shown at first, and with each press
 _SAID = ("seed", "num_frames", "sampling_steps", "sampler", "schedule", "motion_bucket_id", "fps", "noise_aug_strength",
          "min_guidance", "max_guidance")
+_SAID_IF = ("loop", "end_image", "overlap", "segment_motion", "segment_fps")  # what few results have
 
 
 def show(_asked):
@@ -48,7 +49,7 @@ def _card(item):
     version = version_of(item.record)
     known = version if version in VERSIONS else None
     st.button("Use these settings again", key=f"again {item.name}", icon=":material/replay:", width="stretch",
-              on_click=state.use, args=(item.files["image"], settings_of(item.record), known))
+              on_click=state.use, args=(item.files["image"], settings_of(item.record), known, item.files.get("end")))
     with st.expander("Settings and files"):
         _said(item)
         if "video" in item.files:
@@ -70,5 +71,8 @@ def _said(item):
     record = item.record
     rows = [("model", version_of(record)), ("size", f"{record.get('width')}×{record.get('height')}")]
     rows += [(name, record.get(name)) for name in _SAID]
+    rows += [("camera", camera_of(record))] if record.get("delta") else []
+    rows += [("segments", record["segments"])] if record.get("segments", 1) != 1 else []
+    rows += [(name, record[name]) for name in _SAID_IF if record.get(name)]
     rows = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in rows]
     st.markdown("\n".join(["| | |", "|---|---|", *(f"| {name} | `{value}` |" for name, value in rows)]))

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from gm.web.settings import CHOICES, FIELDS, limited
+from gm.web.settings import CHOICES, FIELDS, OWN_CAMERA, TEXTS, cameras, limited
 
 _LARGEST = 1_000_000  # bytes of a JSON file
 
@@ -37,7 +37,7 @@ def _item(path, time):
         if path.stat().st_size > _LARGEST:
             return None
         record = json.loads(path.read_bytes())
-        wanted = {"video": record["video"], "image": f"{path.stem}_image.png", "sheet": f"{path.stem}_sheet.png"}
+        wanted = {"video": record["video"], **{kind: f"{path.stem}_{kind}.png" for kind in ("image", "end", "sheet")}}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # Whoever wrote the file: only what lies beside it under its name is shown.
@@ -49,14 +49,26 @@ def _item(path, time):
 
 
 def settings_of(record):
-    """{name of `gm.web.settings.SETTINGS`, "height", "width": value} of a record, as the page's controls take them."""
-    found = {"num_videos": 1}
+    """{name of `gm.web.settings.SETTINGS`, "height", "width", "camera": value} of a record, as the page's controls take
+    them."""
+    found = {"num_videos": 1, "camera": camera_of(record), "loop": record.get("loop") is True}
     for name in (*FIELDS, "height", "width"):
         value = record.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             found[name] = limited(name, value)
     found.update({name: record[name] for name, (_, known) in CHOICES.items() if record.get(name) in known})
+    found.update({name: record[name] for name in TEXTS if isinstance(record.get(name), str)})
     return found
+
+
+def camera_of(record):
+    """The label of the camera move that was used."""
+    version, delta = version_of(record), record.get("delta")
+    if version is None or not isinstance(delta, list) or len(delta) != 1:
+        return OWN_CAMERA
+    used = delta[0].get("path") if isinstance(delta[0], dict) else None
+    return next((label for label, path in cameras(version).items() if path is not None and str(path) == used),
+                OWN_CAMERA)
 
 
 def version_of(record):

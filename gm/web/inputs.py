@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from gm import places
+from gm import places, segments
 from gm.checkpoint.published import VERSIONS, download_command
 from gm.data.images import SUFFIXES, image_size
 from gm.errors import UserError
-from gm.options import ModelSettings, Options, VideoSettings
-from gm.picture import Picture, plan
+from gm.options import ModelSettings, VideoSettings
+from gm.picture import CENTRE, Picture, plan
 from gm.sizes import choose_size, size_multiple
 from gm.web import words
 from gm.web.look import paste
@@ -20,13 +20,17 @@ from gm.web.messages import Load
 from gm.web.settings import (
     CHOICES,
     FIELDS,
+    OWN_CAMERA,
     PRESETS,
     SETTINGS,
+    TEXTS,
+    cameras,
     config_of,
     defaults,
     help_of,
     options_of,
     preset,
+    video_settings,
 )  # fmt: skip
 from gm.web.state import DEMO, running, server
 
@@ -34,24 +38,43 @@ LARGEST_SIDE = 2048  # pixels: four times the area that SVD was trained at, and 
 
 
 class Asked(NamedTuple):
-    """What the inputs say now. model, picture: None where a message says why there is none."""
+    """What the inputs say now. None where a message says why there is none."""
 
     model: ModelSettings | None
     picture: Picture | None
-    video: VideoSettings
+    video: VideoSettings | None
 
 
 def show():
     """Draw the column; returns `Asked`."""
-    state, (settings, _, _) = st.session_state, server()
+    state = st.session_state
     model = _model()
-    video = VideoSettings(
-        {name: state[name] for name in SETTINGS if name != "num_videos"}, state.num_videos, state.height, state.width,
-        settings.output_dir,
-    )
-    picture = _picture(video)
+    picture = _picture()
     _settings()
-    return Asked(model, picture, video)
+    _longer()
+    try:
+        end = _end(picture)
+        video = video_settings(state.version, _values(), server()[0].output_dir, state.end and str(state.end))
+    except UserError as error:
+        st.error(str(error))  # below what is folded away
+        return Asked(model, picture, None)
+    return Asked(model, picture and picture._replace(end=end), video)
+
+
+def _values():
+    state = st.session_state
+    return {name: state[name] for name in (*SETTINGS, "height", "width")}
+
+
+def _end(picture):
+    """uint8 (h, w, 3) that the video is to end with, or None."""
+    state = st.session_state
+    if state.end is None:
+        return picture.image if picture and state.loop else None
+    try:
+        return fitted(state.version, state.end, state.height, state.width, CENTRE).image
+    except UserError as error:
+        raise UserError(_without_path(error, state.end, "The end picture")) from error
 
 
 def _model():
@@ -66,7 +89,11 @@ def _model():
         command = download_command(state.version, settings.checkpoints_dir)
         st.code(f"python -m {places.install('download')}\n{command}", language="bash")
         return None
-    model = settings.model(state.version)
+    offered = cameras(state.version)
+    if len(offered) > 1:
+        st.selectbox("Camera", list(offered), key="camera", help="A small file of changes (LoRA) that makes this model "
+                     "move the camera. On the command line: --SVD.delta")
+    model = settings.model(state.version, state.get("camera"))
     loaded = queue.loaded and queue.model == model
     columns = st.columns([2, 3], vertical_alignment="center")
     if columns[0].button("Load model", disabled=loaded or running() is not None, width="stretch",
@@ -86,9 +113,10 @@ def _memory(model, loaded):
     if ready is None:
         return f"Not loaded; {free}."
     try:
-        options = options_of(config_of(state.version), {name: state[name] for name in Options.__dataclass_fields__
-                                                        if name in SETTINGS})
-        stages = ready.basis.stages((state.height, state.width), options)
+        video = video_settings(state.version, _values(), server()[0].output_dir)
+        options = options_of(config_of(state.version), video.sampling)
+        kept = segments.length(options, video) if video.segments > 1 else 0
+        stages = ready.basis.stages((state.height, state.width), options, kept=kept)
     except UserError:
         return free
     stage = max(stages, key=lambda name: stages[name].own)
@@ -97,18 +125,19 @@ def _memory(model, loaded):
 
 
 def _new_version():
-    st.session_state.update(defaults(st.session_state.version), preset="The model's own")
+    st.session_state.update(defaults(st.session_state.version), preset="The model's own", camera=OWN_CAMERA)
 
 
-def _picture(video):
+def _picture():
     """Upload and preview; returns the `Picture`, or None after a message."""
-    state, (_, _, uploads) = st.session_state, server()
+    state = st.session_state
     sent = st.file_uploader(
         "Picture: choose, drop or paste", type=[suffix[1:] for suffix in SUFFIXES],
         key=f"picture_{state.get('uploader', 0)}", help=help_of("image"),
     )
     paste()
-    _take(sent, uploads)
+    if _take(sent, "picture", DEMO):
+        state.crop = 50
     preview = st.container()
     multiple = size_multiple(config_of(state.version).model)
     columns = st.columns(3, vertical_alignment="bottom")
@@ -126,7 +155,7 @@ def _picture(video):
         crop = (state.crop / 100 if across else 0.5, state.crop / 100 if down else 0.5)
         picture = fitted(state.version, state.picture, state.height, state.width, crop)
     except UserError as error:
-        preview.error(_without_path(error, state.picture))
+        preview.error(_without_path(error, state.picture, "This picture"))
         return None
     caption = f"What the model gets: {picture.change}" if state.picture != DEMO else \
         f"The demo picture, as the model gets it: {picture.change}"
@@ -134,20 +163,22 @@ def _picture(video):
     return picture
 
 
-def _take(sent, uploads):
-    """Keep what was uploaded as the session's picture, and forget the one before."""
-    state = st.session_state
-    number = None if sent is None else sent.file_id
-    if number == state.sent:
-        return
-    state.sent = number
-    if state.upload is not None:
-        uploads.remove(state.upload)
-    if sent is None:
-        state.upload, state.picture = None, DEMO if state.picture == state.upload else state.picture
-    else:
-        state.picture = state.upload = uploads.add(sent.getbuffer())
-        state.crop = 50
+def _take(sent, name, without):
+    """Keep what was uploaded as the session's `name`, "picture" or "end", and forget the one before; `without`: what
+    there is once it was taken away. True for a new one."""
+    state, uploads = st.session_state, server()[2]
+    number, before = None if sent is None else sent.file_id, state[f"{name}_upload"]
+    if number == state[f"{name}_sent"]:
+        return False
+    state[f"{name}_sent"] = number
+    if before is not None:
+        uploads.remove(before)
+    now = state[f"{name}_upload"] = None if sent is None else uploads.add(sent.getbuffer())
+    if now is not None:
+        state[name] = now
+    elif state[name] == before:
+        state[name] = without
+    return now is not None
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -171,17 +202,17 @@ def _own_shape():
         return  # the preview says why
 
 
-def _without_path(error, path):
+def _without_path(error, path, what):
     """A message about an upload: its generated name means nothing to anybody."""
     text = str(error).replace(f"image {path}: ", "").replace(f"{path}: ", "").replace(f"image {path}", "it")
-    return f"This picture cannot be used: {text.replace(str(path), 'it')}"
+    return f"{what} cannot be used: {text.replace(str(path), 'it')}"
 
 
-def _number(name, where=st):
+def _number(name, where=st, disabled=False):
     field = FIELDS[name]
     kind = type(field.step)
     where.number_input(field.label, kind(field.least), kind(field.most), key=name, step=field.step, help=help_of(name),
-                       format="%d" if kind is int else "%.2f")
+                       format="%d" if kind is int else "%.2f", disabled=disabled)
 
 
 def _settings():
@@ -206,6 +237,24 @@ def _settings():
             columns[index % 2].selectbox(label, known, key=name, help=help_of(name))
         _number("decode_chunk_size", columns[0])
         _number("num_videos", columns[1])
+
+
+def _longer():
+    """How the video ends, and longer ones."""
+    state = st.session_state
+    with st.expander("Loop, end picture, longer videos"):
+        st.checkbox("Loop", key="loop", help=help_of("loop"))
+        sent = st.file_uploader("End picture", type=[suffix[1:] for suffix in SUFFIXES], help=help_of("end_image"),
+                                key=f"end_{state.get('uploader', 0)}")
+        _take(sent, "end", None)
+        if state.end is not None and state.end != state.end_upload:  # of an earlier result
+            st.image(str(state.end), "The end picture of that result", width=160)
+            st.button("Without it", on_click=state.update, kwargs={"end": None})
+        columns, one = st.columns(2), state.segments == 1
+        _number("segments", columns[0])
+        _number("overlap", columns[1], disabled=one)
+        for column, (name, label) in zip(columns, TEXTS.items()):
+            column.text_input(label, key=name, help=help_of(name), disabled=one, placeholder="the same for all")
 
 
 def _new_preset():

@@ -8,6 +8,7 @@ from PIL import Image
 
 from gm.data.videos import contact_sheet
 from gm.web import words
+from gm.web.messages import Make
 from gm.web.state import running, server
 
 _EVERY = 0.5  # seconds
@@ -49,6 +50,9 @@ def _watch(ticket):
     else:
         text, share = words.stage(ticket.event)
         started, left = ticket.started, ticket.seconds_left()
+        segments = ticket.request.videos[0].segments if isinstance(ticket.request, Make) else 1
+        if segments > 1 and ticket.segment:
+            text = f"Segment {ticket.segment} of {segments}. {text}"
         if started is not None and started.total > 1:
             text = f"Video {started.number} of {started.total}. {text}"
         st.progress(share or 0.0, text + (f", about {words.duration(left)} left" if left is not None else ""))

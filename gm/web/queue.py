@@ -40,11 +40,12 @@ class Ticket:
         self.event = None  # the last of gm.events that says what is done now
         self.since = time.monotonic()  # when it came
         self.started = None  # `gm.events.Started` of the video under way
+        self.segment = 0  # of it, counted from 1
         self.warnings, self.results = [], []
         self.glimpse = None  # small frames uint8 (t, h, w, 3)
         self.ended = None  # `Ended`
         self.cancelled = False  # asked for
-        self._steps = []  # (time, steps done) of the video under way
+        self._steps = []  # (time, steps done) of the segment under way
 
     def receive(self, event):
         now = time.monotonic()
@@ -61,12 +62,14 @@ class Ticket:
         else:
             self.event, self.since = event, now
         if isinstance(event, Started):
-            self.started, self.glimpse, self._steps = event, None, []
+            self.started, self.glimpse, self.segment = event, None, 0
         if isinstance(event, Sampling):
+            if event.done == 0:
+                self.segment, self._steps = self.segment + 1, []
             self._steps.append((now, event.done))
 
     def seconds_left(self):
-        """Of this video's sampling or of loading this part, from its speed so far; None while that is not known."""
+        """Of this segment's sampling, from its speed so far; None while that is not known."""
         event = self.event
         if isinstance(event, Sampling) and len(self._steps) > 2:  # the first step compiles, or fills caches
             (first, begun), (last, done) = self._steps[1], self._steps[-1]

@@ -44,7 +44,7 @@ def show(asked):
 
 def start(label, asked, help):
     """A button, dead while there is nothing to do or the session's last request is not done; True if pressed."""
-    dead = asked.model is None or asked.picture is None or running() is not None
+    dead = None in (asked.model, asked.video) or asked.picture is None or running() is not None
     icon = ":material/play_arrow:"
     return st.button(label, type="primary", icon=icon, disabled=dead, key=f"start {label}", help=help)
 
@@ -56,7 +56,7 @@ def video(result):
     play(written.video, record["width"])
     for column, (what, said, number) in zip(st.columns(3), words.quality(result.numbers, record["motion_bucket_id"])):
         column.markdown(f"**{what}**: {said}  \n:small[:gray[{number}]]")
-    st.caption(f"{written.video.name}: seed {record['seed']}, {record['num_frames']} frames of {record['width']}×"
+    st.caption(f"{written.video.name}: seed {record['seed']}, {record['frames']} frames of {record['width']}×"
                f"{record['height']} at {record['output_fps']:g} a second, made in "
                f"{words.duration(sum(written.seconds.values()))}, kept in {words.folder(written.video.parent)}")
     downloads(written.files)

@@ -8,15 +8,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gm import places
-from gm.checkpoint.published import checkpoints_folder, find_checkpoint
+from gm import places, segments
+from gm.checkpoint.published import camera_moves, checkpoints_folder, find_checkpoint
 from gm.config import load_config
 from gm.diffusion.guidance import SHAPES
 from gm.diffusion.sampling import SAMPLERS
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
 from gm.inference_options import GROUPS, device
-from gm.options import ModelSettings, Options
+from gm.options import OVERLAP, ModelSettings, Options, VideoSettings
 
 HELP = {option.names[0].rsplit(".", 1)[-1].lstrip("-"): option for group in GROUPS.values() for option in group}
 
@@ -45,13 +45,19 @@ FIELDS = {
         Field("max_guidance", "Guidance, last frame", 0.0, 20.0, 0.1),
         Field("decode_chunk_size", "Frames decoded at a time", 1, 100, 1),
         Field("num_videos", "Videos", 1, 8, 1),
+        Field("segments", "Segments", 1, 20, 1),
+        Field("overlap", "Frames shared at a seam", 1, 50, 1),
     )
 }
 CHOICES = {
     "sampler": ("Sampler", tuple(SAMPLERS)), "schedule": ("Noise levels", tuple(SCHEDULES)),
     "guidance_shape": ("Guidance over the frames", tuple(SHAPES)),
 }
-SETTINGS = (*FIELDS, *CHOICES)  # names of everything that the page asks for, but for the size
+TEXTS = {"segment_motion": "Motion of each segment", "segment_fps": "Frames per second of each segment"}
+# Names of everything that the page asks for, but for the size, the camera and the end picture.
+SETTINGS = (*FIELDS, *CHOICES, *TEXTS, "loop")
+OWN_CAMERA = "The model's own"
+_SAMPLING = tuple(name for name in SETTINGS if name in Options.__dataclass_fields__)
 PRESETS = {
     "The model's own": {},
     "Fast: 10 steps, dpmpp_2m, ays": {"sampling_steps": 10, "sampler": "dpmpp_2m", "schedule": "ays"},
@@ -88,7 +94,8 @@ def options_of(config, changes):
 def defaults(version):
     """{name of SETTINGS, "height", "width": value} that the page begins with for a version."""
     config = config_of(version)
-    values = {**vars(options_of(config, {})), "num_videos": 1, **{n: config.sampling[n] for n in ("height", "width")}}
+    values = {**vars(options_of(config, {})), **{name: config.sampling[name] for name in ("height", "width")},
+              "num_videos": 1, "segments": 1, "overlap": OVERLAP, **dict.fromkeys(TEXTS, ""), "loop": False}
     return {name: limited(name, values[name]) for name in (*SETTINGS, "height", "width")}
 
 
@@ -105,7 +112,30 @@ def preset(name, version):
     values = {**defaults(version), **PRESETS[name]}
     if name == "As the original":
         values["sampling_steps"] = 30 if "xt" in version else 25
-    return {key: value for key, value in values.items() if key not in ("height", "width", "seed", "num_videos")}
+    return {name: value for name, value in values.items() if name in _SAMPLING and name != "seed"}
+
+
+def video_settings(version, values, output_dir, end_image=None):
+    """`gm.options.VideoSettings` of what the controls say, {name of SETTINGS, "height", "width": value}.
+
+    What is told of each segment counts where there are several. UserError for what cannot be, before anything is
+    loaded.
+    """
+    longer = {name: values[name] or None for name in ("overlap", *TEXTS)} if values["segments"] > 1 else {}
+    video = VideoSettings(
+        {name: values[name] for name in _SAMPLING}, values["num_videos"], values["height"], values["width"], output_dir,
+        end_image=end_image, loop=values["loop"], segments=values["segments"], **longer,
+    )
+    options = options_of(config_of(version), video.sampling)
+    segments.overlap_of(options, video)
+    segments.options_of(options, video)
+    return video
+
+
+def cameras(version):
+    """{label: LoRA file or None} of the camera moves that fit the weights of a version."""
+    found = {name.replace("_", " ").capitalize(): path for name, path in camera_moves(version).items()}
+    return {OWN_CAMERA: None, **found}
 
 
 class Server(NamedTuple):
@@ -117,11 +147,13 @@ class Server(NamedTuple):
     device_target: str | None
     low_memory: bool
 
-    def model(self, version):
-        """`gm.options.ModelSettings` of a version. UserError, with the command that gets them, without weights."""
+    def model(self, version, camera=OWN_CAMERA):
+        """`gm.options.ModelSettings` of a version with one of its `cameras`. UserError, with the command that gets
+        them, without weights."""
         weights = find_checkpoint(version, self.checkpoints_dir)
-        return ModelSettings(str(config_path(version)), str(weights), device_target=self.device_target, mode=self.mode,
-                             low_memory=self.low_memory)
+        delta = cameras(version).get(camera)
+        return ModelSettings(str(config_path(version)), str(weights), delta and str(delta), mode=self.mode,
+                             device_target=self.device_target, low_memory=self.low_memory)
 
     def missing(self, version):
         """Why a version cannot be loaded, in words; None where its weights are there."""

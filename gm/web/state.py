@@ -13,7 +13,7 @@ from gm import interrupts
 from gm.checkpoint.published import TINY
 from gm.places import DEMO
 from gm.web.queue import Queue
-from gm.web.settings import defaults, read_arguments
+from gm.web.settings import OWN_CAMERA, defaults, read_arguments
 from gm.web.uploads import Uploads
 
 
@@ -46,8 +46,8 @@ def begin():
     """Give a new session its values: svd_tiny, the demo picture, the model's own settings."""
     state = st.session_state
     if "version" not in state:
-        state.update(version=TINY, **defaults(TINY), preset="The model's own", ticket=None, picture=DEMO, upload=None,
-                     sent=None, crop=50)
+        state.update(version=TINY, **defaults(TINY), preset="The model's own", camera=OWN_CAMERA, ticket=None, crop=50,
+                     picture=DEMO, picture_upload=None, picture_sent=None, end=None, end_upload=None, end_sent=None)
 
 
 def running():
@@ -56,11 +56,11 @@ def running():
     return ticket if ticket is not None and ticket.ended is None else None
 
 
-def use(path, values, version=None):
-    """Take a picture and settings over, as of an earlier result. For callbacks: before the controls are drawn."""
+def use(path, values, version=None, end=None):
+    """Take pictures and settings over, as of an earlier result. For callbacks: before the controls are drawn."""
     state = st.session_state
     if version is not None:
         state.version = version
     state.update({**defaults(state.version), **values})
-    state.update(picture=path, crop=50, preset=None, view="Video")
+    state.update(picture=path, end=end, crop=50, preset=None, view="Video")
     state.uploader = state.get("uploader", 0) + 1  # an empty one

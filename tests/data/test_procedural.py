@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from gm.data import procedural
+from gm.data.flow import camera_flow
 from gm.data.metrics import evaluate
 from gm.data.motion import bucket, score
-from gm.data.procedural import clip, pan, picture, push_in
+from gm.data.procedural import clip, draw_back, pan, picture, push_in
 
 
 def generator(seed=0):
@@ -50,6 +51,28 @@ def test_the_camera_turns_right_and_what_it_sees_moves_left():
     assert frames.shape == (6, 64, 64, 3)
     assert np.abs(frames[0][:, 10:].astype(float) - frames[5][:, :54]).mean() < 4
     assert evaluate(frames, 10.0)["motion_right"] < -20
+
+
+@pytest.mark.parametrize(
+    ("direction", "seen"), [((-1, 0), (1, 0)), ((0, -1), (0, 1)), ((0, 1), (0, -1)), ((1, -1), (-1, 1))],
+)
+def test_the_camera_turns_every_way_at_the_speed_that_is_asked_for(direction, seen):
+    canvas = cv2.GaussianBlur(picture(generator(4), 256), (0, 0), 2)
+    frames = pan(canvas, 6, 64, 2 / 64, direction)
+    moved = frames[0].astype(float)
+    rows, columns = (slice(max(0, 10 * way), 64 + min(0, 10 * way)) for way in (seen[1], seen[0]))
+    before = tuple(slice(64 - s.stop, 64 - s.start) for s in (rows, columns))
+    assert np.abs(moved[before] - frames[5][rows, columns]).mean() < 4
+    right, down, growth = camera_flow(frames) * 64
+    assert (right, down) == pytest.approx((2 * seen[0], 2 * seen[1]), abs=0.4) and abs(growth) < 0.5
+
+
+def test_the_camera_draws_back_at_the_speed_that_is_asked_for():
+    canvas = cv2.GaussianBlur(picture(generator(3), 256), (0, 0), 2)
+    back, forth = draw_back(canvas, 5, 64, 1.03), push_in(canvas, 5, 64, 1.03, (0.5, 0.5))
+    np.testing.assert_array_equal(back, forth[::-1])
+    assert camera_flow(back) == pytest.approx((0, 0, -0.03), abs=0.006)
+    assert camera_flow(forth) == pytest.approx((0, 0, 0.03), abs=0.006)
 
 
 def test_speeds_cover_the_buckets():

@@ -80,9 +80,9 @@ def press(page, name):
     page.get_by_role("button", name=name, exact=False).first.click()
 
 
-def send(page, name, content):
-    """Give a file's bytes to the uploader, under any name."""
-    page.locator('[data-testid="stFileUploader"] input[type="file"]').set_input_files(
+def send(page, name, content, uploader=0):
+    """Give a file's bytes to an uploader, the picture's or (1) the end picture's, under any name."""
+    page.locator('[data-testid="stFileUploader"] input[type="file"]').nth(uploader).set_input_files(
         {"name": name, "mimeType": "image/png", "buffer": content})
     page.get_by_text(Path(name).name).first.wait_for()
     settled(page)
@@ -272,6 +272,64 @@ def test_presets_set_the_controls(session):
     choose(session, "Preset", "The model's own")
     for label, value in {"Steps": "12", "Sampler": "lcm", "Frames per second": "24"}.items():
         holds(session, label, value)
+    no_traceback(session)
+
+
+def test_end_picture_loop_and_segments(session, server):
+    """Each goes to the model as the command line's does; what cannot be together is one message."""
+    give(session, {"Width": 64, "Height": 64})
+    session.get_by_text("Loop, end picture, longer videos").click()
+    pixels, content = picture(64, 64)
+    send(session, "../../end.png", content, uploader=1)
+    press(session, "Sample")
+    shown_video(session)
+    name = results(server)[-1]
+    record = json.loads((server.outputs / name).with_suffix(".json").read_text())
+    np.testing.assert_array_equal(np.asarray(Image.open(server.outputs / name.replace(".mp4", "_end.png"))), pixels)
+    assert record["end_image"] and not record["loop"]
+    give(session, {"Segments": 2})
+    message = session.locator('[data-testid="stAlert"]')
+    expect(message).to_have_count(1)
+    assert "a longer video has no end that could be given" in message.inner_text()
+    session.locator("button:disabled", has_text="Sample").first.wait_for()
+    session.get_by_role("button", name="Remove").or_(session.get_by_test_id("stFileUploaderDeleteBtn")).last.click()
+    expect(message).to_have_count(0)
+    give(session, {"Frames shared at a seam": 1})
+    session.get_by_role("textbox", name="Motion of each segment").fill("160,60,60")
+    session.keyboard.press("Enter")
+    expect(message).to_have_count(1)
+    assert "3 numbers for 2 segments" in message.inner_text()
+    session.get_by_role("textbox", name="Motion of each segment").fill("160,60")
+    session.keyboard.press("Enter")
+    expect(message).to_have_count(0)
+    press(session, "Sample")
+    session.get_by_text("5 frames of 64×64").wait_for()
+    record = json.loads((server.outputs / results(server)[-1]).with_suffix(".json").read_text())
+    assert (record["segments"], record["overlap"], record["segment_motion"], record["frames"]) == (2, 1, "160,60", 5)
+    give(session, {"Segments": 1})
+    session.get_by_text("Loop", exact=True).click()
+    settled(session)
+    press(session, "Sample")
+    session.get_by_text("3 frames of 64×64").wait_for()
+    record = json.loads((server.outputs / results(server)[-1]).with_suffix(".json").read_text())
+    assert record["loop"] and record["segments"] == 1 and not record["end_image"]
+    no_traceback(session)
+    assert not [path for path in server.folder.rglob("*") if path.name.startswith("end.")]
+
+
+def test_a_camera_move_goes_to_the_model_and_is_offered_only_where_it_fits(session, server):
+    give(session, {"Width": 64, "Height": 64})
+    choose(session, "Camera", "Pan left")
+    press(session, "Sample")
+    shown_video(session)
+    name = results(server)[-1]
+    (delta,) = json.loads((server.outputs / name).with_suffix(".json").read_text())["delta"]
+    assert delta["path"].endswith("camera_moves/svd_tiny/pan_left.safetensors")
+    session.get_by_role("combobox", name=re.compile("Model")).click()
+    session.get_by_role("option", name=re.compile("svd_xt_1_1")).click()
+    expect(session.get_by_role("combobox", name=re.compile("Camera"))).to_have_count(0)
+    choose(session, "Model", "svd_tiny")
+    holds(session, "Camera", "The model's own")
     no_traceback(session)
 
 

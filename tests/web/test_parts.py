@@ -4,19 +4,30 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gm.checkpoint.published import VERSIONS
+from gm.checkpoint.published import ROOT, VERSIONS
 from gm.errors import UserError
 from gm.events import Loading, Sampling
-from gm.options import Options, VideoSettings
-from gm.web.gallery_files import items, settings_of, version_of
-from gm.web.settings import CHOICES, FIELDS, PRESETS, SETTINGS, config_of, defaults, help_of, preset, read_arguments
+from gm.web.gallery_files import camera_of, items, settings_of, version_of
+from gm.web.settings import (
+    CHOICES,
+    FIELDS,
+    OWN_CAMERA,
+    PRESETS,
+    SETTINGS,
+    cameras,
+    config_of,
+    defaults,
+    help_of,
+    preset,
+    read_arguments,
+    video_settings,
+)  # fmt: skip
 from gm.web.uploads import Uploads
 from gm.web.words import duration, folder, place, quality, stage
 
@@ -75,7 +86,57 @@ def test_settings_of_a_record_are_what_the_controls_take():
     found = settings_of(record)
     assert (found["motion_bucket_id"], found["fps"], found["seed"]) == (255, 6, 2**53 - 1)
     assert isinstance(found["fps"], int) and not {"sampler", "min_guidance", "max_guidance"} & set(found)
-    assert version_of(record) == "svd_xt" and version_of({}) is None and settings_of({}) == {"num_videos": 1}
+    assert version_of(record) == "svd_xt" and version_of({}) is None
+    assert settings_of({}) == {"num_videos": 1, "camera": OWN_CAMERA, "loop": False}
+    longer = settings_of({"segments": 4, "overlap": 3, "segment_motion": "160,60,60,160", "segment_fps": 7,
+                          "loop": True})
+    assert longer == {"num_videos": 1, "camera": OWN_CAMERA, "segments": 4, "overlap": 3, "loop": True,
+                      "segment_motion": "160,60,60,160"}
+
+
+def test_the_camera_of_a_record_is_one_that_the_page_offers():
+    (label, path), *_ = [(label, path) for label, path in cameras("svd_tiny").items() if path is not None]
+    used = [{"path": str(path), "strength": 1.0}]
+    assert camera_of({"config": "configs/svd_tiny.yaml", "delta": used}) == label
+    for config, delta in (("svd_xt", used), ("svd_tiny", used * 2), ("svd_tiny", [{"path": "/elsewhere"}]),
+                          ("svd_tiny", None), ("svd_tiny", "text"), (None, used), ("svd_tiny", ["text"])):
+        record = {"config": config and f"configs/{config}.yaml", "delta": delta}
+        assert camera_of(record) == OWN_CAMERA, record
+
+
+def test_camera_moves_are_offered_where_they_fit_and_go_the_way_of_the_command_line(tmp_path, monkeypatch):
+    server = read_arguments([f"--checkpoints_dir={tmp_path}"])
+    offered = cameras("svd_tiny")
+    assert list(offered) == [OWN_CAMERA, "Draw back", "Pan left", "Pan right", "Tilt up"]
+    assert server.model("svd_tiny").delta is None
+    assert server.model("svd_tiny", "Pan left").delta == str(ROOT / "assets/camera_moves/svd_tiny/pan_left.safetensors")
+    (tmp_path / "svd.safetensors").touch()
+    assert list(cameras("svd")) == [OWN_CAMERA] and server.model("svd", "Pan left").delta is None
+
+
+def test_longer_videos_are_what_the_command_line_makes_of_the_same_settings():
+    values = {**defaults("svd_tiny"), "segments": 2, "overlap": 3, "segment_motion": "160,60"}
+    video = video_settings("svd_tiny", values, "here")
+    assert (video.segments, video.overlap, video.segment_motion, video.segment_fps) == (2, 3, "160,60", None)
+    assert video.sampling["num_frames"] == 14 and "segments" not in video.sampling
+    one = video_settings("svd_tiny", {**values, "segments": 1, "loop": True}, "here")
+    assert one.loop and (one.overlap, one.segment_motion) == (None, None)
+    assert video_settings("svd_tiny", defaults("svd_tiny"), "here", "end.png").end_image == "end.png"
+
+
+@pytest.mark.parametrize(
+    ("changes", "end", "words"),
+    [({"loop": True}, "end.png", "give one of them"),
+     ({"loop": True, "segments": 2}, None, "no end that could be given"),
+     ({"segments": 2}, "end.png", "no end that could be given"),
+     ({"segments": 2, "overlap": 14}, None, "overlap 14: must be less than the 14 frames"),
+     ({"segments": 3, "segment_motion": "160,60"}, None, "2 numbers for 3 segments"),
+     ({"segments": 2, "segment_fps": "24,fast"}, None, "give numbers with commas"),
+     ({"segments": 2, "segment_motion": "160,-1"}, None, "motion_bucket_id -1.0: must not be negative")],
+)
+def test_what_cannot_be_is_said_before_anything_is_loaded(changes, end, words):
+    with pytest.raises(UserError, match=words):
+        video_settings("svd_tiny", {**defaults("svd_tiny"), **changes}, "here", end)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -84,9 +145,8 @@ def test_defaults_and_presets_are_within_the_controls_limits_and_allowed(version
         for name, field in FIELDS.items():
             assert field.least <= values[name] <= field.most and type(values[name]) is type(field.step), name
         assert all(values[name] in known for name, (_, known) in CHOICES.items())
-        sampling = {f.name: values[f.name] for f in fields(Options) if f.name in SETTINGS}
-        Options(**sampling)
-        VideoSettings(sampling, values["num_videos"], values["height"], values["width"])
+        video_settings(version, values, "here")
+        assert {name for name in SETTINGS if name in values} == set(SETTINGS)
     assert all(help_of(name).endswith(name) for name in (*SETTINGS, "height", "width"))
 
 

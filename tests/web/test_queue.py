@@ -13,11 +13,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from gm.events import Sampling, Started
 from gm.options import ModelSettings, VideoSettings
 from gm.picture import Picture
 from gm.web.messages import Cancel, Load, Make
 from gm.web.process import Process
-from gm.web.queue import Queue
+from gm.web.queue import Queue, Ticket
 from tests.untrained import CONFIG
 
 ACTING = (sys.executable, "-m", "tests.web.acting")
@@ -138,6 +139,18 @@ def test_seconds_left_follow_the_speed_of_the_steps_so_far(queue):
     left = ticket.seconds_left()
     assert 0.05 * 900 < left < 5 * 0.05 * 1000
     queue.cancel(ticket)
+
+
+def test_segments_are_counted_and_each_is_timed_by_itself():
+    ticket = Ticket(1, None)
+    ticket.receive(Started(Path("x"), 0, 1, 1))
+    assert ticket.segment == 0
+    for segment in (1, 2):
+        for step in range(5):
+            ticket.receive(Sampling(step, 9))
+            assert ticket.segment == segment and (ticket.seconds_left() is None) == (step < 2)
+    ticket.receive(Started(Path("y"), 0, 2, 2))
+    assert ticket.segment == 0
 
 
 def test_the_model_s_own_process_makes_measures_cancels_and_goes_on(tmp_path, untrained):
