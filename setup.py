@@ -8,7 +8,7 @@ setup(
     packages=[*find_packages(include=["gm", "gm.*", "svd_tools", "svd_tools.*"]), *FOLDERS],
     package_dir=FOLDERS,
     package_data={
-        **dict.fromkeys(FOLDERS, ["*"]),
+        **dict.fromkeys(FOLDERS, ["*", "**/*"]),
         "gm.ops.native": ["*.cpp", "*.h"],
         "gm.ops.cuda": ["*.cu", "*.cuh"],
     },

@@ -124,7 +124,6 @@ def _start(command, log):
     """A program and its arguments in a fork, with its output in a file."""
     def program():
         sys.argv = command
-        sys.path[0] = str((ROOT / command[0]).parent)
         runpy.run_path(command[0], run_name="__main__")
 
     return Fork(program, log, ROOT)
