@@ -26,6 +26,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 from forks import Fork, import_libraries
 from jsonargparse import ArgumentParser
+from safetensors.numpy import load_file, save_file
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.console import progress_bar
@@ -108,6 +109,7 @@ def prepare(folder):
     fault = _finish(command, folder / "log")
     if fault:
         raise UserError(f"{command[0]}: {fault}")
+    _disturb(folder / "small.safetensors", random_pixels)
     lines = ["path,length,motion_bucket_id"]
     for k in range(6):
         frames = np.full((8, 24, 24, 3), 40 * k, np.uint8)
@@ -118,6 +120,15 @@ def prepare(folder):
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     for name in "ab":
         write_png(random_pixels.integers(0, 256, (16, 16, 3), np.uint8), folder / "pictures" / f"{name}.png")
+
+
+def _disturb(path, random):
+    """Make all of the UNet's weights random: where its last layer is zero, as in a new model, there is no gradient."""
+    tensors = load_file(path)
+    for name in sorted(tensors):
+        if name.startswith("model.diffusion_model."):
+            tensors[name] = tensors[name] + random.normal(0, 0.05, tensors[name].shape).astype(np.float32)
+    save_file(tensors, path)
 
 
 def _start(command, log):
