@@ -16,7 +16,7 @@ import argparse
 import logging
 import sys
 
-from gm import places
+from gm import compile_cache, places
 from gm.errors import UserError, run_cli
 
 
@@ -34,6 +34,8 @@ def parse(argv):
     parser.add_argument("--svd_config", default=places.CONFIGS / "svd.yaml", help="YAML file of the model")
     parser.add_argument("--memory_check", choices=("on", "off"), default="on",
                         help="off: try also what, by the estimate of memory, will not fit")
+    parser.add_argument("--compile_cache", metavar="FOLDER|off", help="where graph mode keeps compiled networks for "
+                        "the next run with the same settings; by default, on a CPU, in ~/.cache/svd_mindspore/graphs")
     parser.add_argument("--dry_run", action="store_true", help="print settings, parameters and memory, and stop")
     arguments, rest = parser.parse_known_args(argv)
     if arguments.help:
@@ -63,6 +65,7 @@ def _overrides(rest):
 
 def main(argv=None):
     arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
+    compile_cache.quiet()
     from gm import ops
     from gm.model import load_model_config
     from gm.ops import parallel
@@ -86,7 +89,8 @@ def main(argv=None):
         print(dry_run.describe(plan))
         print(memory.check(plan) if check else "memory is not checked")
         return 0
-    return loop.train(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check)
+    return loop.train(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check,
+                    compile_cache=arguments.compile_cache)
 
 
 if __name__ == "__main__":

@@ -127,8 +127,8 @@ def training(case, config, weights, folder):
     def data(train):
         return {case.size: ProceduralClips(4, case.frames, case.size[0], 24.0, 200.0, 0)}, {}
 
-    given = ["train.dataset.init_args.data_dir=-", "train.dataset.init_args.metadata=-", "train.max_steps=2",
-             "train.epochs=100", f"train.output_dir={folder}/run", f"train.pretrained={weights}",
+    given = [f"train.dataset.init_args.data_dir={folder}", f"train.dataset.init_args.metadata={__file__}",  # not read
+             "train.max_steps=2", "train.epochs=100", f"train.output_dir={folder}/run", f"train.pretrained={weights}",
              f"train.dataset.init_args.frames={case.frames}", f"train.dataset.init_args.height={case.size[0]}",
              f"train.dataset.init_args.width={case.size[1]}", *case.train]
     settings = load_settings(ROOT / "configs/svd_train.yaml", [item.replace("FOLDER", str(folder)) for item in given])

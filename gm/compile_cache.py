@@ -121,8 +121,10 @@ def compile_cache(folder, conditions, asked=True):
         os.environ.update({_ENABLE: "1", _PATH: str(place)})
         stack.callback(stop)
         yield found
-        if not found and any(place.iterdir()):
-            (place / _CHECKSUMS).write_text(json.dumps(_checksums(place)), encoding="utf-8")
+        if found:
+            _note_more(kept)
+        elif any(place.iterdir()):
+            _write_checksums(place)
             with contextlib.suppress(OSError):  # another run was faster
                 place.rename(kept)
             _give_up_oldest(folder)
@@ -163,6 +165,17 @@ def _own_folder(folder, asked):
         print(f"warning: {what}: {reason}", file=sys.stderr)
         return None
     return folder
+
+
+def _note_more(kept):
+    """Take note of graphs that were added to a kept folder: the run that made it was stopped before they came."""
+    with contextlib.suppress(OSError, ValueError):  # another run has removed them
+        if len(json.loads((kept / _CHECKSUMS).read_bytes())) < sum(path.is_file() for path in kept.rglob("*")) - 1:
+            _write_checksums(kept)
+
+
+def _write_checksums(folder):
+    (folder / _CHECKSUMS).write_text(json.dumps(_checksums(folder)), encoding="utf-8")
 
 
 def _checksums(folder):

@@ -64,6 +64,15 @@ def test_graphs_that_were_damaged_or_changed_are_made_anew(tmp_path, damage, cap
     assert use(tmp_path, {}) and graph.read_text() == "x"
 
 
+def test_graphs_that_a_later_run_adds_are_kept_too(tmp_path, capsys):
+    use(tmp_path, {})
+    compile_cache._used.clear()
+    with compile_cache.compile_cache(tmp_path, dict) as found:
+        (Path(os.environ["MS_COMPILER_CACHE_PATH"]) / "more").write_text("y")
+    assert found and use(tmp_path, {}) and not capsys.readouterr().err
+    assert [p.read_text() for p in tmp_path.glob("*/more")] == ["y"]
+
+
 def test_graphs_are_kept_where_nobody_else_can_write(tmp_path, capsys):
     assert not use(tmp_path / "new", {})
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700

@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from gm.checkpoint.formats import open_checkpoint
+from gm.compile_cache import stop as stop_caching
 from gm.data import calibration
 from gm.errors import UserError, memory_faults
 from gm.files import require_space
@@ -18,6 +19,7 @@ from gm.ops import parallel
 from gm.training import memory
 from gm.training.data import open_data
 from gm.training.filling import fill_cache
+from gm.training.graphs import kept_graphs
 from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.owner import owned
 from gm.training.plan import Plan
@@ -27,11 +29,12 @@ from gm.training.state import checkpoints
 from gm.training.trainer import Trainer
 
 
-def train(settings, config, argv=(), data=open_data, memory_check=True):
+def train(settings, config, argv=(), data=open_data, memory_check=True, compile_cache="off"):
     """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status.
 
     settings, config: of `gm.training.settings.load_settings` and `gm.model.load_model_config`. argv: the command, for
-    the run's records. memory_check: UserError where the estimate says that the memory does not suffice.
+    the run's records. memory_check: UserError where the estimate says that the memory does not suffice. compile_cache:
+    where graphs are kept, see `gm.compile_cache.chosen`.
     """
     plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)
@@ -41,10 +44,10 @@ def train(settings, config, argv=(), data=open_data, memory_check=True):
         folder.make()
     with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another "
                "--train.output_dir"):
-        return _run(plan, folder, argv, memory_check)
+        return _run(plan, folder, argv, memory_check, compile_cache)
 
 
-def _run(plan, folder, argv, memory_check):
+def _run(plan, folder, argv, memory_check, compile_cache):
     first = parallel.rank() == 0
     if plan.train.resume is None and checkpoints(folder.checkpoints):
         raise UserError(
@@ -72,7 +75,7 @@ def _run(plan, folder, argv, memory_check):
         _announce(trainer, source, changes)
     log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
     try:
-        with StopOnSignal() as stop, memory_faults(advice(memory.needed(plan))):
+        with StopOnSignal() as stop, memory_faults(advice(memory.needed(plan))), kept_graphs(trainer, compile_cache):
             stopped = _steps(trainer, folder, log, stop)
     finally:
         if log is not None:
@@ -149,6 +152,8 @@ def _steps(trainer, folder, log, stop):
             rate = learning_rate(state.step, train.optimizer.learning_rate, train.schedule, plan.total)
             losses, sigmas = trainer.accumulate(loader, batches)
             norm = trainer.update(rate)
+            if not math.isfinite(norm):  # the update may be compiled later than something else now
+                stop_caching()
             stop.unsaved = True
             stopped = _note(trainer, log, window, (losses, sigmas, rate, norm), stop, start)
             if state.step % train.validation.every == 0 or state.step == plan.total:

@@ -1,0 +1,64 @@
+"""Graphs that a run of training compiles, kept for the next one with the same settings: see `gm.compile_cache`."""
+
+from __future__ import annotations
+
+import hashlib
+
+from omegaconf import OmegaConf
+
+from gm import ops
+from gm.compile_cache import chosen, compile_cache
+from gm.ops import parallel, reference
+
+# Settings that no graph holds. Those of the optimizer, but for the learning rate, are constants in it.
+_NUMBERS = (
+    "base", "cache", "cache_epochs", "checkpoint", "dataset.init_args.data_dir", "dataset.init_args.flip",
+    "dataset.init_args.metadata", "dataset.init_args.step", "dataset.init_args.verify_files", "epochs",
+    "loader.max_failed_share", "loader.prefetch", "loader.workers", "log", "loss", "loss_scale", "max_steps",
+    "optimizer.learning_rate", "output_dir", "pretrained", "resume", "sample.every", "sample.seed", "save",
+    "schedule", "seed", "use_ema", "validation.data_dir", "validation.every", "validation.metadata",
+    "validation.share", "validation.sigmas",
+)
+
+
+def kept_graphs(trainer, asked):
+    """A context in which graphs come from the cache or go there. asked: the option --compile_cache.
+
+    None are kept where their order is not known beforehand: with clips of several sizes, and with several devices.
+    """
+    plan = trainer.plan
+    place, named = chosen(asked, ops.device(), plan.settings.environment.mode)
+    if len({*plan.training, *plan.held_out}) > 1 or parallel.size() > 1:
+        place = None
+    return compile_cache(place, lambda: conditions(trainer), named)
+
+
+def conditions(trainer):
+    """All that decides which graphs a run compiles, and in what order, but for the sources."""
+    plan = trainer.plan
+    settings = OmegaConf.to_container(plan.settings, resolve=True)
+    for name in _NUMBERS:
+        *sections, last = f"train.{name}".split(".")
+        section = settings
+        for each in sections:
+            section = section[each]
+        section.pop(last)
+    dtypes = hashlib.sha256(repr([(name, str(plan.base.dtype(name))) for name in sorted(plan.base.shapes)]).encode())
+    held_out = [min(plan.train.validation.clips, len(clips)) for clips in plan.held_out.values()]
+    return [settings, OmegaConf.to_container(plan.config, resolve=True), ops.compiled_library(), dtypes.hexdigest(),
+            plan.train.cache is None, held_out, trainer.samples and trainer.samples.image.shape, reference.MAX_SCORES,
+            order(trainer)]
+
+
+def order(trainer):
+    """Names of what the run does for the first time, in that order."""
+    train, done, total = trainer.train, trainer.state.step, trainer.plan.total
+
+    def first(every):
+        return min((done // every + 1) * every, total)
+
+    later = [(first(train.validation.every), "validation")] if trainer.validation is not None else []
+    if trainer.samples is not None:
+        later.append((first(train.sample.every), "sample"))
+    before = ["validation"] if done == 0 and trainer.validation is not None else []
+    return [*before, "step", *(name for _, name in sorted(later, key=lambda item: item[0]))]
