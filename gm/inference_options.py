@@ -116,7 +116,7 @@ GROUPS = {
         _option("--SVD.decode_chunk_size --decoding_t", "frames decoded at a time; fewer need less memory (14)", int),
         _option("--SVD.decode_tile", "pixels of the square tiles that frames are decoded in, by default whole; less "
                 "memory, several times slower", int),
-        _option("--SVD.encode_tile", "the same of the picture's encoding", int),
+        _option("--SVD.encode_tile", "the same for the picture's encoding", int),
         _option("--memory_budget", "8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at most; by "
                 "default of what is left on a CPU's machine, 256 MB at most; the same result up to rounding; without "
                 "effect where compiled kernels hold no scores"),
