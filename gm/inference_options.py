@@ -79,7 +79,7 @@ GROUPS = {
         _option("--output_type", "what is written; frames: a folder of PNG; latents: .npy", default="mp4",
                 choices=OUTPUT_TYPES),
         _option("--output_fps", "frames per second of the written video; by default SVD.fps", float),
-        _option("--watermark", "put the original's invisible mark on the frames", switch, False),
+        _option("--watermark", "put the original's invisible mark on the frames", switch, False, flag=True),
         _option("--skip_done", "leave out what an earlier run has made in the same folder: the same picture, seed and "
                 "settings, all files as they were written", switch, False, flag=True),
         _option("--dry_run", "check everything, print the settings and the memory of each picture, stop",
