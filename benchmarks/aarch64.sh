@@ -66,7 +66,10 @@ debian() {
 }
 
 wheels() {
-  grep -v '^-e ' "$here/requirements.txt" > "$folder/requirements.txt"
+  {
+    grep -v '^-e ' "$here/requirements.txt"
+    sed -n '/^dependencies = \[/,/^\]/s/^    "\(.*\)",$/\1/p' "$here/pyproject.toml"
+  } > "$folder/requirements.txt"
   local platforms=()
   for tag in 2014 _2_17 _2_24 _2_26 _2_27 _2_28 _2_31 _2_34 _2_35 _2_36; do platforms+=(--platform "manylinux${tag}_aarch64"); done
   "$python" -m pip download --dest "$root/wheels" --only-binary=:all: --implementation cp --python-version 3.11 \

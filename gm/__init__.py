@@ -7,6 +7,7 @@ What other programs use is here by name, `from gm import ImageToVideo`; docs/api
 import importlib
 import importlib.util
 import os
+import re
 
 __version__ = "0.2.0"
 
@@ -28,7 +29,7 @@ def _mindspore_version():
     found = importlib.util.find_spec("mindspore")
     for name in os.listdir(os.path.dirname(os.path.dirname(found.origin))) if found else ():
         if name.startswith("mindspore-") and name.endswith(".dist-info"):
-            return tuple(int(part) for part in name.split("-")[1].split(".")[:2])
+            return tuple(map(int, re.match(r"(\d+)\.(\d+)", name.split("-")[1]).groups()))  # "2.9rc1" too
     return ()
 
 

@@ -201,7 +201,7 @@ def check(config, schema: Mapping, path) -> None:
 
     Raises one UserError that names the file `path` and lists every fault of every section.
     """
-    _raise_if(_check_mapping(plain(config), schema, ""), f"{path} is not right:")
+    _raise_if(_check_mapping(plain(config), schema, ""), f"{path} is invalid:")
 
 
 def _check_mapping(settings: Any, schema: Mapping, path: str) -> list[str]:

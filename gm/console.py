@@ -19,9 +19,19 @@ LIBRARIES = (
 )
 
 
-def progress_bar(total, description, unit, scale=False):
-    """A bar on stderr with rate and time left; `scale` writes large counts as k, M, G."""
-    return tqdm(total=total, desc=description, unit=unit, unit_scale=scale, file=sys.stderr)
+def progress_bar(total, description, unit, scale=False, start=0):
+    """A bar on stderr with rate and time left; `scale` writes large counts as k, M, G. start: what is done already."""
+    return tqdm(total=total, initial=start, desc=description, unit=unit, unit_scale=scale, file=sys.stderr)
+
+
+def progress(items, description, unit, total=None):
+    """The items, counted by such a bar. total: how many, where they do not say it themselves."""
+    return tqdm(items, total=total, desc=description, unit=unit, file=sys.stderr)
+
+
+def say(text):
+    """A line on stderr, above the bars."""
+    tqdm.write(text, file=sys.stderr)
 
 
 def show(events, who=""):

@@ -79,7 +79,7 @@ GROUPS = {
         _option("--output_type", "what is written; frames: a folder of PNG; latents: .npy", default="mp4",
                 choices=OUTPUT_TYPES),
         _option("--output_fps", "frames per second of the written video; by default SVD.fps", float),
-        _option("--watermark", "put the original's invisible mark on the frames", switch, False),
+        _option("--watermark", "put the original's invisible mark on the frames", switch, False, flag=True),
         _option("--skip_done", "leave out what an earlier run has made in the same folder: the same picture, seed and "
                 "settings, all files as they were written", switch, False, flag=True),
         _option("--dry_run", "check everything, print the settings and the memory of each picture, stop",
@@ -116,7 +116,7 @@ GROUPS = {
         _option("--SVD.decode_chunk_size --decoding_t", "frames decoded at a time; fewer need less memory (14)", int),
         _option("--SVD.decode_tile", "pixels of the square tiles that frames are decoded in, by default whole; less "
                 "memory, several times slower", int),
-        _option("--SVD.encode_tile", "the same of the picture's encoding", int),
+        _option("--SVD.encode_tile", "the same for the picture's encoding", int),
         _option("--memory_budget", "8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at most; by "
                 "default of what is left on a CPU's machine, 256 MB at most; the same result up to rounding; without "
                 "effect where compiled kernels hold no scores"),

@@ -86,7 +86,7 @@ def load_model_config(path, overrides=()):
     check(config, SCHEMA, path)
     faults = _too_small(config.model) or _width_faults(config.model)
     if faults:
-        raise UserError("\n  ".join([f"{path} is not right:", *faults]))
+        raise UserError("\n  ".join([f"{path} is invalid:", *faults]))
     return config
 
 

@@ -31,16 +31,16 @@ _NUMBERS = (
 class Options:
     """How a video is sampled. Every field has the name of its command-line option.
 
-    num_frames: frames of the video. sampling_steps: evaluations of the network (heun: two a step, one in
-    the last). min_guidance, max_guidance: guidance scale of the first and the last frame, where guidance_shape is
-    linear; it is one of `gm.diffusion.guidance.SHAPES`. fps: frames per second that the model is told.
-    motion_bucket_id: amount of motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning picture.
-    decode_chunk_size: frames that the VAE decodes at a time (more need more memory; the temporal decoder's result
-    depends on it). seed: of the noise. schedule: of the noise levels, one of `SCHEDULES`. sampler: one of `SAMPLERS`.
-    guidance_sigma_min, guidance_sigma_max: noise levels outside of which there is no guidance, None for no limit.
-    cache_interval: every so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for all.
-    decode_tile, encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is encoded in
-    (`gm.diffusion.tiles`), None for whole.
+    num_frames: frames of the video. sampling_steps: steps of the sampler, one evaluation of the network each (heun:
+    two, in the last step one). min_guidance, max_guidance: guidance scale of the first and the last frame, where
+    guidance_shape is linear; it is one of `gm.diffusion.guidance.SHAPES`. fps: frames per second that the model is
+    told. motion_bucket_id: amount of motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning
+    picture. decode_chunk_size: frames that the VAE decodes at a time (more need more memory; the temporal decoder's
+    result depends on it). seed: of the noise. schedule: of the noise levels, one of `SCHEDULES`. sampler: one of
+    `SAMPLERS`. guidance_sigma_min, guidance_sigma_max: noise levels outside of which there is no guidance, None for
+    no limit. cache_interval: every so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for
+    all. decode_tile, encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is
+    encoded in (`gm.diffusion.tiles`), None for whole.
 
     Raises:
         UserError: naming every value that cannot be.
@@ -74,11 +74,12 @@ class Options:
         if None not in (self.guidance_sigma_min, self.guidance_sigma_max) \
                 and self.guidance_sigma_min > self.guidance_sigma_max:
             faults.append(f"guidance_sigma_min {self.guidance_sigma_min:g} is above guidance_sigma_max "
-                          f"{self.guidance_sigma_max:g}: there would be no guidance; two scales of 1 say that")
+                          f"{self.guidance_sigma_max:g}: guidance would never apply; to turn it off set both scales "
+                          "to 1")
         if self.fps <= 0:
             faults.append(f"fps {self.fps}: must be more than 0")
         if faults:
-            raise UserError("\n  ".join(["these settings cannot be:", *faults]))
+            raise UserError("\n  ".join(["invalid settings:", *faults]))
 
     def _limit_faults(self):
         faults = []

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import cv2
 from jsonargparse import ArgumentParser
-from tqdm import tqdm
 
+from gm.console import progress
 from gm.data import statistics
 from gm.data.frame_folder import open_clip
 from gm.data.metadata import by_file, read_metadata, wrong_length
@@ -52,7 +52,7 @@ def decode_all(clips, workers=2):
     with ThreadPoolExecutor(workers) as pool:
         try:
             done = pool.map(decode, files)
-            for found, shape in tqdm(done, total=len(files), desc="decoding", unit="file", file=sys.stderr):
+            for found, shape in progress(done, "decoding", "file", len(files)):
                 faults += found
                 sizes += shape
         finally:

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
-from tqdm import tqdm
 
+from gm.console import progress
 from gm.data.frame_folder import open_clip
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import MEANINGS, evaluate
@@ -65,7 +65,7 @@ def main(argv=None):
         raise UserError(f"--frames_fps must be above 0, not {options.frames_fps}")
     image = None if options.image is None else load_image(options.image)
     results, faults = {}, []
-    for path in tqdm(options.videos, unit="video", file=sys.stderr, disable=len(options.videos) == 1):
+    for path in progress(options.videos, "measuring", "video"):
         try:
             results[path] = evaluate_file(path, image, options.frames_fps)
         except UserError as error:

@@ -23,8 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jsonargparse import ArgumentParser
-from tqdm import tqdm
 
+from gm.console import say
 from gm.data import motion
 from gm.data.calibration import Calibration, beside
 from gm.data.frame_folder import open_clip
@@ -68,8 +68,7 @@ def label(folder, path, frames_fps=None, hdr="map", split_scenes=False):
             raise UserError(f"{folder / path}: no two frames belong to one scene")
         lost = video.length - sum(int(row[1]) for row in rows)
         if lost:
-            tqdm.write(f"{path}: {lost} of {video.length} frames, of gradual transitions or single ones, are in no row",
-                       file=sys.stderr)
+            say(f"{path}: {lost} of {video.length} frames, of gradual transitions or single ones, are in no row")
         return rows
 
 
@@ -165,7 +164,7 @@ def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes
                                          given_up=lambda path, reason: (path, None, reason)):
             if reason:
                 failures.append((path, reason))
-                tqdm.write(f"left out: {reason}", file=sys.stderr)
+                say(f"left out: {reason}")
             else:
                 done[path] = rows
                 try:

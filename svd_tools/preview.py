@@ -25,9 +25,9 @@ from typing import List  # noqa: UP035  (jsonargparse needs it on Python 3.9)
 import numpy as np
 from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from gm import places
+from gm.console import progress
 from gm.data.outputs import write_png
 from gm.data.sized_clips import SizedClips
 from gm.data.spread import spread
@@ -130,7 +130,7 @@ def write_page(header, samples, data_dir, path):
     """An HTML file, whole in itself, in which each sample is a video that loops at the rate that the model is told."""
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        for sample in tqdm(samples, desc="writing videos", unit="sample", file=sys.stderr):
+        for sample in progress(samples, "writing videos", "sample"):
             video = Path(folder) / "video.mp4"
             write_video(sample["frames"], video, sample["fps_id"] + 1)
             content = base64.b64encode(video.read_bytes()).decode()

@@ -13,13 +13,12 @@ if __name__ == "__main__":  # before all that takes time
 
     interrupts.catch()
 
-import sys
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from tqdm import tqdm
 
+from gm.console import progress
 from gm.data import frame_folder
 from gm.data.images import load_image
 from gm.data.watermark import FOUND, agreement, votes
@@ -42,7 +41,7 @@ def frames_of(path):
 
 def read(path):
     """(bits that agree with the mark, of 48, by all frames together; such bits of each frame's own, a list)."""
-    counts = [votes(frame) for frame in tqdm(frames_of(path), unit="frame", file=sys.stderr, leave=False)]
+    counts = [votes(frame) for frame in progress(frames_of(path), Path(path).name, "frame")]
     return agreement(np.sum(counts, 0)), [agreement(one) for one in counts]
 
 

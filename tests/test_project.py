@@ -156,7 +156,9 @@ def test_mindspores_version_is_known_before_it_is_imported(tmp_path, monkeypatch
     spec = ModuleSpec("mindspore", None, origin=str(tmp_path / "mindspore" / "__init__.py"))
     monkeypatch.setattr("importlib.util.find_spec", {"mindspore": spec}.get)
     assert gm._mindspore_version() == ()
-    (tmp_path / "mindspore-2.10.0.dist-info").mkdir()
+    (tmp_path / "mindspore-2.9rc1.dist-info").mkdir()
+    assert gm._mindspore_version() == (2, 9)
+    (tmp_path / "mindspore-2.9rc1.dist-info").rename(tmp_path / "mindspore-2.10.0.dist-info")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     gm._cap_onednn_isa()
     assert os.environ.pop("ONEDNN_MAX_CPU_ISA") == "AVX2"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from gm.checkpoint.casting import cast
 from gm.checkpoint.export import (
@@ -29,6 +27,7 @@ from gm.checkpoint.model_file import open_model
 from gm.checkpoint.rules import original_name, unused_reason
 from gm.checkpoint.view import Source, View
 from gm.checkpoint.writer import write_safetensors
+from gm.console import progress_bar, say
 from gm.errors import UserError
 from gm.files import atomic_path, require_space
 
@@ -124,7 +123,7 @@ def _reader(view, entries):
         view.release()
         array = cast(view.read(name), types[name], name, "convert with --dtype=float32")
         if not np.isfinite(array).all():
-            tqdm.write(f"warning: {name} holds values that are not finite (NaN or infinite)", file=sys.stderr)
+            say(f"warning: {name} holds values that are not finite (NaN or infinite)")
         return array
 
     return read
@@ -132,7 +131,7 @@ def _reader(view, entries):
 
 def _bar(path, entries):
     total = sum(int(np.prod(shape)) * to.itemsize for _, shape, to in entries)
-    return tqdm(total=total, unit="B", unit_scale=True, desc=path.name, file=sys.stderr)
+    return progress_bar(total, path.name, "B", scale=True)
 
 
 def _write(path, view, dtype, metadata=None):

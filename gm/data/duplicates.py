@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from gm import places
+from gm.console import progress
 from gm.data.frame_folder import clip_files, open_clip
 from gm.errors import UserError
 
@@ -125,6 +124,6 @@ def _spread(function, items, workers, what, unit):
     items = list(items)
     with ThreadPoolExecutor(workers) as pool:
         try:
-            return list(tqdm(pool.map(function, items), total=len(items), desc=what, unit=unit, file=sys.stderr))
+            return list(progress(pool.map(function, items), what, unit, len(items)))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

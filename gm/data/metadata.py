@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from gm.console import progress
 from gm.data.frame_folder import open_clip
 from gm.data.listed import ListedPaths
 from gm.data.table import listing, read_table
@@ -212,7 +212,7 @@ def _check_videos(clips, faults, index_folder):
     files = by_file(clips)
     with ThreadPoolExecutor(_OPEN_WORKERS) as pool:
         try:
-            for found in tqdm(pool.map(file_faults, files), total=len(files), desc="checking videos", unit="video"):
+            for found in progress(pool.map(file_faults, files), "checking videos", "video", len(files)):
                 faults.extend(found)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

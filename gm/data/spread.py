@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from tqdm import tqdm
-
 from gm import places
+from gm.console import progress
 from gm.errors import UserError
 
 _TIMEOUT = 30  # seconds in which the scheduler must answer
@@ -33,7 +31,7 @@ def spread(function, items, workers, scheduler=None, *, desc, unit, given_up=Non
     on_cluster = scheduler is not None
     done = _on_cluster(function, items, scheduler, given_up) if on_cluster else _on_threads(function, items, workers)
     with contextlib.closing(done):
-        yield from tqdm(done, total=len(items), desc=desc, unit=unit, file=sys.stderr)
+        yield from progress(done, desc, unit, len(items))
 
 
 def _on_threads(function, items, workers):

@@ -113,7 +113,7 @@ def _parse_faults(csv_path, error):
 def _check_header(csv_path, header, required):
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
-        raise UserError(f"{csv_path}, line 1: the column {', '.join(repeated)} is there more than once")
+        raise UserError(f"{csv_path}, line 1: the column {', '.join(repeated)} appears more than once")
     missing = [name for name in required if name not in header]
     if missing:
         raise UserError(

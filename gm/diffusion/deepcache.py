@@ -39,7 +39,7 @@ class DeepCache:
     def start(self, interval):
         """Begin a video, of which every interval-th evaluation is a full one; returns itself.
 
-        So is the first with another number of frames (guidance may be off at some noise levels).
+        The first evaluation after the batch size changes (guidance switching on or off) is a full one too.
         """
         self.interval, self.evaluations, self.deep = interval, 0, None
         return self

@@ -127,7 +127,7 @@ class Level(nn.Cell):
 class Encoder(nn.Cell):
     """x (n, 3, 8h, 8w) in [-1, 1] -> (n, 2 * z_channels, h, w): mean and logarithm of the variance."""
 
-    UPPER = ("down",)  # the levels, and what else of `upper` has norms
+    UPPER = ("down",)  # the parts of `upper` that have norms
 
     def __init__(self, ch, ch_mult, num_res_blocks, z_channels):
         super().__init__()
@@ -186,7 +186,7 @@ class ImageDecoder(nn.Cell):
 
     resblock = VaeResBlock
     output = ImageOutput
-    UPPER = ("up", "norm_out")  # the levels, and what else of `upper` has norms
+    UPPER = ("up", "norm_out")  # the parts of `upper` that have norms
 
     def __init__(self, ch, ch_mult, num_res_blocks, z_channels):
         super().__init__()

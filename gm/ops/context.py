@@ -1,4 +1,4 @@
-"""Device, execution mode and the binding of the table's choice; the only place that sets any of them."""
+"""Device and execution mode; the only place that sets either. `gm.ops` binds the operations."""
 
 from __future__ import annotations
 

@@ -14,6 +14,9 @@ from gm.ops.arguments import constant, of_length
 
 _FLOAT = ms.float32
 _SHORT = 28  # tokens up to which attention by loops beats matrix products and transpositions; SVD-XT has 25 frames
+# The kernels, of `use`.
+_short_attention = _long_attention = _pixel_attention = _geglu = None
+_silu = _layer_norm = _group_norm = _group_norm_silu = None
 
 
 def _like(*indices):
@@ -88,26 +91,36 @@ def _kernels(library):
 
 def use(library):
     """Make the shared library at this path the one that the forms below call."""
-    globals().update(_kernels(library))
+    global _short_attention, _long_attention, _pixel_attention, _geglu, _silu, _layer_norm, _group_norm, \
+        _group_norm_silu
+    kernels = _kernels(library)
+    _short_attention = kernels["_short_attention"]
+    _long_attention = kernels["_long_attention"]
+    _pixel_attention = kernels["_pixel_attention"]
+    _geglu = kernels["_geglu"]
+    _silu = kernels["_silu"]
+    _layer_norm = kernels["_layer_norm"]
+    _group_norm = kernels["_group_norm"]
+    _group_norm_silu = kernels["_group_norm_silu"]
 
 
 def geglu(x, weight, bias):
     """`reference.geglu`: both halves in one product, then one pass."""
     if x.dtype != _FLOAT:
         return reference.geglu(x, weight, bias)
-    return _geglu(reference.linear(x, weight), bias)  # noqa: F821 - of `use`
+    return _geglu(reference.linear(x, weight), bias)
 
 
 def silu(x):
     """`reference.silu` in one pass."""
-    return _silu(x) if x.dtype == _FLOAT else reference.silu(x)  # noqa: F821
+    return _silu(x) if x.dtype == _FLOAT else reference.silu(x)
 
 
 def layer_norm(x, weight, bias, eps):
     """`reference.layer_norm` in one pass over memory, its gradient too, on all cores."""
     if x.dtype != _FLOAT:
         return cpu.layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, constant(eps))  # noqa: F821
+    return _layer_norm(x, weight, bias, constant(eps))
 
 
 def _by_group(kernel, x, weight, bias, groups, eps):
@@ -120,14 +133,14 @@ def group_norm(x, weight, bias, groups, eps):
     """`reference.group_norm`; each group is read from memory once if it fits the cache."""
     if x.dtype != _FLOAT:
         return cpu.group_norm(x, weight, bias, groups, eps)
-    return _by_group(_group_norm, x, weight, bias, groups, eps)  # noqa: F821
+    return _by_group(_group_norm, x, weight, bias, groups, eps)
 
 
 def group_norm_silu(x, weight, bias, groups, eps):
     """`group_norm` and `silu` in the same pass."""
     if x.dtype != _FLOAT:
         return cpu.group_norm_silu(x, weight, bias, groups, eps)
-    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)  # noqa: F821
+    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)
 
 
 def attention(q, k, v, heads):
@@ -138,9 +151,9 @@ def attention(q, k, v, heads):
     if q.dtype != _FLOAT:
         return cpu.attention(q, k, v, heads)
     short = q.shape[1] <= _SHORT and k.shape[1] <= _SHORT
-    return (_short_attention if short else _long_attention)(q, k, v, of_length(heads))  # noqa: F821
+    return (_short_attention if short else _long_attention)(q, k, v, of_length(heads))
 
 
 def attention_over_pixels(q, k, v):
     """`reference.attention_over_pixels` without scores in memory and without transpositions."""
-    return _pixel_attention(q, k, v) if q.dtype == _FLOAT else cpu.attention_over_pixels(q, k, v)  # noqa: F821
+    return _pixel_attention(q, k, v) if q.dtype == _FLOAT else cpu.attention_over_pixels(q, k, v)

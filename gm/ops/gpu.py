@@ -16,6 +16,9 @@ _TYPES = (ms.float16, ms.float32)
 _HEADS = (32, 64)  # channels of a head that the kernel was written for
 _PART = 1 << 15  # values of a group that one block of threads takes
 _gradients = ops.GradOperation(get_all=True, sens_param=True)
+# The kernels, of `use`.
+_attention = _add_per_channel = _add_to_tokens = _mix = _upsample = None
+_geglu = _silu = _layer_norm = _group_norm = _group_norm_silu = None
 
 
 def _first(x, *_):
@@ -156,57 +159,69 @@ def _norm_silu_reference(x, weight, bias, eps):
 
 def use(library):
     """Make the shared library at this path the one that the forms below call."""
-    globals().update(_kernels(library))
+    global _attention, _add_per_channel, _add_to_tokens, _mix, _upsample, _geglu, _silu, _layer_norm, _group_norm, \
+        _group_norm_silu
+    kernels = _kernels(library)
+    _attention = kernels["_attention"]
+    _add_per_channel = kernels["_add_per_channel"]
+    _add_to_tokens = kernels["_add_to_tokens"]
+    _mix = kernels["_mix"]
+    _upsample = kernels["_upsample"]
+    _geglu = kernels["_geglu"]
+    _silu = kernels["_silu"]
+    _layer_norm = kernels["_layer_norm"]
+    _group_norm = kernels["_group_norm"]
+    _group_norm_silu = kernels["_group_norm_silu"]
 
 
 def attention(q, k, v, heads):
     """`reference.attention` without scores in memory and without transpositions; float16, heads of 32 or 64."""
     if q.dtype != ms.float16 or q.shape[2] // heads not in _HEADS:
         return reference.attention(q, k, v, heads)
-    return _attention(q, k, v, of_length(heads))  # noqa: F821 - of `use`
+    return _attention(q, k, v, of_length(heads))
 
 
 def geglu(x, weight, bias):
     """`reference.geglu`: both halves in one product, then one pass."""
     if x.dtype not in _TYPES:
         return reference.geglu(x, weight, bias)
-    return _geglu(reference.linear(x, weight), bias)  # noqa: F821
+    return _geglu(reference.linear(x, weight), bias)
 
 
 def silu(x):
     """`reference.silu` in one pass."""
-    return _silu(x) if x.dtype in _TYPES else reference.silu(x)  # noqa: F821
+    return _silu(x) if x.dtype in _TYPES else reference.silu(x)
 
 
 def add_per_channel(x, values):
     """`reference.add_per_channel` without the broadcast's own arithmetic of places."""
-    return _add_per_channel(x, values) if x.dtype in _TYPES else reference.add_per_channel(x, values)  # noqa: F821
+    return _add_per_channel(x, values) if x.dtype in _TYPES else reference.add_per_channel(x, values)
 
 
 def add_to_tokens(x, values):
     """`reference.add_to_tokens`, likewise."""
     if x.dtype not in _TYPES or x.ndim != 3 or values.shape[:2] != (x.shape[0], 1):
         return reference.add_to_tokens(x, values)
-    return _add_to_tokens(x, values)  # noqa: F821
+    return _add_to_tokens(x, values)
 
 
 def mix(first, second, share):
     """`reference.mix` in one pass instead of three, where there is one share for all."""
     if first.dtype not in _TYPES or share.size != 1:
         return reference.mix(first, second, share)
-    return _mix(first, second, share)  # noqa: F821
+    return _mix(first, second, share)
 
 
 def upsample_nearest(x):
     """`reference.upsample_nearest` in one pass."""
-    return _upsample(x) if x.dtype in _TYPES else reference.upsample_nearest(x)  # noqa: F821
+    return _upsample(x) if x.dtype in _TYPES else reference.upsample_nearest(x)
 
 
 def layer_norm(x, weight, bias, eps):
     """`reference.layer_norm` in one kernel."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
         return reference.layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, constant(eps))  # noqa: F821
+    return _layer_norm(x, weight, bias, constant(eps))
 
 
 def _by_group(kernel, x, weight, bias, groups, eps):
@@ -219,11 +234,11 @@ def group_norm(x, weight, bias, groups, eps):
     """`reference.group_norm` in two kernels, each over many parts of a group at once."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
         return reference.group_norm(x, weight, bias, groups, eps)
-    return _by_group(_group_norm, x, weight, bias, groups, eps)  # noqa: F821
+    return _by_group(_group_norm, x, weight, bias, groups, eps)
 
 
 def group_norm_silu(x, weight, bias, groups, eps):
     """`group_norm` and `silu` in the same pass."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
         return reference.group_norm_silu(x, weight, bias, groups, eps)
-    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)  # noqa: F821
+    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)

@@ -14,10 +14,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.writer import write_safetensors
+from gm.console import progress
 from gm.data.loader import ClipLoader
 from gm.data.outputs import make_folder, write_json
 from gm.errors import UserError
@@ -66,7 +66,7 @@ class CachedClips:
         if not self.folder.exists():
             return list(positions)
         absent, damaged = [], []
-        for position in tqdm(positions, desc="checking the cache", unit="clip", file=sys.stderr):
+        for position in progress(positions, "checking the cache", "clip"):
             path = self._path(*self._place(position))
             if not path.exists():
                 absent.append(position)
@@ -95,7 +95,7 @@ class CachedClips:
         todo = _Positions(self.dataset, missing)
         batches = iter(ClipLoader(todo, 1, 0, 1, loader.workers, loader.prefetch, 0, loader.max_failed_share))
         try:
-            for position in tqdm(missing, desc="encoding", unit="clip", file=sys.stderr):
+            for position in progress(missing, "encoding", "clip"):
                 sample = {name: value[0] for name, value in next(batches).items() if name != "batch"}
                 self._write(position, encode(encoders, sample, draws(position)), sample)
                 advance()

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +14,8 @@ import numpy as np
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
-from gm.console import versions
+from gm.console import progress_bar, say, versions
 from gm.errors import UserError
 from gm.files import atomic_path
 
@@ -88,7 +86,7 @@ class Log:
 
     def __init__(self, folder, total, step, tensorboard):
         self.file = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
-        self.bar = tqdm(total=total, initial=step, desc="training", unit="step", file=sys.stderr)
+        self.bar = progress_bar(total, "training", "step", start=step)
         self.told = 0  # steps without an update
         self.board = _summary_writer(folder.path) if tensorboard else None
 
@@ -118,7 +116,7 @@ class Log:
 
     def say(self, text):
         """A line above the bar."""
-        tqdm.write(text, file=sys.stderr)
+        say(text)
 
     def close(self):
         self.bar.close()

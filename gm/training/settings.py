@@ -131,12 +131,12 @@ SCHEMA = {
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the linear layers of an attention
 
-# (option below train, smallest value, largest value); both are allowed. The largest sizes are beyond any model and
-# below what arithmetic and NumPy bear.
 _INFINITE = math.inf
 # ln sigma, six standard deviations from its mean: float32 holds the squares of e**40 and of e**-40.
 _FARTHEST = 40
 _LONGEST_SIDE = 16384  # pixels
+# (option below train, smallest value, largest value), both inclusive. The largest sizes are beyond any model and below
+# what arithmetic and NumPy bear.
 _LIMITS = (
     ("epochs", 0, _INFINITE), ("max_steps", 1, _INFINITE), ("seed", 0, 2**63 - 1), ("cache_epochs", 1, 999),
     ("dataset.init_args.frames", 1, 1000), ("dataset.init_args.step", 1, 10**6),
@@ -167,7 +167,7 @@ def load_settings(path, overrides=()):
     check(settings, SCHEMA, path)
     faults = _limit_faults(settings.train) + _contradictions(settings.train)
     if faults:
-        raise UserError("\n  ".join(["these settings cannot be:", *faults]))
+        raise UserError("\n  ".join(["invalid settings:", *faults]))
     return settings
 
 

@@ -9,14 +9,13 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from gm import interrupts
+from gm.console import progress_bar
 from gm.data.outputs import write_json
 from gm.errors import UserError
 from gm.ops import parallel
@@ -87,7 +86,7 @@ class Share:
     def wait(self):
         """Until all are done, under a progress bar. UserError where one fails or is silent."""
         self.tell()
-        with tqdm(desc="waiting for the other devices", unit="piece", file=sys.stderr) as bar:
+        with progress_bar(None, "waiting for the other devices", "piece") as bar:
             while True:
                 notes = self._look()
                 bar.total, bar.n = (sum(note[what] for note in notes.values()) for what in ("of", "done"))

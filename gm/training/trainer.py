@@ -99,7 +99,8 @@ class Trainer:
     def loader(self):
         settings, done = self.train.loader, self.state.samples
         if done % self.plan.global_batch:
-            _log.warning("the batch has another size now: %d clips come again", done % self.plan.global_batch)
+            _log.warning("the batch size changed since the checkpoint: %d clips will be shown again",
+                         done % self.plan.global_batch)
         return ClipLoader(
             self.plan.dataset, settings.batch_size, parallel.rank(), parallel.size(), settings.workers,
             settings.prefetch, done // self.plan.global_batch, settings.max_failed_share,

@@ -116,7 +116,7 @@ def test_only_the_first_20_faults_are_listed(folder):
         (HEAD + "\n\n", "lists no clips"),
         ("path,length\na.mp4,20\n", "line 1: missing column motion_bucket_id; it has path, length"),
         ("a.mp4,20,127\n", "missing column path, length, motion_bucket_id"),
-        ("path,length,motion_bucket_id,length\na.mp4,20,1,30\n", "line 1: the column length is there more than once"),
+        ("path,length,motion_bucket_id,length\na.mp4,20,1,30\n", "line 1: the column length appears more than once"),
         (HEAD + "a.mp4,20,1\nb, c.mp4,20,1\nb, c, d.mp4,20,1\n", "line 3: 4 fields where the header has 3"),
         (HEAD + "b, c.mp4,20,1\n", "line 2: 4 fields where the header has 3"),
         (HEAD + 'a.mp4,20,1\n"a.mp4,20,1\n', "line 3: "),

@@ -49,7 +49,7 @@ def stand_ins(monkeypatch):
     }
     assert set(kernels) == set(gpu._kernels("kernels.so"))
     for name, function in kernels.items():
-        monkeypatch.setattr(gpu, name, function, raising=False)
+        monkeypatch.setattr(gpu, name, function)
 
 
 CALLS = {
