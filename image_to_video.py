@@ -24,6 +24,7 @@ from gm import compile_cache, places
 from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_checkpoint
 from gm.console import peak_memory, show
 from gm.errors import UserError, run_cli
+from gm.events import Failed
 from gm.inference_options import make_parser
 from gm.memory import parse_size, report
 from gm.options import ModelSettings, Options, VideoSettings
@@ -128,12 +129,25 @@ def make_job(arguments):
 def run_all(job, paths, read):
     """Every picture, or file of latents, as `read` gives it; UserError at the end if one could not be done."""
 
+    def shown(events):
+        failed = {}
+        show(noted(events, failed))
+        return failed
+
     def make(path):
         source = read(path)
         print(f"{path}: {source.change}")
-        show(job.run(source))
+        return shown(job.gather(source))
 
-    for_each(paths, make, lambda: f"done, peak memory {peak_memory() / 1e9:.1f} GB")
+    for_each(paths, make, lambda: f"done, peak memory {peak_memory() / 1e9:.1f} GB", lambda: shown(job.finish()))
+
+
+def noted(events, failed):
+    """The events; what failed is put into `failed`, {path: why}."""
+    for event in events:
+        if isinstance(event, Failed):
+            failed.setdefault(event.path, event.text)
+        yield event
 
 
 def run_share(job, member):
@@ -143,11 +157,12 @@ def run_share(job, member):
             source = job.plan(path)
             if 0 in numbers:
                 print(f"{member.name}: {path}: {source.change}")
-            show(member.noted(job.run(source, numbers), path, numbers), f"{member.name}: ")
+            show(member.noted(job.gather(source, numbers)), f"{member.name}: ")
         except UserError as error:
             compile_cache.stop()
             print(f"{member.name}: error: {error}", file=sys.stderr)
             member.failed(path, numbers, str(error))
+    show(member.noted(job.finish()), f"{member.name}: ")
 
 
 def check(job, source):
@@ -157,21 +172,26 @@ def check(job, source):
     print(job.check_memory(size, frames))
 
 
-def for_each(images, function, result):
-    """function(path) of every picture, then a line of how many have the result; UserError if one could not be done."""
-    failures = []
-    for path in images:
+def for_each(images, function, result, finish=dict):
+    """function(path) of every picture and in the end finish(), both of which may return {path: why} of what failed;
+    then a line of how many have the result; UserError if one could not be done."""
+    failures = {}
+    for path in (*images, None):
         try:
-            function(path)
+            failed = (finish() if path is None else function(path)) or {}
         except UserError as error:
             if len(images) == 1:
                 raise
+            failed = {path: str(error)}
+            print(f"error: {error if str(path) in str(error) else f'{path}: {error}'}", file=sys.stderr)
+        for place, why in failed.items():
             compile_cache.stop()
-            failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-            print(f"error: {failures[-1]}", file=sys.stderr)
+            failures.setdefault(place, why if str(place) in why else f"{place}: {why}")
+    if failures and len(images) == 1:
+        raise UserError(*failures.values())
     print(f"{len(images) - len(failures)} of {len(images)} pictures {result()}")
     if failures:
-        shown = failures[:SHOWN_FAILURES]
+        shown = list(failures.values())[:SHOWN_FAILURES]
         if len(failures) > len(shown):
             shown.append(f"… and {len(failures) - len(shown)} more, each told above")
         raise UserError("\n  ".join([f"{len(failures)} of {len(images)} pictures failed:", *shown]))

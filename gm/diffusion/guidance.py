@@ -39,12 +39,11 @@ SHAPES = {"linear": linear_scales, "triangle": triangle_scales, "trapezoid": tra
 
 
 def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, together=True):
-    """A denoiser of one video, D = D_null + scale * (D_cond - D_null), with the signature (x, sigma) -> D.
+    """A denoiser of videos, D = D_null + scale * (D_cond - D_null), with the signature (x, sigma) -> D.
 
     Args:
         denoise: function (x, sigma, conditioning) -> D on n = b*t frames, all float32 arrays.
-        conditioning: `Conditioning` of the t frames of one video.
-        scales (t, 1, 1, 1): guidance scale of every frame.
+        conditioning: `Conditioning` of the n frames. scales (n, 1, 1, 1): guidance scale of every frame.
         sigma_min, sigma_max: guidance at these noise levels alone (Kynkäänniemi et al. 2024); None: no limit.
         together: both halves as one batch, the unconditional one first; False: one after the other, in half the memory.
 
