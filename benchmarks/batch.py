@@ -2,8 +2,9 @@
 
 python benchmarks/batch.py --batches=[1,2,4] --sampling_steps=4 --side=128
 
-svd_tiny in graph mode, sampling alone. Every size is compiled first; then the batches take turns, so that what else runs
-on the machine meets all of them, and the median of the rounds is printed: seconds by the clock, and of the processors.
+svd_tiny in graph mode, sampling alone. Every size is compiled first; then the batches take turns, so that what else
+runs on the machine meets all of them, and the median of the rounds is printed: seconds by the clock, and of the
+processors.
 """
 
 from __future__ import annotations

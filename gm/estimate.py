@@ -74,8 +74,7 @@ class Setting(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Pixels and frames. evaluated: frames of one call of the UNet, twice as many with both halves of guidance, and as
-    many times as there are videos in a batch."""
+    """Pixels and frames. evaluated: frames of one call of the UNet, of both halves of guidance and all of a batch."""
 
     height: int
     width: int
@@ -230,9 +229,10 @@ class Basis(NamedTuple):
     low_memory: bool
     scores: int
 
-    def stages(self, size, options, decoded=True, sampled=True, kept=0, batch=1):
-        """`generation` for videos of (height, width) pixels with `gm.options.Options`. batch: sampled at once."""
-        halves = 2 if options.guided() and not self.low_memory else 1
+    def stages(self, size, options, decoded=True, sampled=True, kept=0, batch=1, devices=1):
+        """`generation` for videos of (height, width) pixels with `gm.options.Options`, `batch` of them at once, perhaps
+        one half of guidance on each of two devices."""
+        halves = 2 if options.guided() and not self.low_memory and devices == 1 else 1
         frames = Size(*size, options.num_frames, options.num_frames * halves * batch)
         return generation(
             self.model, self.weights, frames, options.decode_chunk_size, self.setting, self.low_memory,

@@ -36,7 +36,7 @@ from gm import compile_cache, memory, ops, segments, video_memory
 from gm.batches import Batches, Video
 from gm.data import calibration, outputs, videos
 from gm.done import Done
-from gm.errors import UserError, memory_faults
+from gm.errors import EndsAll, UserError, memory_faults
 from gm.events import Failed, Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
 from gm.making import Making
@@ -78,8 +78,21 @@ class Job:
         if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
             raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
                             "other: leave --SVD.cache_interval out")
+        self._check_pair()
         if settings.output_type in ("mp4", "gif"):
             videos.try_out(settings.output_type, settings.output_fps or self.options.fps, settings.output_dir)
+
+    def _check_pair(self):
+        options = self.options
+        if self.model.settings.guidance_devices == 1:
+            return
+        if not options.guided():
+            raise UserError("--guidance_devices=2: there is no guidance to be shared, both scales are 1; leave it out")
+        limited = (options.guidance_sigma_min, options.guidance_sigma_max) != (None, None)
+        if options.cache_interval > 1 and limited:
+            raise UserError("--guidance_devices=2 with DeepCache (--SVD.cache_interval): what is kept of one half "
+                            "would be taken for the other where guidance begins or ends: leave "
+                            "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max out")
 
     def warnings(self):
         """Sentences that the user should see, the model's included."""
@@ -145,7 +158,7 @@ class Job:
             options = replace(options, num_frames=max(frames, options.num_frames) if longer else frames)
         kinds = {"decoded": self.settings.output_type != "latents" or longer, "sampled": frames is None or longer,
                  "kept": segments.length(options, self.settings, frames) if longer else 0,
-                 "batch": batch or self.settings.batch}
+                 "batch": batch or self.settings.batch, "devices": self.model.settings.guidance_devices}
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
 
     def check_memory(self, size, frames=None, batch=None):
@@ -238,6 +251,8 @@ class Job:
             return
         try:
             yield from self._tried(batch)
+        except EndsAll:
+            raise
         except UserError as error:
             if len(batch) == 1:
                 yield Failed(batch[0].source.path, batch[0].number, str(error))
@@ -255,6 +270,11 @@ class Job:
         try:
             with memory_faults(needed):
                 yield from Making(self).videos(batch)
+        except UserError as error:
+            if self.model.pair is None:
+                raise
+            raise EndsAll(f"{source.path}: {error}\nThe other device would wait: --skip_done goes on with the rest") \
+                from error
         finally:
             if self.model.settings.low_memory:
                 self.pipeline.release(*PARTS)

@@ -37,6 +37,8 @@ class Making:
 
     def __init__(self, job):
         self.job, self.settings, self.model, self.pipeline = job, job.settings, job.model, job.pipeline
+        self.pair = job.model.pair
+        self.writes = self.pair is None or self.pair.rank == 0
 
     def videos(self, batch):
         """Make `gm.batches.Video`s of one size, sampled together: a generator of events.
@@ -46,10 +48,15 @@ class Making:
         with contextlib.ExitStack() as stack:
             begun = []
             for video in batch:
+                if not self.writes:
+                    begun.append(_Begun(video, "", self.job.overlap))
+                    continue
                 base = stack.enter_context(self._base(video.source))
                 yield Started(base, video.options.seed, video.number + 1, self.settings.num_videos)
                 begun.append(_Begun(video, base, self.job.overlap))
                 stack.enter_context(begun[-1].rescue)
+            if self.pair is not None:
+                self.pair.begin(" ".join(f"{video.source.path.name} {video.options.seed}" for video in batch))
             yield from self._make(begun)
 
     @contextlib.contextmanager
@@ -94,6 +101,8 @@ class Making:
         """One segment of one video is sampled: decode it, and write the video if it was the last."""
         if not np.isfinite(latents).all():
             raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
+        if last and not self.writes:
+            return
         if self.settings.output_type != "latents" or not last:
             with timed(video.seconds, "decoding"):
                 video.chain.decoded(*(yield from self._decode(latents, options)))

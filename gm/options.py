@@ -131,6 +131,7 @@ class ModelSettings:
     low_memory: one part of the model at a time.
     fast_float32: narrower float32 on GPUs and Ascend, see `gm.ops.float32`.
     memory_budget: bytes by which attention's scores are sized, None for what is free.
+    guidance_devices: 2 for a half of guidance on each of two devices (`gm.ops.pair`).
     """
 
     config: str | Path
@@ -145,6 +146,7 @@ class ModelSettings:
     low_memory: bool = False
     fast_float32: bool = False
     memory_budget: int | None = None
+    guidance_devices: int = 1
 
 
 @dataclass(frozen=True)

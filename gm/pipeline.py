@@ -81,13 +81,15 @@ class ImageToVideo:
             after the other, and leave float16 weights so until a layer needs them in float32. The same result up to
             rounding, slower; the next video loads again.
         base, use_ema: of the checkpoint, see `gm.checkpoint.model_file.open_model`.
+        pair: `gm.ops.pair.Pair` of two devices that compute one half of guidance each, or None.
 
     `warnings` holds sentences that the user should see (a delta of another checkpoint).
 
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint=None, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False):
+    def __init__(self, config, checkpoint=None, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False,
+                 pair=None):
         loaded = hasattr(config, "model")
         if checkpoint is None:
             if loaded:
@@ -100,6 +102,7 @@ class ImageToVideo:
         check_amp_level(amp_level)
         self.amp_level = amp_level
         self.low_memory = low_memory
+        self.pair = pair
 
     def options(self, **changes):
         """The config's `Options` with changes; None leaves a value as it is. UserError for what cannot be."""
@@ -240,7 +243,7 @@ class ImageToVideo:
 
         def denoiser_of(conditionings):
             joined = conditionings[0].join(*conditionings[1:])
-            return guided(denoise, joined, scales, *limits, not self.low_memory)
+            return guided(denoise, joined, scales, *limits, not self.low_memory, self.pair)
 
         denoise_all = denoiser_of(conditionings)
         if ends[0] is not None:

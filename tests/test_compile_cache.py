@@ -157,6 +157,7 @@ def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_pa
                "--SVD.encode_tile=64", "--loop", f"--end_image={tmp_path / 'picture.png'}", "--segments=2", "--batch=2")
     found = [conditions(tmp_path, untrained, change) for change in changes]
     assert len({usual, *found}) == len(changes) + 1
+    assert conditions(tmp_path, untrained, "--guidance_devices=2", "--dry_run") != usual
     # Batches of 2, of 2 and 1, and of 1 and nothing else, which are three sets of graphs; 4 are batches of 2 again.
     pairs = [conditions(tmp_path, untrained, "--batch=2", f"--num_videos={count}") for count in (2, 3, 1, 4)]
     assert len(set(pairs[:3])) == 3 and pairs[3] == pairs[0]
