@@ -13,17 +13,20 @@ if __name__ == "__main__":  # before all that takes time
 
     interrupts.catch()
 
+import collections
 import functools
 import json
 import shlex
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 
 from gm import compile_cache, places
 from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_checkpoint
 from gm.console import peak_memory, show
-from gm.errors import UserError, run_cli
+from gm.errors import EndsAll, UserError, run_cli
+from gm.events import Failed
 from gm.inference_options import make_parser
 from gm.memory import parse_size, report
 from gm.options import ModelSettings, Options, VideoSettings
@@ -32,20 +35,25 @@ from gm.sharing.member import joined
 from gm.sharing.supervisor import supervise
 
 SHOWN_FAILURES = 20  # in the summary at the end
+_LAST_WORDS = 20  # seconds that the first of two devices has to say what both fail by, before the launcher ends all
 _NOT_WITH_LATENTS = ("image", "height", "width", "end_image", "loop", "skip_done")
 
 
 def main(argv=None):
-    if launcher.is_scheduler():  # msrun starts one beside its workers
-        return 0
     worker, member = launcher.worker(), joined()
+    first = (worker is None or worker.rank == 0) and not launcher.is_scheduler()
     try:
         arguments = make_parser(__doc__).parse_args(argv)
         check_arguments(arguments)
+        check_devices(arguments, worker)
     except UserError:
-        if worker and worker.rank:
-            return 0  # the first one says so
-        raise
+        if first:
+            raise
+        return 0  # the first one says so
+    if arguments.guidance_devices > 1:
+        return make_pair(arguments, worker)
+    if launcher.is_scheduler():  # msrun starts one beside its workers, which need none here
+        return 0
     if worker and worker.size > 1:
         return share_out(arguments, worker)
     if member is None:
@@ -57,6 +65,40 @@ def main(argv=None):
         return 1
 
 
+def check_devices(arguments, worker):
+    """Faults of options and launcher together."""
+    shared = worker is not None and worker.size > 1
+    if shared and arguments.dry_run:
+        raise UserError("--dry_run needs no msrun: all devices would say the same")
+    if shared and arguments.latents_in:
+        raise UserError("--latents_in is one file: it needs no msrun")
+    if arguments.guidance_devices == 1 or arguments.dry_run or launcher.is_scheduler():
+        return
+    if worker is None:
+        raise UserError("--guidance_devices=2 needs two processes: msrun --worker_num=2 --local_worker_num=2 "
+                        "--join=True python image_to_video.py …")
+    if worker.size != 2:
+        raise UserError(f"--guidance_devices=2 needs two workers of msrun, there {'is' if worker.size == 1 else 'are'} "
+                        f"{worker.size}: several videos are shared out without it")
+
+
+def make_pair(arguments, worker):
+    """`work` as one of the two devices that make each video together, or as what brings them together."""
+    if launcher.is_scheduler():
+        from gm import ops
+        from gm.ops import parallel
+
+        ops.set_device(arguments.device_target)
+        parallel.init()  # returns when they have ended
+        return 0
+    try:
+        return work(arguments, second=worker is not None and worker.rank == 1)
+    except UserError:
+        if worker is not None and worker.rank:
+            time.sleep(_LAST_WORDS)
+        raise
+
+
 def share_out(arguments, worker):
     """The part of one of several processes that a launcher started: the exit status."""
     from gm.data import outputs
@@ -64,21 +106,18 @@ def share_out(arguments, worker):
 
     if worker.rank:
         return supervise(worker, arguments.output_dir)
-    if arguments.dry_run:
-        raise UserError("--dry_run needs no msrun: all devices would say the same")
-    if arguments.latents_in:
-        raise UserError("--latents_in is one file: it needs no msrun")
     images = list_images(arguments.image)
     outputs.make_folder(arguments.output_dir)
     return supervise(worker, arguments.output_dir, images, arguments.num_videos)
 
 
-def work(arguments, member=None):
-    """What the options ask for, or a `gm.sharing.member.Member`'s share of it: the exit status."""
+def work(arguments, member=None, second=False):
+    """What the options ask for, or a `gm.sharing.member.Member`'s share of it: the exit status. second: of two devices
+    for each video, which says nothing."""
     compile_cache.quiet()
     from gm.data.images import list_images  # after parsing: --help needs no MindSpore
 
-    first = member is None or member.rank == 0  # what all devices would say alike
+    first = not second and (member is None or member.rank == 0)  # what all devices would say alike
     if member is None:
         images = [Path(arguments.latents_in)] if arguments.latents_in else list_images(arguments.image)
     choose_model(arguments, first)
@@ -102,10 +141,14 @@ def work(arguments, member=None):
                 print("warning: --compile_cache is not used: several devices need --height and --width with it, and no "
                       "--low_memory", file=sys.stderr)
             place = None
+    if place and arguments.guidance_devices > 1:
+        if asked and first:
+            print("warning: --compile_cache is not used with --guidance_devices", file=sys.stderr)
+        place = None
     with compile_cache.compile_cache(place, conditions, asked) as found:
         job.model.cached = found
         if member is None:
-            run_all(job, images, read)
+            run_all(job, images, read, second)
         else:
             run_share(job, member)
     return 0
@@ -125,15 +168,31 @@ def make_job(arguments):
     return Job(Model(ModelSettings(**those_of(ModelSettings))), settings, shlex.join(sys.argv))
 
 
-def run_all(job, paths, read):
+def run_all(job, paths, read, silent=False):
     """Every picture, or file of latents, as `read` gives it; UserError at the end if one could not be done."""
+
+    def shown(events):
+        failed = {}
+        told = noted(events, failed)
+        collections.deque(told, maxlen=0) if silent else show(told)
+        return failed
 
     def make(path):
         source = read(path)
-        print(f"{path}: {source.change}")
-        show(job.run(source))
+        if not silent:
+            print(f"{path}: {source.change}")
+        return shown(job.gather(source))
 
-    for_each(paths, make, lambda: f"done, peak memory {peak_memory() / 1e9:.1f} GB")
+    result = "done, peak memory {:.1f} GB".format
+    for_each(paths, make, lambda: result(peak_memory() / 1e9), lambda: shown(job.finish()), silent)
+
+
+def noted(events, failed):
+    """The events; what failed is put into `failed`, {path: why}."""
+    for event in events:
+        if isinstance(event, Failed):
+            failed.setdefault(event.path, event.text)
+        yield event
 
 
 def run_share(job, member):
@@ -143,11 +202,12 @@ def run_share(job, member):
             source = job.plan(path)
             if 0 in numbers:
                 print(f"{member.name}: {path}: {source.change}")
-            show(member.noted(job.run(source, numbers), path, numbers), f"{member.name}: ")
+            show(member.noted(job.gather(source, numbers)), f"{member.name}: ")
         except UserError as error:
             compile_cache.stop()
             print(f"{member.name}: error: {error}", file=sys.stderr)
             member.failed(path, numbers, str(error))
+    show(member.noted(job.finish()), f"{member.name}: ")
 
 
 def check(job, source):
@@ -157,21 +217,28 @@ def check(job, source):
     print(job.check_memory(size, frames))
 
 
-def for_each(images, function, result):
-    """function(path) of every picture, then a line of how many have the result; UserError if one could not be done."""
-    failures = []
-    for path in images:
+def for_each(images, function, result, finish=dict, silent=False):
+    """function(path) of every picture and in the end finish(), both of which may return {path: why} of what failed;
+    then a line of how many have the result; UserError if one could not be done."""
+    failures = {}
+    for path in (*images, None):
         try:
-            function(path)
+            failed = (finish() if path is None else function(path)) or {}
         except UserError as error:
-            if len(images) == 1:
+            if len(images) == 1 or isinstance(error, EndsAll):
                 raise
+            failed = {path: str(error)}
+            if not silent:
+                print(f"error: {error if str(path) in str(error) else f'{path}: {error}'}", file=sys.stderr)
+        for place, why in failed.items():
             compile_cache.stop()
-            failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-            print(f"error: {failures[-1]}", file=sys.stderr)
-    print(f"{len(images) - len(failures)} of {len(images)} pictures {result()}")
+            failures.setdefault(place, why if str(place) in why else f"{place}: {why}")
+    if failures and len(images) == 1:
+        raise UserError(*failures.values())
+    if not silent:
+        print(f"{len(images) - len(failures)} of {len(images)} pictures {result()}")
     if failures:
-        shown = failures[:SHOWN_FAILURES]
+        shown = list(failures.values())[:SHOWN_FAILURES]
         if len(failures) > len(shown):
             shown.append(f"… and {len(failures) - len(shown)} more, each told above")
         raise UserError("\n  ".join([f"{len(failures)} of {len(images)} pictures failed:", *shown]))
@@ -183,6 +250,7 @@ def check_arguments(arguments):
         clashes = [f"--{name}" for name in _NOT_WITH_LATENTS if getattr(arguments, name)]
         clashes += ["--compile_cache"] * (arguments.compile_cache not in (None, "off"))
         clashes += ["--num_videos"] * (arguments.num_videos > 1)
+        clashes += ["--guidance_devices"] * (arguments.guidance_devices > 1)
         clashes += ["--output_type=latents"] * (arguments.output_type == "latents")
         if clashes:
             raise UserError(f"--latents_in is decoded as it is: it goes without {' and '.join(clashes)}")

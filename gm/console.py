@@ -12,7 +12,7 @@ import time
 from tqdm import tqdm
 
 from gm import __version__
-from gm.events import Compiling, Decoding, Loading, Sampling, Skipped, Warned, Written
+from gm.events import Compiling, Decoding, Failed, Loading, Sampling, Skipped, Warned, Written
 
 LIBRARIES = (
     "mindspore", "numpy", "safetensors", "pillow", "av", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
@@ -44,6 +44,8 @@ def show(events, who=""):
         for event in events:
             if isinstance(event, Warned):
                 print(f"{who}warning: {event.text}", file=sys.stderr)
+            elif isinstance(event, Failed):
+                print(f"{who}error: {event.path}: {event.text}", file=sys.stderr)
             elif isinstance(event, Skipped):
                 print(f"{who}{event.video}: was there already")
             elif isinstance(event, Compiling):

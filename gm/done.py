@@ -14,7 +14,7 @@ from gm.results import ENDINGS, fingerprint
 # What a JSON file tells that decides nothing of the result, or rounding alone.
 _INDIFFERENT = {
     "video", "files", "seconds", "peak_memory_bytes", "frames", "command", "versions", "attention_scores", "mode",
-    "low_memory", "device_target",
+    "low_memory", "device_target", "batch", "guidance_devices",
 }
 
 

@@ -13,6 +13,10 @@ class UserError(Exception):
     """A wrong input, option or file. The message names the value and the remedy."""
 
 
+class EndsAll(UserError):
+    """One that nothing can go on after, neither with another picture."""
+
+
 # What MindSpore, its devices, the loader of libraries and the system say when memory is out, each in words of its own.
 _OUT_OF_MEMORY = re.compile(
     "bad_alloc|out of memory|memory failed|cannot allocate memory|failed to map segment|memory not enough|"

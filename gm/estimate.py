@@ -74,7 +74,7 @@ class Setting(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Pixels and frames. evaluated: frames of one call of the UNet, twice as many with both halves of guidance."""
+    """Pixels and frames. evaluated: frames of one call of the UNet, of both halves of guidance and all of a batch."""
 
     height: int
     width: int
@@ -229,10 +229,11 @@ class Basis(NamedTuple):
     low_memory: bool
     scores: int
 
-    def stages(self, size, options, decoded=True, sampled=True, kept=0):
-        """`generation` for videos of (height, width) pixels with `gm.options.Options`."""
-        guided = options.guided() and not self.low_memory
-        frames = Size(*size, options.num_frames, options.num_frames * (2 if guided else 1))
+    def stages(self, size, options, decoded=True, sampled=True, kept=0, batch=1, devices=1):
+        """`generation` for videos of (height, width) pixels with `gm.options.Options`, `batch` of them at once, perhaps
+        one half of guidance on each of two devices."""
+        halves = 2 if options.guided() and not self.low_memory and devices == 1 else 1
+        frames = Size(*size, options.num_frames, options.num_frames * halves * batch)
         return generation(
             self.model, self.weights, frames, options.decode_chunk_size, self.setting, self.low_memory,
             (options.encode_tile, options.decode_tile), decoded, self.scores, sampled, kept,

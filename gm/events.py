@@ -24,9 +24,19 @@ class Started(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A video that an earlier run has made, in place of all other events of it."""
+    """A video that an earlier run has made, in place of all other events of it. path, number: as of `Written`."""
 
     video: Path
+    path: Path
+    number: int
+
+
+class Failed(NamedTuple):
+    """A video of several that are made at once, which could not be, and why. path, number: as of `Written`."""
+
+    path: Path
+    number: int
+    text: str
 
 
 class Loading(NamedTuple):
@@ -70,7 +80,8 @@ class Written(NamedTuple):
 
     video: the file, or the folder of frames. files: of everything by what it is: "video", "image", "json" and, but for
     latents, "sheet". record: what the JSON file says. seconds: of each stage, what the receiver did between events
-    included. frames: uint8 (t, h, w, 3), None for latents.
+    included. frames: uint8 (t, h, w, 3), None for latents. path, number: of the picture, and which of its videos it is,
+    from 0.
     """
 
     video: Path
@@ -78,3 +89,5 @@ class Written(NamedTuple):
     record: dict
     seconds: dict[str, float]
     frames: np.ndarray | None
+    path: Path | None = None
+    number: int = 0

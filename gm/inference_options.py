@@ -132,6 +132,10 @@ GROUPS = {
                 "not the same (1: all do)", int),
         _option("--SVD.guidance_sigma_min", "no guidance below this noise level: half the work there", float),
         _option("--SVD.guidance_sigma_max", "no guidance above this noise level", float),
+        _option("--batch", "videos of one size, of several seeds or pictures, that are sampled at once; the same "
+                "result up to rounding, in more memory", int, 1),
+        _option("--guidance_devices", "2: two devices make one video, each one half of guidance, in half the time; "
+                "started by msrun --worker_num=2", int, 1, choices=(1, 2)),
         _option("--compile_cache", "where graph mode keeps compiled networks for the next run with the same settings "
                 "and sizes: a folder, or off (by default, on CPUs, ~/.cache/svd_mindspore/graphs)"),
     ],

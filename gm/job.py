@@ -32,11 +32,12 @@ import functools
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from gm import memory, ops, segments, video_memory
+from gm import compile_cache, memory, ops, segments, video_memory
+from gm.batches import Batches, Video
 from gm.data import calibration, outputs, videos
 from gm.done import Done
-from gm.errors import UserError, memory_faults
-from gm.events import Skipped, Warned
+from gm.errors import EndsAll, UserError, memory_faults
+from gm.events import Failed, Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
 from gm.making import Making
 from gm.options import Options
@@ -72,12 +73,26 @@ class Job:
         self.options = self.pipeline.options(**settings.sampling)
         self.overlap = segments.overlap_of(self.options, settings)
         segments.options_of(self.options, settings)  # says what cannot be
+        self._waiting = Batches(settings.batch)
         outputs.make_folder(settings.output_dir)
         if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
             raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
                             "other: leave --SVD.cache_interval out")
+        self._check_pair()
         if settings.output_type in ("mp4", "gif"):
             videos.try_out(settings.output_type, settings.output_fps or self.options.fps, settings.output_dir)
+
+    def _check_pair(self):
+        options = self.options
+        if self.model.settings.guidance_devices == 1:
+            return
+        if not options.guided():
+            raise UserError("--guidance_devices=2: there is no guidance to be shared, both scales are 1; leave it out")
+        limited = (options.guidance_sigma_min, options.guidance_sigma_max) != (None, None)
+        if options.cache_interval > 1 and limited:
+            raise UserError("--guidance_devices=2 with DeepCache (--SVD.cache_interval): what is kept of one half "
+                            "would be taken for the other where guidance begins or ends: leave "
+                            "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max out")
 
     def warnings(self):
         """Sentences that the user should see, the model's included."""
@@ -91,6 +106,7 @@ class Job:
             "end_image": self.settings.end_image and str(Path(self.settings.end_image).resolve()),
             "segments": self.settings.segments, "overlap": self.overlap if self.settings.segments > 1 else None,
             "segment_motion": self.settings.segment_motion, "segment_fps": self.settings.segment_fps,
+            "batch": self.settings.batch,
         }
 
     def motion(self):
@@ -103,12 +119,12 @@ class Job:
 
     def graph_conditions(self, paths):
         """For `gm.compile_cache`: every setting but the numbers that only go through the networks."""
-        sizes = []
+        batches, waiting = [], Batches(self.settings.batch)
         for path in paths:
             with contextlib.suppress(UserError):  # it is told when its turn comes
                 source = self.plan(path)
-                made = sum(there is None for _, _, there, _ in self._look(source))
-                sizes += [source.image.shape] * made * self.settings.segments
+                batches += [waiting.add(source.size, source.size) for *_, there, _ in self._look(source) if not there]
+        sizes = [(*batch[0], len(batch)) for batch in (*batches, *waiting.rest()) if batch] * self.settings.segments
         if not self.model.settings.low_memory:  # which makes the networks anew for every video
             sizes = list(dict.fromkeys(sizes))
         return self._conditions(sizes)
@@ -116,9 +132,9 @@ class Job:
     def graph_conditions_of_any(self):
         """`graph_conditions` of whatever pictures come, for one of several devices; None where they decide."""
         height, width = self.settings.height, self.settings.width
-        if None in (height, width) or self.model.settings.low_memory:
+        if None in (height, width) or self.model.settings.low_memory or self.settings.batch > 1:
             return None
-        return self._conditions([(height, width, 3)])
+        return self._conditions([(height, width, 1)])
 
     def _conditions(self, sizes):
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
@@ -134,26 +150,29 @@ class Job:
         """The `GivenLatents` of a file, to be run as a `Picture` is."""
         return read_latents(self.pipeline.config, self.settings, path)
 
-    def memory(self, size, low_memory=None, frames=None, **changes):
+    def memory(self, size, low_memory=None, frames=None, batch=None, **changes):
         """{stage: `gm.estimate.Need`} of a video of (height, width) pixels; changes: to the options; frames: of given
-        latents."""
+        latents; batch: in place of the settings'."""
         options, longer = replace(self.options, **changes), self.settings.segments > 1
         if frames is not None:
             options = replace(options, num_frames=max(frames, options.num_frames) if longer else frames)
         kinds = {"decoded": self.settings.output_type != "latents" or longer, "sampled": frames is None or longer,
-                 "kept": segments.length(options, self.settings, frames) if longer else 0}
+                 "kept": segments.length(options, self.settings, frames) if longer else 0,
+                 "batch": batch or self.settings.batch, "devices": self.model.settings.guidance_devices}
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
 
-    def check_memory(self, size, frames=None):
-        """A sentence about the memory that a video of (height, width) pixels needs; frames as in `memory`.
+    def check_memory(self, size, frames=None, batch=None):
+        """A sentence about the memory that a video of (height, width) pixels needs; frames, batch: as in `memory`.
 
         UserError where it is not there: with both numbers and what would fit. Other devices than the CPU have memory of
         their own, of which nothing is known here.
         """
         if self.settings.memory_check == "off" or ops.device() != "CPU":
             return "memory is not checked"
+        batch = batch or self.settings.batch
         stages = functools.partial(self.memory, frames=frames)
-        return memory.check(stages(size), video_memory.remedies(self.pipeline, size, self.options, stages))
+        remedies = video_memory.remedies(self.pipeline, size, self.options, stages, batch)
+        return memory.check(stages(size, batch=batch), remedies)
 
     def told(self, source, options):
         """What the JSON file of a video of `source` says of its making."""
@@ -190,30 +209,72 @@ class Job:
     def run(self, source, numbers=None):
         """Make all videos of a `Picture`, or those of these numbers, from 0, or the one of `GivenLatents`: a generator
         of `gm.events`."""
+        yield from self.gather(source, numbers)
+        yield from self.finish()
+
+    def gather(self, source, numbers=None):
+        """`run`, but where several are made at once, what does not fill a batch waits for the next of its size, or for
+        `finish`. `Failed` are those of a batch that cannot be made."""
         given = isinstance(source, GivenLatents)
-        frames = source.frames if given else None
-        if given and self.settings.segments > 1 and frames <= self.overlap:
-            raise UserError(f"{source.path}: {frames} frames cannot be continued with --overlap={self.overlap}: it "
-                            "must be less")
+        if given and self.settings.segments > 1 and source.frames <= self.overlap:
+            raise UserError(f"{source.path}: {source.frames} frames cannot be continued with --overlap={self.overlap}: "
+                            "it must be less")
         found = self._look(source, numbers)
-        for *_, there, why in found:
+        for number, _, there, why in found:
             if there:
-                yield Skipped(there)
+                yield Skipped(there, source.path, number)
             elif why:
                 yield Warned(f"made anew, as what is there will not do: {why}")
-        if all(there for _, _, there, _ in found):
-            return
         trained = self.pipeline.config.sampling
-        if not given and source.size != (trained.height, trained.width):
+        if not given and source.size != (trained.height, trained.width) and not all(there for _, _, there, _ in found):
             yield Warned(f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
                          "look worse")
-        self.check_memory(source.size, frames)
-        needed = memory.advice(self.memory(source.size, frames=frames))
+        for number, options, there, _ in found:
+            batch = [] if there else self._waiting.add(source.size, Video(source, options, number))
+            if batch:
+                yield from self._made(batch)
+
+    def finish(self):
+        """Make what waits: a generator of events."""
+        for batch in self._waiting.rest():
+            yield from self._made(batch)
+
+    def _made(self, batch):
+        """Make a batch, or one by one what fails at once."""
+        if self.settings.batch == 1:
+            yield from self._tried(batch)
+            return
+        try:
+            self.check_memory(batch[0].source.size, batch=len(batch))
+        except UserError as error:
+            yield from (Failed(video.source.path, video.number, str(error)) for video in batch)
+            return
+        try:
+            yield from self._tried(batch)
+        except EndsAll:
+            raise
+        except UserError as error:
+            if len(batch) == 1:
+                yield Failed(batch[0].source.path, batch[0].number, str(error))
+                return
+            compile_cache.stop()  # graphs were left out
+            yield Warned(f"{len(batch)} videos failed together and are made one by one: {error}")
+            for video in batch:
+                yield from self._made([video])
+
+    def _tried(self, batch):
+        source = batch[0].source
+        frames = getattr(source, "frames", None)
+        self.check_memory(source.size, frames, len(batch))
+        needed = memory.advice(self.memory(source.size, frames=frames, batch=len(batch)))
         try:
             with memory_faults(needed):
-                for number, options, there, _ in found:
-                    if not there:
-                        yield from Making(self).video(source, options, number)
+                yield from Making(self).videos(batch)
+        except UserError as error:
+            if self.model.pair is None:
+                raise
+            raise EndsAll(f"{source.path}: {error}\nThe other device would wait: --skip_done goes on with the rest") \
+                from error
         finally:
             if self.model.settings.low_memory:
                 self.pipeline.release(*PARTS)

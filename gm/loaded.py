@@ -6,9 +6,11 @@ from pathlib import Path
 
 from gm import ops
 from gm.console import versions
+from gm.ops.pair import Pair
 from gm.pipeline import ImageToVideo
 from gm.precision import level
 from gm.results import made_by
+from gm.sharing import launcher
 
 
 class Model:
@@ -25,9 +27,11 @@ class Model:
         self.settings = settings
         ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
         self.attention_scores = ops.set_memory_budget(settings.memory_budget)
+        several = settings.guidance_devices > 1 and launcher.worker() is not None  # else it is but estimated
+        self.pair = Pair() if several else None
         self.pipeline = ImageToVideo(
             settings.config, settings.checkpoint, settings.delta, level(settings.amp_level, settings.dtype),
-            settings.low_memory, settings.base, settings.use_ema,
+            settings.low_memory, settings.base, settings.use_ema, self.pair,
         )
         self.compiled = set()  # shapes of videos that the graph was compiled for
         # What its videos' metadata say.
@@ -55,6 +59,7 @@ class Model:
             "fast_float32": settings.fast_float32,
             "mode": settings.mode,
             "low_memory": settings.low_memory,
+            "guidance_devices": settings.guidance_devices,
             "attention_scores": self.attention_scores,
             "device_target": ops.device(),
             "versions": versions(),

@@ -1,8 +1,9 @@
-"""How one video comes to be, from its name to its files: the events of `gm.job.Job`, stage by stage."""
+"""How videos come to be, from their names to their files: the events of `gm.job.Job`, stage by stage."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,106 +16,168 @@ from gm.data.rescue import Rescue
 from gm.data.watermark import embed_watermark
 from gm.diffusion.preview import Preview
 from gm.errors import UserError
-from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Written
+from gm.events import Compiling, Decoding, Encoding, Failed, Loading, Sampling, Started, Written
 from gm.files import require_space
 from gm.latents_file import GivenLatents
 from gm.pipeline import PARTS
 from gm.results import fingerprint, write_results
 
 
+class _Begun:
+    """A `gm.batches.Video` under way. seconds: of each stage, its share of what several do together."""
+
+    def __init__(self, video, base, overlap):
+        self.source, self.options, self.number = video
+        self.base, self.rescue, self.seconds = base, Rescue(base), {}
+        self.chain = segments.Chain(getattr(self.source, "image", None), overlap)
+
+
 class Making:
-    """The videos of a `gm.job.Job`, one by one."""
+    """The videos of a `gm.job.Job`, one by one or several of one size at once."""
 
     def __init__(self, job):
         self.job, self.settings, self.model, self.pipeline = job, job.settings, job.model, job.pipeline
+        self.pair = job.model.pair
+        self.writes = self.pair is None or self.pair.rank == 0
 
-    def video(self, source, options, number):
-        """Make one video: a generator of events. source: `gm.picture.Picture` or `GivenLatents`; number: of it among
-        those of its picture, from 0."""
-        frames = segments.length(self.job.options, self.settings, getattr(source, "frames", None))
-        with self._base(source.path, frames * 3 * source.size[0] * source.size[1]) as base:
-            yield Started(base, options.seed, number + 1, self.settings.num_videos)
-            yield from self._make(base, source, options)
+    def videos(self, batch):
+        """Make `gm.batches.Video`s of one size, sampled together: a generator of events.
+
+        Several: what goes wrong with one of them when they are sampled is `Failed`, and the others are written.
+        """
+        with contextlib.ExitStack() as stack:
+            begun = []
+            for video in batch:
+                if not self.writes:
+                    begun.append(_Begun(video, "", self.job.overlap))
+                    continue
+                base = stack.enter_context(self._base(video.source))
+                yield Started(base, video.options.seed, video.number + 1, self.settings.num_videos)
+                begun.append(_Begun(video, base, self.job.overlap))
+                stack.enter_context(begun[-1].rescue)
+            if self.pair is not None:
+                self.pair.begin(" ".join(f"{video.source.path.name} {video.options.seed}" for video in batch))
+            yield from self._make(begun)
 
     @contextlib.contextmanager
-    def _base(self, path, size):
-        """A name for the files of one video, of `size` bytes of pixels."""
-        base = outputs.next_base(self.settings.output_dir, path.stem)
+    def _base(self, source):
+        """A name for the files of one video, for whose pixels there is space."""
+        frames = segments.length(self.job.options, self.settings, getattr(source, "frames", None))
+        base = outputs.next_base(self.settings.output_dir, source.path.stem)
         try:
-            require_space(base.parent, size)
+            require_space(base.parent, frames * 3 * source.size[0] * source.size[1])
             yield base
         finally:
             outputs.give_back(base)
 
-    def _make(self, base, source, options):
-        parts, seconds = segments.options_of(options, self.settings), {}
-        chain = segments.Chain(getattr(source, "image", None), self.job.overlap)
-        with Rescue(base) as rescue:
-            if isinstance(source, GivenLatents):
-                parts[0] = replace(options, num_frames=source.frames)
-            for part in parts:
-                latents = source.latents if isinstance(source, GivenLatents) and part is parts[0] else None
-                if latents is None:
-                    latents = yield from self._sampled(source, chain, part, seconds)
-                chain.sampled(latents)
-                rescue.latents, rescue.frames = chain.latents, None
-                if self.settings.output_type != "latents" or part is not parts[-1]:
-                    with timed(seconds, "decoding"):
-                        chain.decoded(*(yield from self._decode(latents, part)))
-                rescue.frames = chain.frames
-            yield from self._finish(base, source, options, chain, seconds)
+    def _make(self, begun):
+        parts = [segments.options_of(video.options, self.settings) for video in begun]
+        for k in range(self.settings.segments):
+            options, first, last = [each[k] for each in parts], begun[0], k == self.settings.segments - 1
+            if k == 0 and isinstance(first.source, GivenLatents):  # there is one
+                options, latents = [replace(options[0], num_frames=first.source.frames)], [first.source.latents]
+            else:
+                latents = yield from self._sampled(begun, options)
+            for video, own in zip(begun, latents):
+                video.chain.sampled(own)
+                video.rescue.latents, video.rescue.frames = video.chain.latents, None
+            for video, own, each in zip(begun, latents, options):
+                yield from self._alone(video, len(begun) == 1, self._sampled_is(video, own, each, last, len(begun)))
 
-    def _finish(self, base, source, options, chain, seconds):
-        """Write the files."""
-        given = isinstance(source, GivenLatents)
-        fps = self.settings.output_fps or (source.fps if given else None) or options.fps
-        kind = self.settings.output_type
-        frames = None if kind == "latents" else chain.frames
-        with timed(seconds, "writing"):
-            files = write_results(base, kind, chain.latents, frames, fps, self.model.about, self.job.pictures(source))
-            written = {what: fingerprint(path) for what, path in files.items()}
-        record = {"video": files["video"].name, **self.job.told(source, options), "frames": len(chain.latents),
-                  "output_fps": fps, "seconds": seconds, "peak_memory_bytes": peak_memory(), "files": written}
-        files["json"] = Path(f"{base}.json")
-        outputs.write_json(record, files["json"])
-        yield Written(files["video"], files, record, seconds, frames)
+    def _alone(self, video, only, events):
+        """The events of one video after sampling; what goes wrong leaves the others of a batch as they are."""
+        if only:
+            yield from events
+            return
+        try:
+            with video.rescue:
+                yield from events
+        except UserError as error:
+            yield Failed(video.source.path, video.number, str(error))
+        finally:
+            video.rescue.latents = video.rescue.frames = None
 
-    def _sampled(self, source, chain, options, seconds):
-        """Returns the latents of one segment, the first or one that goes on from `chain`."""
-        with timed(seconds, "conditioning"):
-            yield from self._load("clip", "condition_encoder")
-            yield Encoding()
-            conditioning, end = self._condition(chain.image, getattr(source, "end", None), options)
-        with timed(seconds, "sampling"):
-            latents = yield from self._sample(chain.image, options, conditioning, end, chain.known)
+    def _sampled_is(self, video, latents, options, last, batch):
+        """One segment of one video is sampled: decode it, and write the video if it was the last."""
         if not np.isfinite(latents).all():
             raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
-        return latents
+        if last and not self.writes:
+            return
+        if self.settings.output_type != "latents" or not last:
+            with timed(video.seconds, "decoding"):
+                video.chain.decoded(*(yield from self._decode(latents, options)))
+        video.rescue.frames = video.chain.frames
+        if last:
+            yield from self._finish(video, batch)
+
+    def _finish(self, video, batch):
+        """Write the files."""
+        source, chain, kind = video.source, video.chain, self.settings.output_type
+        fps = self.settings.output_fps or getattr(source, "fps", None) or video.options.fps
+        frames = None if kind == "latents" else chain.frames
+        with timed(video.seconds, "writing"):
+            pictures = self.job.pictures(source)
+            files = write_results(video.base, kind, chain.latents, frames, fps, self.model.about, pictures)
+            written = {what: fingerprint(path) for what, path in files.items()}
+        record = {"video": files["video"].name, **self.job.told(source, video.options), "frames": len(chain.latents),
+                  "output_fps": fps, "batch": batch, "seconds": video.seconds, "peak_memory_bytes": peak_memory(),
+                  "files": written}
+        files["json"] = Path(f"{video.base}.json")
+        outputs.write_json(record, files["json"])
+        video.chain = None
+        yield Written(files["video"], files, record, video.seconds, frames, source.path, video.number)
+
+    def _sampled(self, begun, options):
+        """Returns the latents of one segment of each video, the first or one that goes on from its chain."""
+        conditionings, ends = [], []
+        for video, each in zip(begun, options):
+            with timed(video.seconds, "conditioning"):
+                yield from self._load("clip", "condition_encoder")
+                yield Encoding()
+                keep = {} if video is begun[-1] else {"keep": True}
+                image, end = video.chain.image, getattr(video.source, "end", None)
+                for found, one in zip((conditionings, ends), self._condition(image, end, each, keep)):
+                    found.append(one)
+        start = time.monotonic()
+        latents = yield from self._sample(begun, options, conditionings, ends)
+        for video in begun:
+            seconds = (time.monotonic() - start) / len(begun)
+            video.seconds["sampling"] = video.seconds.get("sampling", 0.0) + seconds
+        return np.split(latents, len(begun))
 
     def _load(self, *parts):
         for part in parts:
             for done, total in self.pipeline.load(part):
                 yield Loading(PARTS[part], done, total)
 
-    def _condition(self, image, end, options):
-        """`Conditioning` of the picture and of what the video ends with, or None."""
+    def _condition(self, image, end, options, keep):
+        """`Conditioning` of the picture and of what the video ends with, or None. keep: the last argument of
+        `gm.pipeline.ImageToVideo.condition`, if any."""
         if end is not None and end is not image:
-            return self.pipeline.condition(image, options, keep=True), self.pipeline.condition(end, options)
-        conditioning = self.pipeline.condition(image, options)
+            first = self.pipeline.condition(image, options, keep=True)
+            return first, self.pipeline.condition(end, options, **keep)
+        conditioning = self.pipeline.condition(image, options, **keep)
         return conditioning, None if end is None else conditioning
 
-    def _sample(self, image, options, conditioning, end=None, known=None):
-        """Returns the latents of one segment. end, known: see `gm.pipeline.ImageToVideo.steps`."""
+    def _sample(self, begun, options, conditionings, ends):
+        """Returns the latents of one segment of each video, one behind the other."""
         yield from self._load("denoiser")
-        shape = (image.shape, options.num_frames)
+        images = [video.chain.image for video in begun]
+        shape = (images[0].shape, options[0].num_frames, len(begun))
         if self.model.settings.mode == ops.GRAPH_MODE and not self.model.cached and shape not in self.model.compiled:
             yield Compiling()
-        preview = Preview(image, conditioning.concat[0])
-        yield Sampling(0, options.sampling_steps)
-        for step in self.pipeline.steps(image, options, conditioning, end=end, known=known):
+        preview = Preview(images[0], conditionings[0].concat[0])
+        yield Sampling(0, options[0].sampling_steps)
+        if len(begun) == 1:
+            more = {"end": ends[0], "known": begun[0].chain.known}
+            steps = self.pipeline.steps(images[0], options[0], conditionings[0], **more)
+        else:
+            steps = self.pipeline.steps_together(images, options, conditionings, ends)
+        frames = options[0].num_frames
+        for step in steps:
             self.model.compiled.add(shape)
             latents = step.latents
-            yield Sampling(step.index, step.total, step.sigma, lambda step=step: preview(step.denoised))
+            yield Sampling(step.index, step.total, step.sigma, lambda step=step: preview(step.denoised[:frames]))
         return latents
 
     def _decode(self, latents, options):

@@ -132,6 +132,7 @@ class ModelSettings:
     low_memory: one part of the model at a time.
     fast_float32: narrower float32 on GPUs and Ascend, see `gm.ops.float32`.
     memory_budget: bytes by which attention's scores are sized, None for what is free.
+    guidance_devices: 2 for a half of guidance on each of two devices (`gm.ops.pair`).
     """
 
     config: str | Path
@@ -146,6 +147,7 @@ class ModelSettings:
     low_memory: bool = False
     fast_float32: bool = False
     memory_budget: int | None = None
+    guidance_devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class VideoSettings:
     end_image: path of a picture that the video ends with; loop: it ends with the one that it begins with
     (`gm.diffusion.between`). segments: of which a longer video is made, each sharing `overlap` frames with the one
     before (None: `OVERLAP`), and segment_motion, segment_fps: "160,60", a number for each (`gm.segments`).
-    skip_done: leave out what an earlier run has made (`gm.done`).
+    skip_done: leave out what an earlier run has made (`gm.done`). batch: videos of one size that are sampled at once.
 
     Raises:
         UserError: naming a value that cannot be.
@@ -181,6 +183,7 @@ class VideoSettings:
     segment_motion: str | None = None
     segment_fps: str | None = None
     skip_done: bool = False
+    batch: int = 1
 
     def __post_init__(self):
         if self.end_image and self.loop:
@@ -188,6 +191,10 @@ class VideoSettings:
         self._check_segments()
         if not 1 <= self.num_videos <= 10**6:
             raise UserError(f"num_videos {self.num_videos}: must be 1 or more, and at most a million")
+        if not 1 <= self.batch <= 1000:
+            raise UserError(f"batch {self.batch}: must be 1 to 1000")
+        if self.batch > 1 and self.segments > 1:
+            raise UserError("--batch and --segments: the videos of a longer one are made one after the other")
         if self.output_fps is not None and not 0.01 <= self.output_fps <= 1000:
             raise UserError(f"output_fps {self.output_fps}: must be more than 0: 0.01 to 1000")
         if self.memory_check not in ("on", "off"):

@@ -19,7 +19,7 @@ from gm.diffusion.conditioning import condition, encode_picture
 from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
-from gm.diffusion.sampling import SAMPLERS, initial_latents
+from gm.diffusion.sampling import SAMPLERS, Draws, initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.seam import continued
 from gm.diffusion.tiles import TiledDecoder, TiledEncoder
@@ -81,13 +81,15 @@ class ImageToVideo:
             after the other, and leave float16 weights so until a layer needs them in float32. The same result up to
             rounding, slower; the next video loads again.
         base, use_ema: of the checkpoint, see `gm.checkpoint.model_file.open_model`.
+        pair: `gm.ops.pair.Pair` of two devices that compute one half of guidance each, or None.
 
     `warnings` holds sentences that the user should see (a delta of another checkpoint).
 
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint=None, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False):
+    def __init__(self, config, checkpoint=None, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False,
+                 pair=None):
         loaded = hasattr(config, "model")
         if checkpoint is None:
             if loaded:
@@ -100,6 +102,7 @@ class ImageToVideo:
         check_amp_level(amp_level)
         self.amp_level = amp_level
         self.low_memory = low_memory
+        self.pair = pair
 
     def options(self, **changes):
         """The config's `Options` with changes; None leaves a value as it is. UserError for what cannot be."""
@@ -216,19 +219,42 @@ class ImageToVideo:
             if noise.shape != latent_noise.shape:
                 raise UserError(f"noise of shape {noise.shape}: this video needs {latent_noise.shape}")
             latent_noise = noise.astype(np.float32)
-        scales = options.guidance_scales()
+        yield from self._steps([(options, conditioning, latent_noise, end)], known)
+
+    def steps_together(self, images, options, conditionings, ends):
+        """Sample several videos of one size at once: a generator of `Step`, whose arrays have the frames of the first
+        video, then of the next.
+
+        Args:
+            images: uint8 (h, w, 3) of each. options: `Options` of each, the same but for the seed.
+            conditionings, ends: what `condition` returned for each, as of `steps`; ends of None for all, or for none.
+        """
+        noises = [self.noise(image, each)[1] for image, each in zip(images, options)]
+        yield from self._steps(list(zip(options, conditionings, noises, ends)))
+
+    def _steps(self, videos, known=None):
+        """videos: (options, conditioning, noise, end or None) of each."""
+        every, conditionings, noises, ends = zip(*videos)
+        options = every[0]
+        scales = np.tile(options.guidance_scales(), (len(videos), 1, 1, 1))
         limits = options.guidance_sigma_min, options.guidance_sigma_max
         denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
-        forward, backward = (
-            known and guided(denoise_with(denoiser, options.num_frames), known, scales, *limits, not self.low_memory)
-            for known in (conditioning, end)
-        )
-        denoise = between(forward, backward, options.num_frames) if end else forward
+        denoise = denoise_with(denoiser, options.num_frames)
+
+        def denoiser_of(conditionings):
+            joined = conditionings[0].join(*conditionings[1:])
+            return guided(denoise, joined, scales, *limits, not self.low_memory, self.pair)
+
+        denoise_all = denoiser_of(conditionings)
+        if ends[0] is not None:
+            denoise_all = between(denoise_all, denoiser_of(ends), options.num_frames)
         if known is not None:
-            denoise = continued(denoise, known)
+            denoise_all = continued(denoise_all, known)
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
-        random = np.random.default_rng((options.seed, 1))  # of the noise that some samplers draw in every step
-        for step in SAMPLERS[options.sampler](denoise, initial_latents(latent_noise, sigmas), sigmas, random):
+        # Of the noise that some samplers draw in every step.
+        random = Draws([np.random.default_rng((each.seed, 1)) for each in every])
+        latents = initial_latents(np.concatenate(noises), sigmas)
+        for step in SAMPLERS[options.sampler](denoise_all, latents, sigmas, random):
             require_finite(step.latents, f"the latents after step {step.index} of {step.total}")
             yield step
 

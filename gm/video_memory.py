@@ -30,15 +30,19 @@ def basis(pipeline, low_memory=None):
     return estimate.Basis(pipeline.config.model, weights, ops.memory_setting(), low_memory, reference.MAX_SCORES)
 
 
-def remedies(pipeline, size, options, stages):
+def remedies(pipeline, size, options, stages, batch=1):
     """Pairs for `gm.memory.check`: what a user can change, what costs the least first.
 
-    stages: function of size and changes, by the options' names and low_memory, that gives the stages.
+    stages: function of size and changes, by the options' names, low_memory and batch, that gives the stages. batch: of
+    videos that are sampled at once.
     """
     low, chunk = {} if pipeline.low_memory else {"low_memory": True}, min(options.decode_chunk_size, options.num_frames)
     chunks = [{"decode_chunk_size": chunk >> k} for k in range(1, chunk.bit_length())]
-    tries = chunks + ([low, *({**low, **fewer} for fewer in chunks)] if low else [])
-    least = {**low, "decode_chunk_size": 1}
+    one = {"batch": 1} if batch > 1 else {}
+    tries = [{"batch": fewer} for fewer in range(batch - 1, 0, -1)] + chunks
+    tries += [{**one, **fewer} for fewer in chunks] if one else []
+    tries += [{**one, **low}, *({**one, **low, **fewer} for fewer in chunks)] if low else []
+    least = {**one, **low, "decode_chunk_size": 1}
     for changes in (*tries, {**least, "decode_tile": 256}):
         yield _words(changes), functools.partial(stages, size, **changes)
     multiple = size_multiple(pipeline.config.model)
@@ -50,5 +54,6 @@ def remedies(pipeline, size, options, stages):
 
 
 def _words(changes):
-    return " ".join("--low_memory" if name == "low_memory" else f"--SVD.{name}={value}"
+    named = {"low_memory": lambda _: "--low_memory", "batch": lambda value: f"--batch={value}"}
+    return " ".join(named.get(name, lambda value, name=name: f"--SVD.{name}={value}")(value)
                     for name, value in changes.items())

@@ -163,9 +163,13 @@ def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_pa
     changes = ("--SVD.num_frames=2", "--SVD.decode_chunk_size=1", "--height=128", "--amp_level=O2", "--low_memory",
                "--memory_budget=100MB", "--SVD.cache_interval=2", "--SVD.guidance_sigma_max=9", "--output_type=latents",
                "--SVD.max_guidance=1", "--SVD.sampler=heun", "--SVD.decode_tile=64",
-               "--SVD.encode_tile=64", "--loop", f"--end_image={tmp_path / 'picture.png'}", "--segments=2")
+               "--SVD.encode_tile=64", "--loop", f"--end_image={tmp_path / 'picture.png'}", "--segments=2", "--batch=2")
     found = [conditions(tmp_path, untrained, change) for change in changes]
     assert len({usual, *found}) == len(changes) + 1
+    assert conditions(tmp_path, untrained, "--guidance_devices=2", "--dry_run") != usual
+    # Batches of 2, of 2 and 1, and of 1 and nothing else, which are three sets of graphs; 4 are batches of 2 again.
+    pairs = [conditions(tmp_path, untrained, "--batch=2", f"--num_videos={count}") for count in (2, 3, 1, 4)]
+    assert len(set(pairs[:3])) == 3 and pairs[3] == pairs[0]
     half = tmp_path / "half.safetensors"
     save_file({name: array.astype(np.float16) for name, array in load_file(untrained).items()}, half)
     assert conditions(tmp_path, half) == usual
@@ -182,7 +186,7 @@ def program(tmp_path, checkpoint, out, *extra):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pictures = sorted(out.glob("*_frames/*.png"))
-    assert len(pictures) == 6
+    assert len(pictures) == (18 if "--num_videos=3" in extra else 6)
     return hashlib.sha256(b"".join(p.read_bytes() for p in pictures)).hexdigest(), done.stderr
 
 
@@ -238,13 +242,14 @@ def test_a_second_run_in_a_process_goes_without_what_nobody_asked_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_frames_of_two_sizes_are_the_same_with_and_without(tmp_path, untrained):
+@pytest.mark.parametrize("more", [(), ("--batch=2", "--num_videos=3")], ids=["one by one", "batches"])
+def test_frames_of_two_sizes_are_the_same_with_and_without(tmp_path, untrained, more):
     (tmp_path / "pictures").mkdir()
     for name, size in (("a", (64, 64)), ("b", (128, 64))):
         Image.linear_gradient("L").resize(size).convert("RGB").save(tmp_path / "pictures" / f"{name}.png")
     option = f"--compile_cache={tmp_path / 'cache'}"
-    plain, _ = program(tmp_path, untrained, tmp_path / "plain")
-    first, told = program(tmp_path, untrained, tmp_path / "first", option)
-    second, told_again = program(tmp_path, untrained, tmp_path / "second", option)
+    plain, _ = program(tmp_path, untrained, tmp_path / "plain", *more)
+    first, told = program(tmp_path, untrained, tmp_path / "first", option, *more)
+    second, told_again = program(tmp_path, untrained, tmp_path / "second", option, *more)
     assert plain == first == second
     assert "compiling" in told and "compiling" not in told_again and "WARNING" not in told + told_again

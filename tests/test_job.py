@@ -180,7 +180,7 @@ def test_graph_mode_says_when_it_compiles(tmp_path, model, monkeypatch):
     model.compiled.clear()
     monkeypatch.setattr(type(model.pipeline), "steps", lambda *_: iter([]))
     one = job(model, tmp_path)
-    for cached, shapes, expected in ((False, set(), 1), (True, set(), 0), (False, {(IMAGE.shape, 3)}, 0)):
+    for cached, shapes, expected in ((False, set(), 1), (True, set(), 0), (False, {(IMAGE.shape, 3, 1)}, 0)):
         model.cached, model.compiled = cached, shapes
         running, seen = one.run(picture(tmp_path)), []
         for event in running:

@@ -11,15 +11,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
+import image_to_video
+from gm.errors import UserError
+from svd_tools.golden.limits import PRECISIONS
 from tests import signals
 from tests.untrained import CONFIG
 
 ROOT = CONFIG.parent.parent
 NAMES = [f"picture{k}" for k in range(6)]
+SAMPLER = PRECISIONS["float32"].limits["sampler"]  # what a sampler's steps may differ by for the order of their sums
 
 
 @pytest.fixture
@@ -138,3 +143,33 @@ def test_two_devices_say_what_is_common_once_and_a_fault_once(launch, tmp_path):
     assert status != 0 and output.count("fps 0") == 1 and "Traceback" not in output
     status, output = end(*launch("--no_such_option"))
     assert status != 0 and output.count("--no_such_option") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [0, 1])
+def test_two_devices_make_one_video_as_one_does(launch, tmp_path, untrained, mode):
+    """Two pictures, a file that is none, and a batch; the second device writes nothing and says nothing."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for name in NAMES[:2]:
+        (folder / f"{name}.png").symlink_to(tmp_path / "pictures" / f"{name}.png")
+    (folder / "bad.png").write_text("no picture")
+    options = ("--output_type=latents", f"--mode={mode}", "--batch=2", "--SVD.max_guidance=2", "--num_videos=2")
+    status, output = end(*launch(*options, "--guidance_devices=2", image=folder))
+    assert status != 0 and output.count("2 of 3 pictures done") == 1 and output.count("1 of 3 pictures failed") <= 2
+    found = results(tmp_path / "out")
+    assert sorted(found) == NAMES[:2] and all(len(told) == 2 for told in found.values())
+    assert {told["guidance_devices"] for told in found["picture0"]} == {2}
+    arguments = [f"--SVD.config={CONFIG}", f"--SVD.checkpoint={untrained}", f"--image={folder}",
+                 f"--output_dir={tmp_path / 'one'}", "--SVD.num_frames=3", "--SVD.sampling_steps=3",
+                 "--device_target=CPU", "--compile_cache=off" if mode == 0 else "--seed=23", *options]
+    with pytest.raises(UserError, match="1 of 3 pictures failed"):
+        image_to_video.main(arguments)
+    for name in NAMES[:2]:
+        for k in range(2):
+            ours, expected = (np.load(tmp_path / where / f"{name}_00{k}.npy") for where in ("out", "one"))
+            # The first step takes the estimate from a noise 700 times as large, by whose spacing it is rounded; the
+            # largest of this noise is below 5.
+            rounded = np.spacing(np.float32(5 * 700))
+            assert np.abs(ours - expected).max() < SAMPLER * np.abs(expected).max() + rounded
+    assert np.abs(np.load(tmp_path / "one/picture0_000.npy") - np.load(tmp_path / "one/picture1_000.npy")).max() > 0.01

@@ -14,13 +14,15 @@ from __future__ import annotations
 import numpy as np
 
 
-def reverse(frames):
-    """An array of frames, the last one first, in memory of its own."""
-    return np.ascontiguousarray(frames[::-1])
+def reverse(frames, t=None):
+    """An array of frames, the last one first, in memory of its own. t: frames of each video where there are several,
+    each of which is reversed."""
+    videos = frames.reshape(-1, t or len(frames), *frames.shape[1:])
+    return np.ascontiguousarray(videos[:, ::-1]).reshape(frames.shape)
 
 
 def between(forward, backward, t):
-    """A denoiser of one video of t frames, (x, sigma) -> D, from two that each know one picture.
+    """A denoiser of videos of t frames, (x, sigma) -> D, from two that each know one picture.
 
     Args:
         forward: denoiser that knows the picture at the first frame; its weight falls from 1 there to 0 at the last.
@@ -29,7 +31,8 @@ def between(forward, backward, t):
     weight = np.linspace(1, 0, t, dtype=np.float32).reshape(t, 1, 1, 1)
 
     def denoise(x, sigma):
-        there, back = forward(x, sigma), reverse(backward(reverse(x), sigma))
-        return weight * there + (1 - weight) * back
+        there, back = forward(x, sigma), reverse(backward(reverse(x, t), sigma), t)
+        weights = np.tile(weight, (len(x) // t, 1, 1, 1))
+        return weights * there + (1 - weights) * back
 
     return denoise

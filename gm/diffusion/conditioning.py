@@ -29,9 +29,9 @@ class Conditioning(NamedTuple):
         """The unconditional branch: no picture, but the same numbers."""
         return Conditioning(np.zeros_like(self.context), np.zeros_like(self.concat), self.vector)
 
-    def join(self, other):
-        """Both in one batch, `self` first."""
-        return Conditioning(*(np.concatenate(pair) for pair in zip(self, other)))
+    def join(self, *others):
+        """All in one batch, `self` first."""
+        return Conditioning(*(np.concatenate(parts) for parts in zip(self, *others)))
 
 
 def encode_picture(clip, encoder, picture, noise, cond_aug, clip_size):

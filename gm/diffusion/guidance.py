@@ -38,15 +38,15 @@ SHAPES = {"linear": linear_scales, "triangle": triangle_scales, "trapezoid": tra
           "constant": constant_scales}
 
 
-def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, together=True):
-    """A denoiser of one video, D = D_null + scale * (D_cond - D_null), with the signature (x, sigma) -> D.
+def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, together=True, pair=None):
+    """A denoiser of videos, D = D_null + scale * (D_cond - D_null), with the signature (x, sigma) -> D.
 
     Args:
         denoise: function (x, sigma, conditioning) -> D on n = b*t frames, all float32 arrays.
-        conditioning: `Conditioning` of the t frames of one video.
-        scales (t, 1, 1, 1): guidance scale of every frame.
+        conditioning: `Conditioning` of the n frames. scales (n, 1, 1, 1): guidance scale of every frame.
         sigma_min, sigma_max: guidance at these noise levels alone (Kynkäänniemi et al. 2024); None: no limit.
         together: both halves as one batch, the unconditional one first; False: one after the other, in half the memory.
+        pair: None, or the `gm.ops.pair.Pair` of two devices, of which each computes one half.
 
     Where every scale is 1, or outside the limits, the result is D_cond and the unconditional half is left out.
     """
@@ -54,13 +54,15 @@ def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, togeth
     high = np.inf if sigma_max is None else sigma_max
     none = np.all(scales == 1)
     without = None if none else conditioning.null()
-    both = without.join(conditioning) if together and not none else None
+    both = without.join(conditioning) if together and not none and pair is None else None
 
     def denoise_guided(x, sigma):
         sigmas = np.full(len(x), sigma, np.float32)
         if none or not low <= sigma <= high:
             return denoise(x, sigmas, conditioning)
-        if together:
+        if pair is not None:
+            null, cond = pair.both(denoise(x, sigmas, conditioning if pair.rank else without))
+        elif together:
             null, cond = np.split(denoise(np.concatenate([x, x]), np.concatenate([sigmas, sigmas]), both), 2)
         else:
             null, cond = denoise(x, sigmas, without), denoise(x, sigmas, conditioning)

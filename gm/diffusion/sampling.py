@@ -17,6 +17,18 @@ class Step(NamedTuple):
     denoised: np.ndarray
 
 
+class Draws:
+    """Normal noise for several videos at once, each from a `numpy.random.Generator` of its own."""
+
+    def __init__(self, generators):
+        self.generators = generators
+
+    def standard_normal(self, shape, dtype):
+        """(n, ...): n / len(generators) rows from each generator, in their order."""
+        each = shape[0] // len(self.generators), *shape[1:]
+        return np.concatenate([generator.standard_normal(each, dtype) for generator in self.generators])
+
+
 def initial_latents(noise, sigmas):
     """Unit noise float32 (t, 4, h, w) -> latents at the first noise level: noise * sqrt(1 + sigma_0 ** 2)."""
     return noise * np.sqrt(np.float32(1) + sigmas[0] ** 2)
@@ -29,7 +41,7 @@ def euler(denoise, latents, sigmas, random=None):
         denoise: function (x, sigma) -> D, estimate of the clean latents.
         latents: float32 (t, 4, h, w) at noise level sigmas[0].
         sigmas: float32 (steps + 1,), falling, the last one 0.
-        random: `numpy.random.Generator` of the noise that a sampler draws in its steps; this one draws none.
+        random: `numpy.random.Generator` or `Draws` of the noise that a sampler draws in its steps; this one draws none.
 
     Yields:
         `Step` after each of the steps; the last one holds the sample.

@@ -18,10 +18,11 @@ import shutil
 import time
 from pathlib import Path
 
+from gm import locks
 from gm.data import outputs
 from gm.errors import UserError
 
-_NAME = ".shared-"
+_NAME, _LOCK = ".shared-", "first.lock"
 _LOOK = 0.2  # seconds
 _UNSEEN = 300.0  # seconds after which all devices must have come
 _LEFT = 3600.0  # seconds without a change after which another run's folder was left by a killed one
@@ -30,8 +31,9 @@ _LEFT = 3600.0  # seconds without a change after which another run's folder was 
 class RunFolder:
     """One run's. paths: of the pictures. videos: of each, so that there are len(paths) * videos to be made."""
 
-    def __init__(self, place, size, paths, videos):
+    def __init__(self, place, size, paths, videos, lock=None):
         self.place, self.size, self.paths, self.videos = Path(place), size, [Path(path) for path in paths], videos
+        self._lock = lock  # of the first device
 
     def __len__(self):
         return len(self.paths) * self.videos
@@ -41,11 +43,13 @@ class RunFolder:
         return self.paths[index // self.videos], index % self.videos
 
     def take(self, index):
-        """Whether video `index` is the caller's from now on: it is given away once."""
+        """Whether video `index` is the caller's from now on: it is given away once. UserError where the run is over."""
         try:
             os.close(os.open(self.place / f"taken-{index}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             return False
+        except OSError as error:
+            raise UserError(f"the run has ended without this device: {self.place}: {error.strerror}") from error
         return True
 
     def note(self, rank, **what):
@@ -74,7 +78,9 @@ class RunFolder:
         return [json.loads(line) for line in whole.splitlines()], start + len(whole) + bool(whole)
 
     def remove(self):
+        """By the first device, in the end."""
         shutil.rmtree(self.place, ignore_errors=True)
+        self._lock.release()
 
     def _notes(self, rank):
         return self.place / f"notes-{rank}.jsonl"
@@ -98,10 +104,13 @@ def _begin(place, worker, paths, videos):
     """The first device's part."""
     remove_left(place.parent)
     place.mkdir(exist_ok=True)
+    lock = locks.take(place / _LOCK)
+    if lock is None:
+        raise UserError(f"another run of this address writes to {place.parent}: give it another --master_port")
     for left in list(place.iterdir()):  # of a killed run; what others write from here on stays
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
-        else:
+        elif left.name != _LOCK:
             left.unlink(missing_ok=True)
     until = time.monotonic() + _UNSEEN
     while True:
@@ -116,7 +125,7 @@ def _begin(place, worker, paths, videos):
     told = {"hellos": {str(rank): hello for rank, hello in hellos.items()}, "paths": list(map(str, paths)),
             "videos": videos}
     outputs.write_json(told, place / "run.json")
-    return RunFolder(place, worker.size, paths, videos)
+    return RunFolder(place, worker.size, paths, videos, lock)
 
 
 def _follow(place, worker):
@@ -142,9 +151,14 @@ def _read(path):
 
 
 def remove_left(folder):
-    """What killed runs have left in an output folder."""
+    """What killed runs have left in an output folder: nobody holds their lock, or nothing has changed for long."""
     for place in Path(folder).glob(f"{_NAME}*"):
         with contextlib.suppress(OSError):
+            lock = locks.take(place / _LOCK)
+            if lock is not None:
+                shutil.rmtree(place, ignore_errors=True)
+                lock.release()
+                continue
             last = max(path.stat().st_mtime for path in (place, *place.glob("notes-*")))
             if time.time() - last > _LEFT:
                 shutil.rmtree(place, ignore_errors=True)

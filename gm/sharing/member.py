@@ -7,7 +7,7 @@ import json
 import os
 import signal
 
-from gm.events import Skipped, Written
+from gm.events import Failed, Skipped, Written
 from gm.sharing.folder import RunFolder
 
 _VARIABLE = "SVD_SHARED_RUN"  # in the environment: what a process is told by its supervisor
@@ -53,14 +53,15 @@ class Member:
                 path, number = self.run.video(index)
                 yield path, [number]
 
-    def noted(self, events, path, numbers):
-        """The events of a job that makes these videos, of which it tells what is done."""
-        left = list(numbers)
+    def noted(self, events):
+        """The events of a job, of which it tells what is done and what is not."""
         for event in events:
             yield event
-            if isinstance(event, (Written, Skipped)):
+            if isinstance(event, Failed):
+                self.failed(event.path, [event.number], event.text)
+            elif isinstance(event, (Written, Skipped)):
                 result = "done" if isinstance(event, Written) else "skipped"
-                self.run.note(self.rank, **{result: self._index(path, left.pop(0))})
+                self.run.note(self.rank, **{result: self._index(event.path, event.number)})
 
     def failed(self, path, numbers, why):
         """Tell why videos cannot be made."""

@@ -64,11 +64,11 @@ def test_devices_meet_and_the_first_ones_list_counts(tmp_path):
     """Though a run that was killed has left a list and a device's number."""
     first, *others = devices(3)
     stale = tmp_path / (folder._NAME + "old")
-    together(lambda: folder.join(tmp_path, first._replace(size=1), [Path("old.png")], 7))
-    (left,) = tmp_path.glob(folder._NAME + "*")
+    (killed,) = together(lambda: folder.join(tmp_path, first._replace(size=1), [Path("old.png")], 7))
+    killed._lock.release()
+    left = killed.place
     (left / "hello-1.json").write_text('"of a dead one"')
     stale.mkdir()
-    os.utime(stale, (1, 1))
 
     def late():
         time.sleep(0.5)
@@ -76,8 +76,22 @@ def test_devices_meet_and_the_first_ones_list_counts(tmp_path):
 
     runs = together(late, *(lambda worker=worker: folder.join(tmp_path, worker) for worker in others))
     assert all(run.paths == PATHS and run.videos == 2 and len(run) == 6 for run in runs)
-    assert not stale.exists(), "what was killed an hour ago"
+    assert not stale.exists(), "another run's that was killed"
     assert [run.video(3) for run in runs] == [(PATHS[1], 1)] * 3
+
+
+def test_a_run_that_goes_on_is_left_alone(tmp_path):
+    first = devices(1)[0]
+    run = folder.join(tmp_path, first, PATHS)
+    with pytest.raises(UserError, match="--master_port"):
+        folder.join(tmp_path, first, PATHS)
+    other = folder.join(tmp_path, first._replace(run="host:2"), PATHS)
+    assert run.take(0) and other.take(0)
+    for one in (run, other):
+        one.remove()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="has ended without this device"):
+        run.take(1)
 
 
 def test_a_device_that_does_not_come_is_named(tmp_path, monkeypatch):

@@ -1,0 +1,42 @@
+"""Two devices for one video: each computes one half of classifier-free guidance, and both get both."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from gm.errors import UserError
+from gm.ops import parallel
+
+_LARGEST = 2**24  # whole numbers up to it are exact in float32
+
+
+class Pair:
+    """This process and the other one of the two that MindSpore's launcher started. Call after `gm.ops.set_device`.
+
+    rank: 0 has the unconditional half, and writes; 1 the conditional one.
+    """
+
+    def __init__(self):
+        parallel.init()
+        self.rank, self._place = parallel.rank(), 0
+
+    def begin(self, what):
+        """What both do next, in words that are the same for both."""
+        self._place = zlib.crc32(what.encode(errors="replace")) % _LARGEST
+
+    def both(self, own):
+        """(the unconditional half, the conditional one), float32 arrays of the same shape, from this device's own.
+
+        Raises:
+            UserError: the other device is at another video or step.
+        """
+        self._place = (self._place + 1) % _LARGEST
+        told = np.zeros((2, own.size + 1), np.float32)  # the other's row is zero: the sum is exact
+        told[self.rank, :-1], told[self.rank, -1] = own.ravel(), self._place
+        found = parallel.total(told)
+        if found[0, -1] != found[1, -1]:
+            raise UserError("the two devices of --guidance_devices=2 are not at the same step: they must see the same "
+                            "pictures and the same output folder")
+        return found[:, :-1].reshape(2, *own.shape)
