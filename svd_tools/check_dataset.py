@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from gm.data import statistics
 from gm.data.frame_folder import open_clip
-from gm.data.metadata import by_file, read_metadata, wrong_length
+from gm.data.metadata import by_file, read_metadata, wrong_crop, wrong_length
 from gm.data.table import listing
 from gm.errors import UserError, run_cli
 
@@ -39,13 +39,13 @@ def decode_all(clips, workers=2):
         try:
             with open_clip(same[0].path) as video:
                 length, size = video.length, video.size
-                wrong = ((clip.line, wrong_length(clip, length, "frames")) for clip in same)
+                wrong = ((clip.line, wrong_length(clip, length, "frames") or wrong_crop(clip, size)) for clip in same)
                 found = [(line, reason) for line, reason in wrong if reason]
                 for start in range(0, length, _CHUNK):
                     video.frames(range(start, min(start + _CHUNK, length)))
         except UserError as error:  # of the file: one row's fault names it
             found.append((same[0].line, str(error)))
-        return found, [size] * len(same) if size else []
+        return found, [clip.crop.size if clip.crop else size for clip in same] if size else []
 
     cv2.setNumThreads(1)
     files, faults, sizes = by_file(clips), [], []

@@ -9,7 +9,8 @@ _EARLIER_STARTS = 6  # tried where seeks land too late, before the file is read 
 
 
 class Decoder:
-    """A file open for decoding. container, stream: av.container.InputContainer, av.VideoStream.
+    """A file open for decoding. container, stream: av.container.InputContainer, av.VideoStream. run: the `Run` that was
+    left when the index was made, None where there is none.
 
     threads: that decode. UserError, from `open_container`, where there is no video in the file.
     """
@@ -25,6 +26,7 @@ class Decoder:
         if self._is_new and not options:  # to open one takes as long as to decode five pictures
             return
         self.close()
+        self.run = None
         self.container, self.stream = open_container(self.path)
         context = self.stream.codec_context
         context.thread_count = self.threads
