@@ -2,7 +2,7 @@
 
 python benchmarks/video_reader.py --output=outputs/video_reader.json
 
-Each reader has one thread. Processor seconds, not time on the clock: they hardly depend on what else the machine does.
+Each reader has one thread. Processor seconds, not time on the clock, and how many times OpenCV's they are.
 decord and OpenCV are measured as they come; that their frames may be the wrong ones is not counted against them.
 """
 
@@ -82,18 +82,8 @@ class OpenCV:
 READERS = {"ours": Ours, "ours, index kept": Ours, "decord": Decord, "OpenCV": OpenCV}
 
 
-def seconds(work, times):
-    """The least of several times: what else the machine does only adds."""
-    def once():
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-
-    return min(once() for _ in range(times))
-
-
-def measure(kind, path, folder, clips, times):
-    """{what: processor seconds} of one clip, opening the file included, and of the whole file by eight frames."""
+def works(kind, path, folder, clips):
+    """{what: (function, by what its time is divided)}: clips, opening the file included; all of it by eight frames."""
     span = (FRAMES - 1) * STEP + 1
 
     def some_clips():
@@ -108,11 +98,21 @@ def measure(kind, path, folder, clips, times):
         for start in range(0, video.length - 8, 8):
             video.read(range(start, start + 8))
 
-    kind(path, folder)
-    return {
-        "one clip of 14": seconds(some_clips, times) / clips,
-        "whole file": seconds(whole, times),
-    }
+    return {"one clip of 14": (some_clips, clips), "whole file": (whole, 1)}
+
+
+def measure(path, folder, clips, times):
+    """{reader: {what: processor seconds}}. The readers take turns, and the least of several times counts: what else the
+    machine does only adds."""
+    found = {}
+    for turn in range(times + 1):
+        for reader, kind in READERS.items():
+            for what, (work, share) in works(kind, path, folder if "kept" in reader else None, clips).items():
+                start = time.process_time()
+                work()
+                if turn:  # the first one warms up
+                    found.setdefault(reader, {}).setdefault(what, []).append((time.process_time() - start) / share)
+    return {reader: {what: min(seconds) for what, seconds in whats.items()} for reader, whats in found.items()}
 
 
 def main(argv=None):
@@ -127,13 +127,10 @@ def main(argv=None):
         for name, (size, suffix, coding) in tqdm(FILES.items(), file=sys.stderr):
             path = Path(folder) / f"{len(found)}.{suffix}"
             make(path, size, coding)
-            found[name] = {
-                reader: measure(kind, path, Path(folder) / "index" if "kept" in reader else None, options.clips,
-                                options.times)
-                for reader, kind in READERS.items()
-            }
+            found[name] = measure(path, Path(folder) / "index", options.clips, options.times)
             for what in ("one clip of 14", "whole file"):
-                print(name, what, {reader: f"{times[what]:.2f}" for reader, times in found[name].items()}, flush=True)
+                least = {reader: times[what] for reader, times in found[name].items()}
+                print(name, what, {n: f"{s:.3f} ({s / least['OpenCV']:.2f})" for n, s in least.items()}, flush=True)
     if options.output:
         options.output.write_text(json.dumps(found, indent=1))
 

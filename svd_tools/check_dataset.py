@@ -14,50 +14,49 @@ if __name__ == "__main__":  # before all that takes time
 
 import logging
 import math
+import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 from jsonargparse import ArgumentParser
 
-from gm.console import progress
 from gm.data import statistics
 from gm.data.frame_folder import open_clip
-from gm.data.metadata import by_file, read_metadata, wrong_length
+from gm.data.metadata import by_file, read_metadata, wrong_crop, wrong_length
+from gm.data.spread import spread
 from gm.data.table import listing
 from gm.errors import UserError, run_cli
 
 _CHUNK = 8  # frames held at a time
 
 
-def decode_all(clips, workers=2):
-    """([(line, what is wrong)], [(h, w) of each clip whose file opens]): every frame of their files is decoded."""
-
-    def decode(same):
-        found, size = [], None
-        try:
-            with open_clip(same[0].path) as video:
-                length, size = video.length, video.size
-                wrong = ((clip.line, wrong_length(clip, length, "frames")) for clip in same)
-                found = [(line, reason) for line, reason in wrong if reason]
-                for start in range(0, length, _CHUNK):
-                    video.frames(range(start, min(start + _CHUNK, length)))
-        except UserError as error:  # of the file: one row's fault names it
-            found.append((same[0].line, str(error)))
-        return found, [size] * len(same) if size else []
-
-    cv2.setNumThreads(1)
-    files, faults, sizes = by_file(clips), [], []
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            done = pool.map(decode, files)
-            for found, shape in progress(done, "decoding", "file", len(files)):
-                faults += found
-                sizes += shape
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def decode_all(clips, workers=2, scheduler=None):
+    """([(line, what is wrong)], [(h, w) of what is trained on of each clip whose file opens]): every frame of their
+    files is decoded. workers, scheduler: as of `gm.data.spread.spread`."""
+    faults, sizes = [], []
+    done = spread(_decoded, by_file(clips), workers, scheduler, desc="decoding", unit="file",
+                  given_up=lambda same, reason: ([(same[0].line, f"{same[0].path}: {reason}")], []))
+    for found, shapes in done:
+        faults += found
+        sizes += shapes
     return faults, sizes
+
+
+def _decoded(same):
+    """What `decode_all` gives, of the clips of one file."""
+    cv2.setNumThreads(1)
+    found, size = [], None
+    try:
+        with open_clip(same[0].path) as video:
+            length, size = video.length, video.size
+            wrong = ((clip.line, wrong_length(clip, length, "frames") or wrong_crop(clip, size)) for clip in same)
+            found = [(line, reason) for line, reason in wrong if reason]
+            for start in range(0, length, _CHUNK):
+                video.frames(range(start, min(start + _CHUNK, length)))
+    except UserError as error:  # of the file: one row's fault names it
+        found.append((same[0].line, str(error)))
+    return found, [clip.crop.size if clip.crop else size for clip in same] if size else []
 
 
 def summary(metadata, numbers, frames, step, batch_size, height, width):
@@ -97,6 +96,8 @@ def main(argv=None):
     parser.add_argument("--batch_size", type=int, default=1, help="samples of a batch, over all devices")
     parser.add_argument("--deep", action="store_true", help="decode every frame of every file")
     parser.add_argument("--workers", type=int, default=2, help="files decoded at the same time")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler whose workers decode instead, such as "
+                        "tcp://HEAD:8786")
     parser.add_argument("--picture", type=Path, help="write histograms to this PNG (needs requirements-data.txt)")
     options = parser.parse_args(argv)
     for name in ("frames", "step", "height", "width", "batch_size", "workers"):
@@ -105,10 +106,11 @@ def main(argv=None):
     if options.picture is not None:
         statistics.require_matplotlib()
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    metadata = read_metadata(options.labels, options.data_dir, options.frames, options.step)
+    data_dir = os.path.abspath(options.data_dir) if options.scheduler else options.data_dir
+    metadata = read_metadata(options.labels, data_dir, options.frames, options.step)
     faults, sizes = [], None
     if options.deep:
-        faults, sizes = decode_all([*metadata.clips, *metadata.dropped], options.workers)
+        faults, sizes = decode_all([*metadata.clips, *metadata.dropped], options.workers, options.scheduler)
     numbers = statistics.collect(options.labels, metadata, sizes)
     print(statistics.table(numbers))
     print(summary(metadata, numbers, options.frames, options.step, options.batch_size, options.height, options.width))

@@ -71,13 +71,13 @@ def _place(data_dir, path):
     return whole if os.path.lexists(whole) else os.path.normpath(os.path.join(os.path.abspath(data_dir), path.strip()))
 
 
-def drop_duplicates(chosen, data_dir, kind, distance, workers):
+def drop_duplicates(chosen, data_dir, kind, distance, workers, scheduler):
     """Take the clips out that show what an earlier one shows → number of those that could not be looked at."""
     clips = chosen.clips(data_dir)
-    _drop(chosen, duplicates.same_bytes(clips, workers), "duplicates, exact", "the same bytes as")
+    _drop(chosen, duplicates.same_bytes(clips, workers, scheduler), "duplicates, exact", "the same bytes as")
     if kind == "exact":
         return 0
-    bits, failed = duplicates.hashes(chosen.clips(data_dir), workers)
+    bits, failed = duplicates.hashes(chosen.clips(data_dir), workers, scheduler)
     found = duplicates.alike(bits, distance, [index for index, _ in failed])
     for index, reason in failed:
         line = chosen.lines[chosen.rows[index]]
@@ -101,7 +101,7 @@ def select(chosen, options):
         chosen.keep(kept, f"--where {options.where!r}", f"not {options.where}")
     if options.duplicates is not None:
         failures = drop_duplicates(
-            chosen, options.data_dir, options.duplicates, options.near_distance, options.workers
+            chosen, options.data_dir, options.duplicates, options.near_distance, options.workers, options.scheduler
         )
     if options.drop_static:
         chosen.keep(selection.moving(chosen.values()), "--drop_static", "in the lowest quarter of motion")
@@ -134,6 +134,8 @@ def main(argv=None):
                         "its rows: train.py --train.validation.metadata reads them")
     parser.add_argument("--seed", type=int, default=0, help="of what --balance and --split draw")
     parser.add_argument("--workers", type=int, default=2, help="files looked at at the same time")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler whose workers look at the files instead, such "
+                        "as tcp://HEAD:8786")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call has written")
     options = parser.parse_args(argv)
     _check(options)

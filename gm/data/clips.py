@@ -136,6 +136,8 @@ class ClipDataset:
         with open_clip(clip.path, self.index_folder, threads=self.threads) as video:
             frames = video.frames(range(start, start + span, self.step))
             fps = video.fps if clip.fps is None else clip.fps
+        if clip.crop is not None:
+            frames = clip.crop.of(frames, clip.path)
         frames = fit_frames(frames, self.height, self.width)
         if mirrored:
             frames = frames[:, :, ::-1]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from gm import places
-from gm.console import progress
 from gm.data.frame_folder import clip_files, open_clip
+from gm.data.spread import spread
 from gm.errors import UserError
 
 LOOKS = 5  # pictures of a clip that are compared
@@ -29,17 +28,19 @@ def perceptual_hash():
     return phash
 
 
-def same_bytes(clips, workers=2):
+def same_bytes(clips, workers=2, scheduler=None):
     """[index of an earlier clip with the same content, or None] of (path, start, length).
 
     The content is that of the file, or of a folder's pictures in their order; only files of the same size are read.
-    Failures (paths that cannot be read) are left to the one who trains: they equal nothing.
+    Failures (paths that cannot be read) are left to the one who trains: they equal nothing. workers, scheduler: as of
+    `gm.data.spread.spread`.
     """
     paths = list(dict.fromkeys(path for path, _, _ in clips))
     sizes = {path: _size(path) for path in paths}
     count = Counter(sizes.values())
     shared = [path for path in paths if sizes[path] is not None and count[sizes[path]] > 1]
-    digests = dict(zip(shared, _spread(_digest, shared, workers, "reading files of the same size", "file")))
+    digests = dict(spread(_digest, shared, workers, scheduler, desc="reading files of the same size", unit="file",
+                          given_up=lambda path, _: (path, None)))
     first, found = {}, []
     for index, (path, start, length) in enumerate(clips):
         content = digests.get(path)
@@ -56,6 +57,7 @@ def _size(path):
 
 
 def _digest(path):
+    """(path, SHA-256 of its content or None)."""
     digest = hashlib.sha256()
     try:
         for file in clip_files(path):
@@ -63,35 +65,45 @@ def _digest(path):
                 while block := opened.read(1 << 20):
                     digest.update(block)
     except (OSError, UserError):
-        return None
-    return digest.hexdigest()
+        return path, None
+    return path, digest.hexdigest()
 
 
-def hashes(clips, workers=2):
+def hashes(clips, workers=2, scheduler=None):
     """(uint8 (clips, LOOKS * BITS) of bits, [(index, reason)] of those that cannot be read) of (path, start, length).
 
-    Pictures are taken at even distances; two clips are alike where many bits of all of them agree.
+    Pictures are taken at even distances; two clips are alike where many bits of all of them agree. workers, scheduler:
+    as of `gm.data.spread.spread`.
     """
-    phash, files = perceptual_hash(), {}
+    perceptual_hash()  # is there, or it is told now
+    files = {}
     for index, (path, _, _) in enumerate(clips):
         files.setdefault(path, []).append(index)
     bits = np.zeros((len(clips), LOOKS * BITS), np.uint8)
 
-    def look(item):
-        path, indices = item
-        try:
-            with open_clip(path) as video:
-                for index in indices:
-                    _, start, length = clips[index]
-                    places = start + np.linspace(0, length - 1, LOOKS).round().astype(int)
-                    pictures = video.frames(places)
-                    bits[index] = np.concatenate([phash(Image.fromarray(p)).hash.reshape(-1) for p in pictures])
-        except UserError as error:
-            return [(index, str(error)) for index in indices]
-        return []
+    items = [(path, [clips[index][1:] for index in indices]) for path, indices in files.items()]
+    failures = []
+    for path, found, reason in spread(_looked_at, items, workers, scheduler, desc="looking at the clips", unit="file",
+                                      given_up=lambda item, reason: (item[0], None, reason)):
+        if reason is None:
+            bits[files[path]] = found
+        else:
+            failures += [(index, reason) for index in files[path]]
+    return bits, sorted(failures)
 
-    failed = _spread(look, files.items(), workers, "looking at the clips", "file")
-    return bits, [failure for failures in failed for failure in failures]
+
+def _looked_at(item):
+    """(path, uint8 (parts, LOOKS * BITS), None) or (path, None, reason) of (path, [(start, length) of its parts])."""
+    path, parts = item
+    phash, found = perceptual_hash(), []
+    try:
+        with open_clip(path) as video:
+            for start, length in parts:
+                pictures = video.frames(start + np.linspace(0, length - 1, LOOKS).round().astype(int))
+                found.append(np.concatenate([phash(Image.fromarray(p)).hash.reshape(-1) for p in pictures]))
+    except UserError as error:
+        return path, None, str(error)
+    return path, np.array(found, np.uint8), None
 
 
 def alike(bits, most_different, without=()):
@@ -117,13 +129,3 @@ def alike(bits, most_different, without=()):
                     found[row], stays[row] = other, False
                     break
     return found
-
-
-def _spread(function, items, workers, what, unit):
-    """Results of the function for each item, in order, by threads and under a progress bar."""
-    items = list(items)
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            return list(progress(pool.map(function, items), what, unit, len(items)))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gm.console import progress
+from gm.data.cropping import Crop, read_crop
 from gm.data.frame_folder import open_clip
 from gm.data.listed import ListedPaths
 from gm.data.table import listing, read_table
@@ -27,7 +28,8 @@ _log = logging.getLogger(__name__)
 class Clip:
     """One row: path of the video or folder of frames, length in frames, motion bucket (0..255), fps (None: the
     file's own), CSV line, first frame; part: whether the row says where it begins, and so may be a part of the file;
-    size: (height, width) in pixels as the row states it, None where it does not."""
+    crop: the part of the picture that is trained on, None: all of it; size: (height, width) of that part in pixels, or
+    as the row states it, None where it does not."""
 
     path: Path
     length: int
@@ -37,6 +39,7 @@ class Clip:
     start: int = 0
     part: bool = False
     size: tuple[int, int] | None = None
+    crop: Crop | None = None
 
     @property
     def end(self):
@@ -46,8 +49,10 @@ class Clip:
     @property
     def label(self):
         """What the row says besides the path. A clip from the file's beginning has the same label with or without the
-        column start, so that what was cached or trained without it goes on."""
-        return (self.length, self.motion_bucket_id, self.fps, *([self.start] if self.start else []))
+        column start, and a whole picture with or without crop, so that what was cached or trained without them goes on.
+        """
+        more = (self.start, *([str(self.crop)] if self.crop else []))
+        return (self.length, self.motion_bucket_id, self.fps, *(more if any(more) else []))
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,14 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index
     """Read and check the CSV file `csv_path` → Metadata.
 
     Columns path (relative to `data_dir`, or absolute; a video file or a folder of frames), length (frames),
-    motion_bucket_id, and if there fps, which folders of frames need, start, width and height; others are ignored.
+    motion_bucket_id, and if there fps, which folders of frames need, start, width, height and crop; others are ignored.
     Blanks around a cell are skipped, but where a file's name has them the file is found.
 
     start: the first frame of the clip in its file, from 0 on; `length` counts from there, and samples stay within, so
     a video of several scenes has a row for each. Without it, or where it is empty, the clip is the whole file.
+
+    crop: the part of the picture that is trained on, `width:height:x:y`, as label_videos.py writes it where there are
+    bars; empty or not there: all of it.
 
     frames, step: a sample is `frames` frames, `step` apart; clips shorter than frames * step are dropped, with a
     logged warning that lists them. A bucket outside 0..255 is a warning too.
@@ -80,7 +88,7 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index
     """
     if verify_files not in ("exists", "open"):
         raise ValueError(f"verify_files must be 'exists' or 'open', not {verify_files!r}")
-    table, lines = read_table(Path(csv_path), REQUIRED, REQUIRED + OPTIONAL)
+    table, lines = read_table(Path(csv_path), REQUIRED, (*REQUIRED, *OPTIONAL, "crop"))
     faults = []  # (line, what is wrong)
     columns = _check_cells(table, lines, faults)
     clips = _find_clips(table["path"], lines, columns, ListedPaths(data_dir), faults)
@@ -127,15 +135,30 @@ def _check_cells(table, lines, faults):
             if name in ("width", "height"):
                 refuse(finite & whole & (numbers < 1), name + " must be at least 1 pixel, not {}", name)
         columns[name] = numbers
-    return {**columns, "good": good}
+    crops, no_crop = _read_crops(table)
+    refuse(no_crop, "crop must be width:height:x:y in pixels, not {}", "crop")
+    return {**columns, "crop": crops, "good": good}
+
+
+def _read_crops(table):
+    """(object array of Crop or None, where a cell is none) of the rows."""
+    crops, wrong = np.full(len(table), None), np.zeros(len(table), bool)
+    cells = table["crop"].to_numpy() if "crop" in table else []
+    for row in np.flatnonzero(np.asarray(cells, object) != ""):
+        try:
+            crops[row] = read_crop(cells[row])
+        except ValueError:
+            wrong[row] = True
+    return crops, wrong
 
 
 def _find_clips(cells, lines, columns, listed, faults):
     """The clips of the rows without a fault; what is wrong with the files of all rows is added to `faults`."""
     clips, paths = [], {}
-    names = ("length", "motion_bucket_id", *OPTIONAL, "good")
+    names = ("length", "motion_bucket_id", *OPTIONAL, "crop", "good")
     numbers = zip(*(columns[name].tolist() for name in names))
-    for cell, line, (length, bucket, fps, start, width, height, good) in zip(cells, lines.tolist(), numbers):
+    for cell, line, row in zip(cells, lines.tolist(), numbers):
+        length, bucket, fps, start, width, height, crop, good = row
         if not cell.strip():
             continue
         try:
@@ -153,8 +176,10 @@ def _find_clips(cells, lines, columns, listed, faults):
         rate = None if math.isnan(fps) else fps
         size = None if math.isnan(width + height) else (int(height), int(width))
         place = paths.get(path) or paths.setdefault(path, Path(path))  # scenes of one file share it
-        clip = Clip(place, int(length), int(bucket), rate, line, int(start) if part else 0, part, size)
+        first, shown = int(start) if part else 0, crop.size if crop else size
+        clip = Clip(place, int(length), int(bucket), rate, line, first, part, shown, crop)
         wrong = None if pictures is None else wrong_length(clip, pictures, "pictures")
+        wrong = wrong or (wrong_crop(clip, size) if size else None)
         if wrong:
             faults.append((line, wrong))
         else:
@@ -169,6 +194,12 @@ def wrong_length(clip, found, frames):
     if not clip.part and clip.length != found:
         return f"length is {clip.length}, but {clip.path} has {found} {frames}"
     return None
+
+
+def wrong_crop(clip, size):
+    """What is wrong where the clip's file has pictures of that size (height, width); None if nothing is."""
+    fault = clip.crop.fault(size) if clip.crop else None
+    return fault and f"{clip.path}: {fault}"
 
 
 def by_file(clips):
@@ -199,7 +230,7 @@ def _check_videos(clips, faults, index_folder):
         try:
             with open_clip(same[0].path, index_folder) as video:
                 for clip in same:
-                    wrong = wrong_length(clip, video.length, "frames")
+                    wrong = wrong_length(clip, video.length, "frames") or wrong_crop(clip, video.size)
                     if wrong:
                         found.append((clip.line, wrong))
                     else:

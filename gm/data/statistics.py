@@ -9,7 +9,7 @@ from gm import places
 from gm.errors import UserError
 from gm.files import atomic_path
 
-_EXTRA = ("motion_score", "width", "height", "black", "frozen", "faded", "overlay")
+_EXTRA = ("motion_score", "black", "frozen", "faded", "overlay")
 _UNITS = {
     "length": "frames", "duration": "seconds", "fps": "frames per second", "motion_bucket_id": "0 to 255",
     "motion_score": "% of the side per second", "width": "pixels", "height": "pixels", "aspect": "width / height",
@@ -23,7 +23,7 @@ def collect(csv_path, metadata, sizes=None):
     """{name: float array without what is not known} of all clips of a list, those that are too short included.
 
     csv_path: the list, whose further columns are read. metadata: of `gm.data.metadata.read_metadata`. sizes: [(h, w)]
-    of clips that were opened, in place of the columns width and height.
+    of clips that were opened, in place of what their rows state.
     """
     clips = [*metadata.clips, *metadata.dropped]
     found = {
@@ -36,7 +36,8 @@ def collect(csv_path, metadata, sizes=None):
                         compression=None)
     for name in table:
         found[name.strip()] = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
-    if sizes is not None:
+    sizes = [clip.size for clip in clips if clip.size is not None] if sizes is None else sizes
+    if sizes:
         found["height"], found["width"] = np.array(sizes, float).reshape(-1, 2).T
     if {"width", "height"} <= set(found):
         found["aspect"] = found["width"] / np.maximum(found["height"], 1)

@@ -9,19 +9,24 @@ _EARLIER_STARTS = 6  # tried where seeks land too late, before the file is read 
 
 
 class Decoder:
-    """A file open for decoding. container, stream: av.container.InputContainer, av.VideoStream.
+    """A file open for decoding. container, stream: av.container.InputContainer, av.VideoStream. run: the `Run` that was
+    left when the index was made, None where there is none.
 
     threads: that decode. UserError, from `open_container`, where there is no video in the file.
     """
 
     def __init__(self, path, threads=1):
         self.path, self.threads = path, threads
-        self.container = None
+        self.container, self._is_new = None, False
         self.rewind()
 
     def rewind(self, options=None):
-        """Open the file again: the next packet is its first. options: of the codec, {name: value}."""
+        """Open the file again, unless nothing was read of it: the next packet is its first. options: of the codec,
+        {name: value}."""
+        if self._is_new and not options:  # to open one takes as long as to decode five pictures
+            return
         self.close()
+        self.run = None
         self.container, self.stream = open_container(self.path)
         context = self.stream.codec_context
         context.thread_count = self.threads
@@ -29,18 +34,20 @@ class Decoder:
         context.thread_type = "AUTO" if self.threads > 1 else "SLICE"
         if options:
             context.options = options
+        self._is_new = not options
 
     def close(self):
         """Let go of the file. May be called twice."""
         if self.container is not None:
             self.container.close()
-            self.container = None
+            self.container, self._is_new = None, False
 
     def packets(self):
         """av.Packets from here to the end of the file, and then an empty one, with which a decoder gives out the rest.
 
         The error that ends a file that is cut off or damaged is raised.
         """
+        self._is_new = False
         for packet in self.container.demux(self.stream):
             yield packet
             if _is_last(packet):
@@ -85,6 +92,7 @@ class Decoder:
 
     def _found(self, wanted, time):
         """(av.Packet, packets after it) of the `Packet` wanted, after a seek to `time`; (None, None): not there."""
+        self._is_new = False
         try:
             self.container.seek(time, stream=self.stream)
             rest = self.packets()

@@ -104,8 +104,10 @@ def make_index(decoder):
     seen = _scan(decoder)
     index = _index_by_packets(seen, decoder.stream)
     if index is not None:
-        first = Run(decoder, index, index.starts[0]).frame(0)
+        run = Run(decoder, index, index.starts[0])
+        first = run.frame(0)
         if first is not None:
+            decoder.run = run
             return replace(index, size=(first.height, first.width), matrix=display_matrix(first))
     return index_by_decoding(decoder, seen)
 
@@ -230,6 +232,7 @@ def _times(stamps, last_duration, stream):
         steps = [step if step >= 0 else usual for step in steps]  # a joined stream may count from zero again
         duration = sum(steps) + (last_duration or (steps[-1] if steps and steps[-1] > 0 else usual))
         if duration > 0:
-            return [round(float(n * unit), 6) for n in accumulate(steps, initial=0)], float(count / (duration * unit))
+            times = accumulate(steps, initial=0)
+            return [round(n * unit.numerator / unit.denominator, 6) for n in times], float(count / (duration * unit))
     fps = float(stream.average_rate or stream.guessed_rate or stream.base_rate or 0)
     return [round(n / fps, 6) if fps else 0.0 for n in range(count)], fps

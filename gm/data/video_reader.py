@@ -70,6 +70,7 @@ class VideoFile(VideoReader):
         self._run, self._interlaced = None, False
         try:
             self._index = stored_index(self._decoder, index_folder)
+            self._run = self._decoder.run
             if not len(self._index):
                 raise UserError(f"{path}: {self._what_can_be_read(0)}")
             stream = self._decoder.stream

@@ -17,6 +17,7 @@ from gm.data import spread as module
 from gm.data.spread import spread
 from gm.data.videos import write_video
 from gm.errors import UserError
+from svd_tools import check_dataset, select_clips
 from svd_tools import label_videos as tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,15 @@ def cluster(tmp_path):
         process.wait()
 
 
+def wait_for(address, workers):
+    """Until so many have registered."""
+    for _ in range(300):
+        time.sleep(0.2)
+        with module._library().Client(address, set_as_default=False) as client:
+            if len(client.nthreads()) == workers:
+                return
+
+
 def die(item):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -89,11 +99,7 @@ def test_a_worker_that_is_killed_changes_no_byte(cluster, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="has no workers yet"):
         list(spread(str, [1], 1, address, **WORDS))
     workers = [start_worker(), start_worker()]
-    for _ in range(300):  # until both have registered
-        time.sleep(0.2)
-        with module._library().Client(address, set_as_default=False) as client:
-            if len(client.nthreads()) == 2:
-                break
+    wait_for(address, 2)
     written = tool.write_row
 
     def killing(file, row):
@@ -109,3 +115,37 @@ def test_a_worker_that_is_killed_changes_no_byte(cluster, tmp_path, monkeypatch)
     workers += [start_worker() for _ in range(4)]
     (item, reason), = spread(die, ["poison"], 1, address, **WORDS)
     assert item == "poison" and "poison: " in reason
+
+
+@pytest.mark.slow
+def test_checks_and_duplicates_say_the_same_on_a_cluster(cluster, tmp_path, capsys):
+    pytest.importorskip("imagehash")
+    address, start_worker = cluster
+    random = np.random.default_rng(0)
+    for name in "abcd":
+        write_video(random.integers(0, 255, (12, 64, 64, 3), np.uint8), tmp_path / f"{name}.mp4", 10)
+    (tmp_path / "e.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    (tmp_path / "broken.mp4").write_text("no video")
+    rows = "".join(f"{name}.mp4,12,1\n" for name in (*"abcde", "broken"))
+    (tmp_path / "labels.csv").write_text(f"path,length,motion_bucket_id\n{rows}")
+    start_worker()
+    wait_for(address, 1)
+
+    def said(tool, *options):
+        told = ""
+        try:
+            tool.main([str(tmp_path / "labels.csv"), f"--data_dir={tmp_path}", *options])
+        except UserError as error:
+            told = str(error)
+        captured = capsys.readouterr()
+        warnings = [line for line in captured.err.splitlines() if line.startswith("warning")]
+        return captured.out, warnings, told
+
+    check = "--frames=4", "--step=2", "--deep"
+    alone, spread_out = said(check_dataset, *check), said(check_dataset, *check, f"--scheduler={address}")
+    assert alone == spread_out and "1 fault" in alone[2] and "line 7: " in alone[2]
+    near = "--duplicates=near", f"--output={tmp_path / 'chosen.csv'}", "--overwrite"
+    results = []
+    for more in ((), (f"--scheduler={address}",)):
+        results.append((said(select_clips, *near, *more), (tmp_path / "chosen.csv").read_bytes()))
+    assert results[0] == results[1] and b"e.mp4" not in results[0][1] and "line 7 stays" in results[0][0][1][0]

@@ -181,6 +181,13 @@ def test_colours_of_half_the_size_are_those_between_within_two(tmp_path, tag, sp
     assert not alike(frames, shifted), "the colours' place makes no difference"
 
 
+@pytest.mark.parametrize("width, height", [(95, 64), (96, 63), (97, 65)])
+def test_odd_sizes_are_what_ffmpeg_makes_of_them(tmp_path, width, height):
+    codec = ("-pix_fmt", "yuv420p", "-c:v", "libvpx-vp9", "-lossless", "1")
+    path = make(coded(1, 104, 72)[:, :height, :width], tmp_path / "a.webm", *codec)
+    assert np.array_equal(read(path), shown(path, size=(height, width)))
+
+
 def natural(width, height):
     picture = cv2.cvtColor(cv2.imread(str(places.DEMO)), cv2.COLOR_BGR2RGB)
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)[None]

@@ -9,6 +9,7 @@ DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DEC
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
+extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
 using Shape = std::vector<int64_t>;
 typedef int Kernel(int, void **, int *, int64_t **, const char **, void *, void *);
@@ -80,6 +81,14 @@ int main() {
     for (int64_t i = 0; i < n; ++i) from[i] = static_cast<uint16_t>(i);
     Widen(from.data(), to.data(), n);
   }
+  for (int64_t width : {2, 14, 16, 66})
+    for (int64_t height : {2, 4, 10}) {
+      std::vector<uint8_t> y(width * height, 200), u(width * height / 4, 3), v(width * height / 4, 250), to(3 * y.size());
+      const uint8_t *planes[] = {y.data(), u.data(), v.data()};
+      const int64_t strides[] = {width, width / 2, width / 2};
+      const int16_t numbers[] = {28570, 7885, -2765, -922, 27788, 7669, -2689, 0, 16383, 2048, 9539, 14686, -1747, -4366, 17304};
+      YCbCrToRgb(planes, strides, width, height, numbers, to.data());
+    }
   std::puts(failed ? "a kernel failed" : "all kernels called");
   return failed;
 }

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from gm.ops import built, cuda, gpu, reference
+from gm import built
+from gm.ops import cuda, gpu, reference
 from tests.near import difference
 
 RNG = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Fused kernels in CUDA, compiled with the machine's own nvcc at first use (`gm.ops.built`). Never required.
+"""Fused kernels in CUDA, compiled with the machine's own nvcc at first use (`gm.built`). Never required.
 
 They need a card of compute capability 8.0 or later (A100) and, for code of a later card's own, an nvcc that knows it;
 an older nvcc makes PTX for 8.0, which the driver turns into code for the card. SVD_KERNELS=0 in the environment leaves
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mindspore as ms
 
-from gm.ops import built
+from gm import built
 
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-std=c++17", "--extended-lambda", "-shared", "-Xcompiler", "-fPIC")
