@@ -9,6 +9,7 @@ setup(
     package_dir=FOLDERS,
     package_data={
         **dict.fromkeys(FOLDERS, ["*", "**/*"]),
+        "gm.data": ["*.cpp"],
         "gm.ops.native": ["*.cpp", "*.h"],
         "gm.ops.cuda": ["*.cu", "*.cuh"],
     },
