@@ -38,7 +38,8 @@ MODELS = {  # config, changes to it, weights: None for random ones
 
 class Case(NamedTuple):
     """model: of `MODELS`. size: (height, width). options: of a video, or None for training. train: of train.py.
-    environment: variables."""
+    environment: variables.
+    sizes: further ones that are trained on."""
 
     model: str
     size: tuple
@@ -48,6 +49,7 @@ class Case(NamedTuple):
     options: dict = {}
     train: tuple | None = None
     environment: dict = {}
+    sizes: tuple = ()
 
 
 CACHED, RECOMPUTED = ("train.cache=FOLDER/cache",), ("train.cache=FOLDER/cache", "train.recompute=True")
@@ -72,6 +74,8 @@ CASES = {
     "train_tiny_pynative": Case("tiny", (128, 128), 14, 1, train=CACHED),
     "train_tiny_256_pynative": Case("tiny", (256, 256), 14, 1, train=CACHED),
     "train_tiny_256_recompute_pynative": Case("tiny", (256, 256), 14, 1, train=RECOMPUTED),
+    "train_tiny_sizes": Case("tiny", (128, 128), 14, train=CACHED, sizes=((64, 64), (96, 96))),
+    "train_tiny_sizes_pynative": Case("tiny", (128, 128), 14, 1, train=CACHED, sizes=((64, 64), (96, 96))),
     "train_medium": Case("medium", (256, 256), 4, train=CACHED),
     "train_medium_recompute": Case("medium", (256, 256), 4, train=RECOMPUTED),
     "train_medium_pynative": Case("medium", (256, 256), 4, 1, train=CACHED),
@@ -125,10 +129,14 @@ def training(case, config, weights, folder):
     from gm.training.settings import load_settings
 
     def data(train):
-        return {case.size: ProceduralClips(4, case.frames, case.size[0], 24.0, 200.0, 0)}, {}
+        return {size: ProceduralClips(4, case.frames, size[0], 24.0, 200.0, 0) for size in sizes}, {}
 
-    given = [f"train.dataset.init_args.data_dir={folder}", f"train.dataset.init_args.metadata={__file__}",  # not read
-             "train.max_steps=2", "train.epochs=100", f"train.output_dir={folder}/run", f"train.pretrained={weights}",
+    sizes = [case.size, *case.sizes]
+    several = [f"train.dataset.init_args.sizes={json.dumps(sizes)}"] if case.sizes else []
+    steps = 2 if len(sizes) == 1 else 4 * len(sizes)  # all of them are met
+    given = [*several, f"train.dataset.init_args.data_dir={folder}", f"train.dataset.init_args.metadata={__file__}",
+             f"train.max_steps={steps}", "train.epochs=100", f"train.output_dir={folder}/run",
+             f"train.pretrained={weights}",
              f"train.dataset.init_args.frames={case.frames}", f"train.dataset.init_args.height={case.size[0]}",
              f"train.dataset.init_args.width={case.size[1]}", *case.train]
     settings = load_settings(ROOT / "configs/svd_train.yaml", [item.replace("FOLDER", str(folder)) for item in given])

@@ -109,7 +109,7 @@ class Decoder:
 class Run:
     """Frames in the order in which they are shown, decoded from a `Start` on.
 
-    next: the number of the first frame that can still be had from it; fed: the packet that was decoded last.
+    next: the number of the first frame that was not decoded yet; fed: the packet that was decoded last.
     """
 
     def __init__(self, decoder, index, start):
@@ -118,6 +118,7 @@ class Run:
         self.next, self.fed = start.first, start.number
         self.want([])
         self._index, self._skipped = index, set()  # packets
+        self._held = None, None  # the number of the frame that was given out last, and itself
         self._frames = self._in_order(decoder.decode(packets, self._is_needed))
 
     def want(self, numbers):
@@ -157,7 +158,13 @@ class Run:
 
     def frame(self, number):
         """The av.VideoFrame of that number; None if it, or one before it since the start, cannot be decoded."""
-        return next((frame for found, frame in self._frames if found == number), None)
+        if self._held[0] != number:
+            self._held = next(((found, frame) for found, frame in self._frames if found == number), (None, None))
+        return self._held[1]
+
+    def can_give(self, number):
+        """Whether the frame of that number has not gone by."""
+        return number >= self.next or number == self._held[0]
 
 
 def _is_last(packet):

@@ -181,7 +181,7 @@ class VideoFile(VideoReader):
         if number >= len(self._index):
             return None
         start, run = self._index.start_of(number), self._run
-        if run is None or run.next > number or run.fed < start.number:
+        if run is None or not run.can_give(number) or run.fed < start.number:
             self._run = run = Run(self._decoder, self._index, start)
             run.want(wanted)
         frame = run.frame(number)
