@@ -75,6 +75,8 @@ class Job:
         segments.options_of(self.options, settings)  # says what cannot be
         self._waiting = Batches(settings.batch)
         outputs.make_folder(settings.output_dir)
+        if model.pair is not None:
+            model.pair.meet_in(settings.output_dir)
         if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
             raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
                             "other: leave --SVD.cache_interval out")

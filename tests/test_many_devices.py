@@ -41,14 +41,15 @@ def launch(tmp_path, untrained, pictures):
     """Function of options -> (the launcher of two workers, the folder of their logs)."""
     running = []
 
-    def start(*extra, image=pictures, workers=2):
+    def start(*extra, image=pictures, workers=2, script=()):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         logs = tmp_path / f"logs-{port}"
         command = [
             str(Path(sys.executable).parent / "msrun"), f"--worker_num={workers}", f"--local_worker_num={workers}",
-            "--join=True", f"--master_port={port}", f"--log_dir={logs}", str(ROOT / "image_to_video.py"),
+            "--join=True", f"--master_port={port}", f"--log_dir={logs}", *script,
+            str(ROOT / "image_to_video.py"),
             f"--SVD.config={CONFIG}", f"--SVD.checkpoint={untrained}", f"--image={image}",
             f"--output_dir={tmp_path / 'out'}", "--SVD.num_frames=3", "--SVD.sampling_steps=3", "--mode=1",
             "--device_target=CPU", *extra,
@@ -173,3 +174,29 @@ def test_two_devices_make_one_video_as_one_does(launch, tmp_path, untrained, mod
             rounded = np.spacing(np.float32(5 * 700))
             assert np.abs(ours - expected).max() < SAMPLER * np.abs(expected).max() + rounded
     assert np.abs(np.load(tmp_path / "one/picture0_000.npy") - np.load(tmp_path / "one/picture1_000.npy")).max() > 0.01
+
+
+# Runs a program whose first device takes longer for a video's files than MindSpore waits in a sum on CPUs.
+SLOW_WRITER = """
+import os, runpy, sys, time
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+from gm import making
+write = making.write_results
+def late(*arguments):
+    time.sleep(50)
+    return write(*arguments)
+making.write_results = late
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_the_second_device_waits_for_the_first_one_to_write(launch, tmp_path):
+    (tmp_path / "slow_writer.py").write_text(SLOW_WRITER)
+    options = ("--guidance_devices=2", "--num_videos=2", "--SVD.max_guidance=2", "--output_type=latents")
+    image = tmp_path / "pictures" / "picture0.png"
+    status, output = end(*launch(*options, image=image, script=[str(tmp_path / "slow_writer.py")]))
+    assert status == 0, output
+    assert len(results(tmp_path / "out")["picture0"]) == 2
+    assert not list((tmp_path / "out").glob(".shared-*"))

@@ -1,13 +1,19 @@
-"""Two devices for one video: each computes one half of classifier-free guidance, and both get both."""
+"""Two devices for one video: each computes one half of classifier-free guidance, and both get both.
+
+They meet by files before each sum over both: a device that waits in it for the other one, which still decodes or
+compiles, is given up by the library after half a minute (MindSpore 2.8.0 on CPUs).
+"""
 
 from __future__ import annotations
 
+import atexit
 import zlib
 
 import numpy as np
 
 from gm.errors import UserError
 from gm.ops import parallel
+from gm.sharing import folder, launcher
 
 _LARGEST = 2**24  # whole numbers up to it are exact in float32
 
@@ -20,7 +26,14 @@ class Pair:
 
     def __init__(self):
         parallel.init()
-        self.rank, self._place = parallel.rank(), 0
+        self.rank, self._place, self._run, self._meetings = parallel.rank(), 0, None, 0
+
+    def meet_in(self, place):
+        """Meet the other device by files in this folder from here on. UserError where it does not see it."""
+        if self._run is None:
+            self._run = folder.join(place, launcher.worker(), ())
+            if self.rank == 0:
+                atexit.register(self._run.remove)
 
     def begin(self, what):
         """What both do next, in words that are the same for both."""
@@ -35,6 +48,9 @@ class Pair:
         self._place = (self._place + 1) % _LARGEST
         told = np.zeros((2, own.size + 1), np.float32)  # the other's row is zero: the sum is exact
         told[self.rank, :-1], told[self.rank, -1] = own.ravel(), self._place
+        self._meetings += 1
+        if self._run is not None:
+            self._run.meet(self.rank, self._meetings)
         found = parallel.total(told)
         if found[0, -1] != found[1, -1]:
             raise UserError("the two devices of --guidance_devices=2 are not at the same step: they must see the same "

@@ -4,6 +4,7 @@
     hello-K.json        by device K: a number of its own
     taken-I             by the device that makes video I; who makes the file first has it
     notes-K.jsonl       by device K, a line each: what it takes, does, cannot do, and its end
+    at-K-N              by device K: it has come to meeting N
 
 What a run that was killed has left is never taken for this one's: run.json repeats the numbers of the hellos.
 """
@@ -25,6 +26,7 @@ from gm.errors import UserError
 _NAME, _LOCK = ".shared-", "first.lock"
 _LOOK = 0.2  # seconds
 _UNSEEN = 300.0  # seconds after which all devices must have come
+_LONGEST = 3600.0  # seconds that devices wait for one another where they meet
 _LEFT = 3600.0  # seconds without a change after which another run's folder was left by a killed one
 
 
@@ -76,6 +78,22 @@ class RunFolder:
         except OSError:
             return [], start
         return [json.loads(line) for line in whole.splitlines()], start + len(whole) + bool(whole)
+
+    def meet(self, rank, number):
+        """Wait until all devices have come to meeting `number`, from 1. UserError where one does not for an hour."""
+        (self.place / f"at-{rank}-{number}").touch()
+        until, pause = time.monotonic() + _LONGEST, 0.001
+        absent = set(range(self.size)) - {rank}
+        while absent:
+            absent = {other for other in absent if not (self.place / f"at-{other}-{number}").exists()}
+            if absent and time.monotonic() > until:
+                raise UserError(f"device {min(absent)} of {self.size} has not come for {_LONGEST / 60:.0f} minutes: "
+                                "see its log")
+            if absent:
+                time.sleep(pause)
+                pause = min(2 * pause, _LOOK)
+        with contextlib.suppress(OSError):  # where all have been, as they are here now
+            (self.place / f"at-{rank}-{number - 1}").unlink()
 
     def remove(self):
         """By the first device, in the end."""

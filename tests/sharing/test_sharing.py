@@ -126,6 +126,24 @@ def test_notes_are_read_on_where_they_ended_and_only_whole(tmp_path):
     assert run.notes(0, place)[0] == [{"done": 1}]
 
 
+def test_nobody_goes_on_before_all_have_come(tmp_path, monkeypatch):
+    run, went = RunFolder(tmp_path, 2, [], 1), []
+
+    def meet(rank, seconds):
+        for number in (1, 2):
+            time.sleep(seconds)
+            run.meet(rank, number)
+            went.append(number)
+
+    start = time.monotonic()
+    together(lambda: meet(0, 0.0), lambda: meet(1, 0.3))
+    assert went == [1, 1, 2, 2] and time.monotonic() - start > 0.6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["at-0-2", "at-1-2"]
+    monkeypatch.setattr(folder, "_LONGEST", 0.2)
+    with pytest.raises(UserError, match="device 1 of 2 has not come"):
+        run.meet(0, 3)
+
+
 # What the computing process of a device does with its videos; `rank` and `path` are known.
 CHILD = """
 import os, sys, time
