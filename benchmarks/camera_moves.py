@@ -66,7 +66,7 @@ def train(name, options):
     # Where things move to is learnt at noise levels at which nothing of them shows.
     arguments = train_arguments(
         folder, labels, options.size, options.steps, options.learning_rate,
-        **{"lora.rank": options.rank, "loss.p_mean": options.p_mean, "loss.dropout": 0.0, "seed": 1},
+        **{"lora.rank": options.rank, "loader.batch_size": 1, "loss.p_mean": 2.0, "loss.dropout": 0.0, "seed": 1},
     )
     subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True)
     made = Path(options.output_dir) / f"{name}.safetensors"
@@ -128,12 +128,11 @@ def main(argv=None):
     parser.add_argument("--pictures", nargs="*", default=[str(ROOT / "assets" / "demo.png")],
                         help="picture and video files to animate")
     parser.add_argument("--drawn", type=int, default=9, help="freshly drawn pictures beside them")
-    parser.add_argument("--clips", type=int, default=48, help="to train on")
-    parser.add_argument("--size", type=int, default=128, help="pixels of their side")
-    parser.add_argument("--steps", type=int, default=200, help="of training")
+    parser.add_argument("--clips", type=int, default=24, help="to train on")
+    parser.add_argument("--size", type=int, default=64, help="pixels of their side; 128 takes four times as long")
+    parser.add_argument("--steps", type=int, default=240, help="of training")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--p_mean", type=float, default=1.5)
+    parser.add_argument("--learning_rate", type=float, default=4e-3)
     parser.add_argument("--sampling_steps", type=int, help="by default the config's")
     parser.add_argument("--output_dir", default="outputs/camera_moves")
     options = parser.parse_args(argv)
