@@ -150,7 +150,7 @@ def test_half_of_it_takes_less_memory(tmp_path, untrained):
 
 def test_the_second_device_writes_nothing_and_a_fault_ends_the_run(tmp_path, untrained, monkeypatch):
     found = model(untrained)
-    found.pair = SimpleNamespace(rank=1, begin=lambda what: None)
+    found.pair = SimpleNamespace(rank=1, begin=lambda what: None, meet_in=lambda place: None)
     sampling = {"num_frames": 2, "sampling_steps": 1}
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     job = Job(found, VideoSettings(sampling, output_dir=tmp_path / "out"))
