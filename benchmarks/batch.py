@@ -17,10 +17,10 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from gm import ops
-from gm.checkpoint.published import ROOT
 from gm.console import peak_memory
 from gm.errors import run_cli
 from gm.pipeline import ImageToVideo
+from gm.places import ROOT
 
 
 def main(argv=None):

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from gm.checkpoint.published import ROOT
 from gm.data import ycbcr
+from gm.places import ROOT
 
 WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593), "smpte240m": (0.212, 0.087),
            "fcc": (0.30, 0.11)}

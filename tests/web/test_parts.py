@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gm.checkpoint.published import ROOT, VERSIONS
+from gm.checkpoint.published import VERSIONS
 from gm.errors import UserError
 from gm.events import Loading, Sampling
+from gm.places import ROOT
 from gm.web.gallery_files import camera_of, items, settings_of, version_of
 from gm.web.settings import (
     CHOICES,
