@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import base64
+import functools
 import html
 import json
 import os
@@ -24,6 +25,7 @@ from typing import List  # noqa: UP035  (jsonargparse needs it on Python 3.9)
 
 import numpy as np
 from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 
 from gm import places
@@ -67,30 +69,44 @@ def preview_settings(path, labels, data_dir, changes):
     return load_settings(path, overrides).train
 
 
-def draw_samples(train, count, draw):
+def draw_samples(train, count, draw, scheduler=None):
     """(header, samples): `count` random samples of the first epochs of a run, in random order, and what all share.
 
-    train: a section train. draw: another number draws other samples. A sample is a dict as of
-    `gm.data.clips.ClipDataset.sample` with frames, uint8 (t, h, w, 3), in place of pixels.
+    train: a section train. draw: another number draws other samples. scheduler: as of `gm.data.spread.spread`. A sample
+    is a dict as of `gm.data.clips.ClipDataset.sample` with frames, uint8 (t, h, w, 3), in place of pixels.
     """
-    parts = open_data(train)[0]
-    clips = SizedClips(parts, train.loader.batch_size, train.seed)
+    given = OmegaConf.to_yaml(train)
+    parts, clips = _opened(given)
     epochs = -(-count // len(clips))
-    positions = np.random.default_rng((train.seed, draw)).permutation(epochs * len(clips))[:count]
+    positions = np.random.default_rng((train.seed, draw)).permutation(epochs * len(clips))[:count].tolist()
     data = train.dataset.init_args
     sizes = ", ".join(f"{size_name(size)} (clips: {len(part)})" for size, part in parts.items())
     header = f"frames {data.frames}, step {data.step}, {sizes}, flip {data.flip:g}, seed {train.seed}"
+    found = dict(spread(functools.partial(_sample, given), positions, train.loader.workers, scheduler,
+                        desc="reading samples", unit="sample",
+                        given_up=lambda position, reason: (position, UserError(f"sample {position}: {reason}"))))
+    for sample in found.values():
+        if isinstance(sample, UserError):
+            raise sample
+    return header, [found[position] for position in positions]
 
-    def read(position):
-        return position, _as_frames(clips.at(position))
 
-    found = dict(spread(read, positions.tolist(), train.loader.workers, desc="reading samples", unit="sample"))
-    return header, [found[position] for position in positions.tolist()]
+@functools.lru_cache(maxsize=1)
+def _opened(given):
+    """(clips by size, their stream) of a section train as YAML: once in a process, a worker of a cluster perhaps."""
+    train = OmegaConf.create(given)
+    parts = open_data(train)[0]
+    return parts, SizedClips(parts, train.loader.batch_size, train.seed)
 
 
-def _as_frames(sample):
+def _sample(given, position):
+    """(position, the sample there or a UserError)."""
+    try:
+        sample = _opened(given)[1].at(position)
+    except UserError as error:
+        return position, error
     pixels = sample.pop("pixels").transpose(0, 2, 3, 1)
-    return {**sample, "frames": np.rint((pixels + 1) * np.float32(127.5)).astype(np.uint8)}
+    return position, {**sample, "frames": np.rint((pixels + 1) * np.float32(127.5)).astype(np.uint8)}
 
 
 def describe(sample, data_dir):
@@ -160,6 +176,8 @@ def main(argv=None):
     parser.add_argument("--sizes", type=List[List[int]],  # noqa: UP006
                         help="several sizes, [[height,width],…]: each clip is shown in the nearest")
     parser.add_argument("--flip", type=float, help="probability that a sample is mirrored")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler, such as tcp://head:8786, whose workers read "
+                        "the files, which they see under the same paths")
     parser.add_argument("--seed", type=int, help="train.seed: which frames each clip shows when")
     options = parser.parse_args(argv)
     if options.output is None and options.html is None:
@@ -167,11 +185,12 @@ def main(argv=None):
     if options.count < 1 or options.draw < 0:
         raise UserError(f"--count {options.count} must be at least 1, --draw {options.draw} at least 0")
     changes = {f"dataset.init_args.{name}": getattr(options, name) for name in _DATASET}
-    data_dir = options.labels.parent if options.data_dir is None else options.data_dir
+    labels = options.labels.absolute()  # a cluster's workers are started elsewhere
+    data_dir = labels.parent if options.data_dir is None else options.data_dir.absolute()
     with tempfile.TemporaryDirectory() as folder:  # for what is found out about the files
         changes |= {"seed": options.seed, "output_dir": folder}
-        train = preview_settings(options.settings, options.labels, data_dir, changes)
-        header, samples = draw_samples(train, options.count, options.draw)
+        train = preview_settings(options.settings, labels, data_dir, changes)
+        header, samples = draw_samples(train, options.count, options.draw, options.scheduler)
     for sample in samples:
         for path, reason in sample["failures"]:
             print(f"left out, another clip takes its place: {path} ({reason})", file=sys.stderr)

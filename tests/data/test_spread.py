@@ -17,7 +17,7 @@ from gm.data import spread as module
 from gm.data.spread import spread
 from gm.data.videos import write_video
 from gm.errors import UserError
-from svd_tools import check_dataset, select_clips
+from svd_tools import check_dataset, preview, select_clips
 from svd_tools import label_videos as tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,3 +149,11 @@ def test_checks_and_duplicates_say_the_same_on_a_cluster(cluster, tmp_path, caps
     for more in ((), (f"--scheduler={address}",)):
         results.append((said(select_clips, *near, *more), (tmp_path / "chosen.csv").read_bytes()))
     assert results[0] == results[1] and b"e.mp4" not in results[0][1] and "line 7 stays" in results[0][0][1][0]
+
+    (tmp_path / "labels.csv").write_text("path,length,motion_bucket_id\na.mp4,12,1\nb.mp4,12,9\n")
+    look = "--frames=4", "--step=2", "--height=64", "--width=64", "--count=4", f"--output={tmp_path / 'sheet.png'}"
+    sheets = []
+    for more in ((), (f"--scheduler={address}",)):
+        said(preview, *look, *more)
+        sheets.append((tmp_path / "sheet.png").read_bytes())
+    assert sheets[0] == sheets[1]

@@ -141,7 +141,9 @@ def no_traceback(page):
 
 
 def results(server):
-    return sorted(path.name for path in server.outputs.glob("*.mp4"))
+    """Names of the videos, the latest last."""
+    paths = sorted(server.outputs.glob("*.mp4"), key=lambda path: path.stat().st_mtime_ns)
+    return [path.name for path in paths]
 
 
 def test_upload_sample_play_download_and_another_seed(session, server):
