@@ -81,11 +81,29 @@ def press(page, name):
 
 
 def send(page, name, content, uploader=0):
-    """Give a file's bytes to an uploader, the picture's or (1) the end picture's, under any name."""
-    page.locator('[data-testid="stFileUploader"] input[type="file"]').nth(uploader).set_input_files(
-        {"name": name, "mimeType": "image/png", "buffer": content})
-    page.get_by_text(Path(name).name).first.wait_for()
+    """Give a file's bytes to an uploader, the picture's or (1) the end picture's, under any name. A page that is drawn
+    anew at that moment loses it."""
+    shown = page.get_by_text(Path(name).name).first
     settled(page)
+    for attempt in range(10):
+        page.locator('[data-testid="stFileUploader"] input[type="file"]').nth(uploader).set_input_files(
+            {"name": name, "mimeType": "image/png", "buffer": content})
+        if in_time(shown.wait_for, attempt):
+            break
+    settled(page)
+
+
+def in_time(wait, attempt, attempts=10):
+    """Whether wait(timeout=…) ends in ten seconds; the last of the attempts has the usual time, and fails."""
+    from playwright.sync_api import TimeoutError
+
+    try:
+        wait(timeout=10_000 if attempt < attempts - 1 else 1000 * PATIENCE)
+    except TimeoutError:
+        if attempt == attempts - 1:
+            raise
+        return False
+    return True
 
 
 def picture(width=96, height=64, kind="PNG"):
@@ -105,16 +123,12 @@ def preview(page):
 
 def choose(page, label, option):
     """Choose from a list, by the whole text or by a pattern. A page that is drawn anew closes the list."""
-    from playwright.sync_api import TimeoutError
-
     found = page.get_by_role("option", name=option, exact=isinstance(option, str))
     for attempt in range(10):
         page.get_by_role("combobox", name=re.compile(label)).click()
-        try:
-            found.click(timeout=240_000 if attempt == 9 else 5_000)
+        if in_time(found.click, attempt):
             break
-        except TimeoutError:
-            page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
     settled(page)
 
 
