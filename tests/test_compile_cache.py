@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-import image_to_video
 from gm import compile_cache
+from gm.cli.arguments import check_arguments, make_job
 from gm.errors import UserError
 from gm.inference_options import make_parser
 from gm.ops import reference
@@ -151,8 +151,8 @@ def conditions(tmp_path, checkpoint, *extra):
     arguments = make_parser("").parse_args([
         f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}", f"--image={picture}", f"--output_dir={tmp_path}",
         "--device_target=CPU", *extra])
-    image_to_video.check_arguments(arguments)
-    return json.dumps(image_to_video.make_job(arguments).graph_conditions([picture]), default=str, sort_keys=True)
+    check_arguments(arguments)
+    return json.dumps(make_job(arguments).graph_conditions([picture]), default=str, sort_keys=True)
 
 
 def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_path, untrained, monkeypatch):

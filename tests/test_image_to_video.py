@@ -96,18 +96,6 @@ def test_a_folder_is_done_in_order_and_one_bad_picture_does_not_stop_it(tmp_path
     assert "2 of 3 pictures done" in capsys.readouterr().out
 
 
-def test_many_bad_pictures_are_not_all_told_twice(capsys):
-    def fail(path):
-        raise UserError(f"{path} is wrong")
-
-    with pytest.raises(UserError, match="25 of 25 pictures failed") as failed:
-        image_to_video.for_each([Path(f"{k}.png") for k in range(25)], fail, lambda: "done")
-    lines = str(failed.value).splitlines()
-    assert len(lines) == 22 and lines[1].strip() == "0.png is wrong"
-    assert lines[-1].strip() == "… and 5 more, each told above"
-    assert capsys.readouterr().err.count("is wrong") == 25
-
-
 def test_sizes(tmp_path, untrained, capsys):
     image = photo(tmp_path / "odd.png", 100, 150)
     run(untrained, image, tmp_path / "out", "--output_type=gif")

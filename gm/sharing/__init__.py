@@ -1,5 +1,6 @@
 """Pictures shared out among devices that MindSpore's launcher (msrun) started; no mindspore here.
 
+    roles        what a process does of one command
     launcher     which of the devices this process is
     folder       what the devices tell one another, as files beside the results
     supervisor   the launched process: it starts the one that computes, and says how that ended

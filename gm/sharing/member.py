@@ -6,7 +6,11 @@ import ctypes
 import json
 import os
 import signal
+import sys
 
+from gm import compile_cache
+from gm.console import show
+from gm.errors import UserError
 from gm.events import Failed, Skipped, Written
 from gm.sharing.folder import RunFolder
 
@@ -43,6 +47,20 @@ class Member:
         self.run, self.rank = run, rank
         self._places = {path: place for place, path in enumerate(run.paths)}
         self.name = f"device {rank} of {run.size}"
+
+    def make(self, job):
+        """Make what it can get hold of with a `gm.job.Job`, video by video; what fails is told and stops nothing."""
+        for path, numbers in self.videos():
+            try:
+                source = job.plan(path)
+                if 0 in numbers:
+                    print(f"{self.name}: {path}: {source.change}")
+                show(self.noted(job.gather(source, numbers)), f"{self.name}: ")
+            except UserError as error:
+                compile_cache.stop()
+                print(f"{self.name}: error: {error}", file=sys.stderr)
+                self.failed(path, numbers, str(error))
+        show(self.noted(job.finish()), f"{self.name}: ")
 
     def videos(self):
         """(path of a picture, [numbers of its videos]) of what nobody else does, one after the other. The next is
