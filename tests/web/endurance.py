@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.web.served import Server, browser, open_page
+from tests.web.served import Server, browser, open_page, send
 
 
 def memory(process):
@@ -34,9 +34,7 @@ def upload(page, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (1200, 1600, 3)).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
-    page.locator('[data-testid="stFileUploader"] input[type="file"]').set_input_files(
-        {"name": f"noise{seed}.png", "mimeType": "image/png", "buffer": content.getvalue()})
-    page.get_by_text(f"noise{seed}.png").first.wait_for()
+    send(page, f"noise{seed}.png", content.getvalue())
 
 
 def use(page, number):

@@ -88,3 +88,35 @@ def open_page(chromium, server, **options):
     page.goto(server.url)
     page.get_by_role("button", name="Sample").wait_for()
     return page
+
+
+def settled(page):
+    """Wait until the page has been drawn anew."""
+    page.wait_for_timeout(300)
+    page.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget]')")
+
+
+def send(page, name, content, uploader=0):
+    """Give a file's bytes to an uploader, the picture's or (1) the end picture's, under any name. A page that is drawn
+    anew at that moment loses it."""
+    shown = page.get_by_text(Path(name).name).first
+    settled(page)
+    for attempt in range(10):
+        page.locator('[data-testid="stFileUploader"] input[type="file"]').nth(uploader).set_input_files(
+            {"name": name, "mimeType": "image/png", "buffer": content})
+        if in_time(shown.wait_for, attempt):
+            break
+    settled(page)
+
+
+def in_time(wait, attempt, attempts=10):
+    """Whether wait(timeout=…) ends in ten seconds; the last of the attempts has the usual time, and fails."""
+    from playwright.sync_api import TimeoutError
+
+    try:
+        wait(timeout=10_000 if attempt < attempts - 1 else 1000 * PATIENCE)
+    except TimeoutError:
+        if attempt == attempts - 1:
+            raise
+        return False
+    return True

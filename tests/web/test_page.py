@@ -18,7 +18,7 @@ from PIL import Image
 
 from gm.data.videos import write_video
 from tests.web import served
-from tests.web.served import PATIENCE, Server, browser, browser_path, open_page
+from tests.web.served import PATIENCE, Server, browser, browser_path, in_time, open_page, send, settled
 
 MISSING = [name for name in ("streamlit", "playwright") if find_spec(name) is None]
 if browser_path() is None:
@@ -61,12 +61,6 @@ def session(chromium, server):
     found.context.close()
 
 
-def settled(page):
-    """Wait until the page has been drawn anew."""
-    page.wait_for_timeout(300)
-    page.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget]')")
-
-
 def give(page, values):
     for label, value in values.items():
         box = page.get_by_role("spinbutton", name=label, exact=True)
@@ -78,32 +72,6 @@ def give(page, values):
 
 def press(page, name):
     page.get_by_role("button", name=name, exact=False).first.click()
-
-
-def send(page, name, content, uploader=0):
-    """Give a file's bytes to an uploader, the picture's or (1) the end picture's, under any name. A page that is drawn
-    anew at that moment loses it."""
-    shown = page.get_by_text(Path(name).name).first
-    settled(page)
-    for attempt in range(10):
-        page.locator('[data-testid="stFileUploader"] input[type="file"]').nth(uploader).set_input_files(
-            {"name": name, "mimeType": "image/png", "buffer": content})
-        if in_time(shown.wait_for, attempt):
-            break
-    settled(page)
-
-
-def in_time(wait, attempt, attempts=10):
-    """Whether wait(timeout=…) ends in ten seconds; the last of the attempts has the usual time, and fails."""
-    from playwright.sync_api import TimeoutError
-
-    try:
-        wait(timeout=10_000 if attempt < attempts - 1 else 1000 * PATIENCE)
-    except TimeoutError:
-        if attempt == attempts - 1:
-            raise
-        return False
-    return True
 
 
 def picture(width=96, height=64, kind="PNG"):
