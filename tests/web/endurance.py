@@ -6,6 +6,7 @@ Every other round is a new picture or is cancelled. Memory is the resident one w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import tempfile
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from playwright.sync_api import TimeoutError
 
 from tests.web.served import Server, browser, open_page, send
 
@@ -45,7 +47,8 @@ def use(page, number):
     page.get_by_role("button", name="Sample").first.click()
     if number % 4 == 3:
         page.get_by_text("What it is becoming").wait_for()
-        page.get_by_role("button", name="Cancel").click()
+        with contextlib.suppress(TimeoutError):  # it may be done by then
+            page.get_by_role("button", name="Cancel").click(timeout=5000)
         page.get_by_text("Cancelled").or_(page.get_by_text(f"seed {number},")).first.wait_for()
     else:
         page.get_by_text(f"seed {number},").wait_for()
