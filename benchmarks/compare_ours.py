@@ -34,7 +34,7 @@ def per_frame(weights, inputs, frames):
 def unet(weights, inputs, frames, kind):
     network, more = weights.load("unet").unet, per_frame(weights, inputs, frames)
     x, c_noise = Tensor(inputs["x"]), Tensor(np.repeat(inputs["c_noise"], frames))
-    return lambda: network(x, c_noise, *more, frames).asnumpy()
+    return lambda: network(x, c_noise, *more, frames)[0].asnumpy()
 
 
 def decode(weights, inputs, frames, kind):

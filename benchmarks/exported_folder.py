@@ -76,7 +76,7 @@ def our_outputs(config, inputs, checkpoint, delta=None):
     vector = vector_embedding(*inputs["ids"].T, config.model.unet.adm_in_channels // 3)
     frames = [Tensor(np.repeat(a, FRAMES, 0)) for a in (inputs["c_noise"], inputs["context"], vector)]
     x = inputs["x"]
-    found = {"unet": unet(Tensor(x.reshape(-1, *x.shape[2:])), *frames, FRAMES).asnumpy()}
+    found = {"unet": unet(Tensor(x.reshape(-1, *x.shape[2:])), *frames, FRAMES)[0].asnumpy()}
     found["decode"] = weights.load("decoder")(Tensor(inputs["z"]), FRAMES).asnumpy()
     found["clip"] = weights.load("clip")(Tensor(inputs["seen"])).asnumpy()
     return found

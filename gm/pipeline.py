@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor
 
 from gm.checkpoint.delta import Deltas, apply_delta, unet_shapes
 from gm.checkpoint.published import checkpoints_folder, find_checkpoint
@@ -54,16 +53,6 @@ def require_finite(array, what):
             f"{what}: {wrong:,} of {array.size:,} values are not finite. Either the weights are damaged, or a number "
             "overflowed: try --amp_level=O0 (float32) and settings nearer to the defaults"
         )
-
-
-def denoise_with(denoiser, t):
-    """The denoiser cell as a function of arrays (x, sigma, conditioning) -> D, for videos of t frames."""
-
-    def denoise(x, sigma, conditioning):
-        context, concat, vector = conditioning
-        return denoiser(*(Tensor(a) for a in (x, sigma, concat, context, vector)), t).asnumpy()
-
-    return denoise
 
 
 class ImageToVideo:
@@ -239,11 +228,10 @@ class ImageToVideo:
         scales = np.tile(options.guidance_scales(), (len(videos), 1, 1, 1))
         limits = options.guidance_sigma_min, options.guidance_sigma_max
         denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
-        denoise = denoise_with(denoiser, options.num_frames)
 
         def denoiser_of(conditionings):
             joined = conditionings[0].join(*conditionings[1:])
-            return guided(denoise, joined, scales, *limits, not self.low_memory, self.pair)
+            return guided(denoiser, joined, scales, options.num_frames, *limits, not self.low_memory, self.pair)
 
         denoise_all = denoiser_of(conditionings)
         if ends[0] is not None:

@@ -261,11 +261,13 @@ def test_deep_cache_with_what_it_would_compute_anew_is_the_whole_network(untrain
 
 def test_deep_cache_computes_all_anew_where_guidance_begins_or_ends():
     """What is kept is of as many frames as there were then."""
-    cache = DeepCache.__new__(DeepCache)
     calls = []
-    cache.full = lambda x, *_: calls.append("full") or (x, x)
-    cache.shallow = lambda deep, x, *_: calls.append("shallow") or deep
-    cache.start(3)
+
+    def denoiser(x, sigma, concat, context, vector, t, image_only=None, deep=None, keep_deep=False):
+        calls.append("shallow" if deep is not None else "full")
+        return (x, x) if keep_deep else deep
+
+    cache = DeepCache(denoiser).start(3)
     for frames in (2, 2, 4, 4, 4, 4, 2):
         assert len(cache(np.zeros(frames), None, None, None, None, 2)) == frames
     assert calls == ["full", "shallow", "full", "shallow", "shallow", "full", "full"]
@@ -274,12 +276,12 @@ def test_deep_cache_computes_all_anew_where_guidance_begins_or_ends():
 def test_deep_cache_saves_evaluations_and_stays_near(pipeline, monkeypatch):
     whole = sample(pipeline, pipeline.options(sampling_steps=6, num_frames=2))[-1]
     calls = []
-    shallow = type(pipeline.deep_cache.shallow).__call__
-    monkeypatch.setattr(type(pipeline.deep_cache.shallow), "__call__",
-                        lambda self, *arguments: calls.append(1) or shallow(self, *arguments))
+    inner = type(pipeline.denoiser.unet).inner
+    monkeypatch.setattr(type(pipeline.denoiser.unet), "inner",
+                        lambda self, *arguments: calls.append(1) or inner(self, *arguments))
     options = pipeline.options(sampling_steps=6, num_frames=2, cache_interval=3)
     cached = sample(pipeline, options)[-1]
-    assert len(calls) == 4
+    assert len(calls) == 2  # the deep blocks, in 6 steps
     assert 0 < np.abs(cached - whole).mean() < 0.5 * np.abs(whole).mean()
 
 

@@ -26,7 +26,7 @@ class Denoiser(nn.Cell):
         super().__init__()
         self.unet = unet
 
-    def construct(self, x, sigma, concat, context, vector, t, image_only=None):
+    def construct(self, x, sigma, concat, context, vector, t, image_only=None, deep=None, keep_deep=False):
         """Estimate of the clean latents.
 
         Args:
@@ -36,10 +36,13 @@ class Denoiser(nn.Cell):
             context (n, l, e), vector (n, e): see `gm.diffusion.conditioning`.
             t: frames of each video.
             image_only: None, or (n,) with 1 for frames that are still images.
+            deep: None, or what an earlier call with keep_deep returned beside the estimate, to be used again.
 
         Returns:
-            float32 (n, 4, h, w).
+            float32 (n, 4, h, w); with keep_deep also what the network's deep blocks gave.
         """
         c_skip, c_out, c_in, c_noise = preconditioning(sigma.astype(ms.float32).reshape(-1, 1, 1, 1))
-        f = self.unet(ops.cat((c_in * x, concat), 1), c_noise.reshape(-1), context, vector, t, image_only)
-        return c_out * f.astype(ms.float32) + c_skip * x
+        inputs = ops.cat((c_in * x, concat), 1)
+        f, deep = self.unet(inputs, c_noise.reshape(-1), context, vector, t, image_only, deep)
+        denoised = c_out * f.astype(ms.float32) + c_skip * x
+        return (denoised, deep) if keep_deep else denoised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from mindspore import Tensor
 
 _EDGE = 0.1  # share of the frames over which a trapezoid rises, and falls
 
@@ -38,12 +39,13 @@ SHAPES = {"linear": linear_scales, "triangle": triangle_scales, "trapezoid": tra
           "constant": constant_scales}
 
 
-def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, together=True, pair=None):
+def guided(denoiser, conditioning, scales, t, sigma_min=None, sigma_max=None, together=True, pair=None):
     """A denoiser of videos, D = D_null + scale * (D_cond - D_null), with the signature (x, sigma) -> D.
 
     Args:
-        denoise: function (x, sigma, conditioning) -> D on n = b*t frames, all float32 arrays.
-        conditioning: `Conditioning` of the n frames. scales (n, 1, 1, 1): guidance scale of every frame.
+        denoiser: `gm.diffusion.denoiser.Denoiser`, or what is called as it is.
+        conditioning: `Conditioning` of n = b*t frames. scales (n, 1, 1, 1): guidance scale of every frame.
+        t: frames of each video.
         sigma_min, sigma_max: guidance at these noise levels alone (Kynkäänniemi et al. 2024); None: no limit.
         together: both halves as one batch, the unconditional one first; False: one after the other, in half the memory.
         pair: None, or the `gm.ops.pair.Pair` of two devices, of which each computes one half.
@@ -52,20 +54,22 @@ def guided(denoise, conditioning, scales, sigma_min=None, sigma_max=None, togeth
     """
     low = 0.0 if sigma_min is None else sigma_min
     high = np.inf if sigma_max is None else sigma_max
-    none = np.all(scales == 1)
-    without = None if none else conditioning.null()
-    both = without.join(conditioning) if together and not none and pair is None else None
+    halves = [] if np.all(scales == 1) else [conditioning.null(), conditioning]
+    if halves and pair is not None:
+        halves = [halves[pair.rank]]
+    elif halves and together:
+        halves = [halves[0].join(halves[1])]
 
     def denoise_guided(x, sigma):
-        sigmas = np.full(len(x), sigma, np.float32)
-        if none or not low <= sigma <= high:
-            return denoise(x, sigmas, conditioning)
-        if pair is not None:
-            null, cond = pair.both(denoise(x, sigmas, conditioning if pair.rank else without))
-        elif together:
-            null, cond = np.split(denoise(np.concatenate([x, x]), np.concatenate([sigmas, sigmas]), both), 2)
-        else:
-            null, cond = denoise(x, sigmas, without), denoise(x, sigmas, conditioning)
+        guides = halves and low <= sigma <= high
+        found = []
+        for part in halves if guides else [conditioning]:
+            rows = np.tile(x, (len(part.vector) // len(x), 1, 1, 1))
+            inputs = rows, np.full(len(rows), sigma, np.float32), part.concat, part.context, part.vector
+            found.append(denoiser(*map(Tensor, inputs), t).asnumpy())
+        if not guides:
+            return found[0]
+        null, cond = pair.both(found[0]) if pair is not None else np.split(np.concatenate(found), 2)
         with np.errstate(invalid="ignore"):  # infinities: who takes the result looks for them
             return null + scales * (cond - null)
 

@@ -117,7 +117,7 @@ class VideoUNet(nn.Cell):
         self.output_blocks = nn.CellList(stages)
         self.out = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), Conv2d(channels, out_channels))
 
-    def construct(self, x, c_noise, context, vector, t, image_only=None):
+    def construct(self, x, c_noise, context, vector, t, image_only=None, deep=None):
         """F(x) for n = b*t frames.
 
         Args:
@@ -126,39 +126,31 @@ class VideoUNet(nn.Cell):
             context (n, l, context_dim); vector (n, adm_in_channels).
             t: frames of each video.
             image_only: None, or (n,) with 1 for frames that are still images, which ignore the temporal branches.
+            deep: None, or what an earlier call returned as such: the blocks that made it are left out.
 
         Returns:
-            (n, out_channels, h, w), in the dtype of the biases, to which the inputs are cast.
+            (n, out_channels, h, w), in the dtype of the biases, to which the inputs are cast; and what the deep blocks
+            gave, all but the first two and the last two: see `gm.diffusion.deepcache`.
         """
-        return self.with_deep(x, c_noise, context, vector, t, image_only)[0]
-
-    def with_deep(self, x, c_noise, context, vector, t, image_only=None):
-        """(F(x), what the last but one of the output blocks gets from below): see `gm.diffusion.deepcache`."""
-        x, emb, context = self.prepare(x, c_noise, context, vector)
-        skips = ()
-        for stage in self.input_blocks:
-            x = stage(x, emb, context, t, image_only)
-            skips = skips + (x,)
-        x = self.middle_block(x, emb, context, t, image_only)
-        deep = x
-        for i, stage in enumerate(self.output_blocks):
-            if i == len(self.output_blocks) - 2:
-                deep = x
-            x = stage(ops.cat((x, skips[-1 - i]), 1), emb, context, t, image_only)
-        return self.out(x), deep
-
-    def shallow(self, deep, x, c_noise, context, vector, t, image_only=None):
-        """F(x) by the first and the last two blocks alone, with `deep` of an earlier `with_deep`."""
-        x, emb, context = self.prepare(x, c_noise, context, vector)
-        first = self.input_blocks[0](x, emb, context, t, image_only)
-        second = self.input_blocks[1](first, emb, context, t, image_only)
-        x = self.output_blocks[-2](ops.cat((deep, second), 1), emb, context, t, image_only)
-        x = self.output_blocks[-1](ops.cat((x, first), 1), emb, context, t, image_only)
-        return self.out(x)
-
-    def prepare(self, x, c_noise, context, vector):
-        """x and context in the dtype of the biases, and the embedding of c_noise and vector."""
         dtype = self.out[2].bias.dtype
         emb = sinusoidal_tensor(c_noise, self.frequencies, self.model_channels).astype(dtype)
         emb = self.time_embed(emb) + self.label_emb(vector.astype(dtype))
-        return x.astype(dtype), emb, context.astype(dtype)
+        x, context = x.astype(dtype), context.astype(dtype)
+        first = self.input_blocks[0](x, emb, context, t, image_only)
+        second = self.input_blocks[1](first, emb, context, t, image_only)
+        if deep is None:
+            deep = self.inner(second, emb, context, t, image_only)
+        x = self.output_blocks[-2](ops.cat((deep, second), 1), emb, context, t, image_only)
+        x = self.output_blocks[-1](ops.cat((x, first), 1), emb, context, t, image_only)
+        return self.out(x), deep
+
+    def inner(self, x, emb, context, t, image_only):
+        """The deep blocks."""
+        skips = ()
+        for i in range(2, len(self.input_blocks)):
+            x = self.input_blocks[i](x, emb, context, t, image_only)
+            skips = skips + (x,)
+        x = self.middle_block(x, emb, context, t, image_only)
+        for i in range(len(skips)):
+            x = self.output_blocks[i](ops.cat((x, skips[-1 - i]), 1), emb, context, t, image_only)
+        return x
