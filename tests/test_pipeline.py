@@ -11,9 +11,12 @@ from safetensors.numpy import load_file, save_file
 from gm import ops
 from gm.data.videos import to_uint8
 from gm.diffusion.deepcache import DeepCache
+from gm.diffusion.loss import DiffusionLoss
 from gm.diffusion.sampling import SAMPLERS
+from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
 from gm.model import load_model_config
+from gm.networks.tiles import Upper
 from gm.pipeline import ImageToVideo
 from gm.precision import kept_narrow
 from gm.sizes import choose_size
@@ -176,6 +179,16 @@ def test_a_released_component_takes_with_it_what_holds_it(untrained):
     pipeline(image, options, decode_tile=64)
     pipeline.release("denoiser", "decoder")
     assert not {"denoiser", "deep_cache", "decoder", "tiled_decoder"} & set(vars(pipeline))
+
+
+def test_parameters_keep_their_checkpoints_names_in_whatever_holds_their_component(untrained):
+    pipeline = ImageToVideo(CONFIG, untrained)
+    held = [DiffusionLoss(pipeline.denoiser), pipeline.deep_cache.denoiser,
+            TiledEncoder(pipeline.condition_encoder, 8).lower, TiledDecoder(pipeline.decoder, 8).lower, pipeline.clip]
+    Upper(pipeline.decoder.decoder, (4, 4), 1)
+    names = {p.name for cell in held for p in cell.get_parameters()}
+    assert names == {name for name in load_file(untrained) if not name.startswith("first_stage_model.encoder")
+                     and not name.startswith("first_stage_model.quant")}
 
 
 def test_deep_cache_with_low_memory_needs_no_guidance(untrained):

@@ -141,8 +141,7 @@ def unet_shapes(target):
 
 
 def _full_names(cell):
-    unet = getattr(cell, "unet", cell)
-    return {UNET + name: p for name, p in unet.parameters_and_names()}
+    return {p.name: p for p in cell.get_parameters()}
 
 
 def _base_warnings(delta, weights):

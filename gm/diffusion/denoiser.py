@@ -23,7 +23,7 @@ class Denoiser(nn.Cell):
     """The network between its scalings; what is compiled as one graph. The arithmetic of sigma stays float32."""
 
     def __init__(self, unet):
-        super().__init__()
+        super().__init__(auto_prefix=False)  # parameters keep their names in the checkpoint
         self.unet = unet
 
     def construct(self, x, sigma, concat, context, vector, t, image_only=None, deep=None, keep_deep=False):

@@ -25,7 +25,7 @@ class DiffusionLoss(nn.Cell):
     """Weighted mean squared error of the denoised latents."""
 
     def __init__(self, denoiser):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.denoiser = denoiser
 
     def construct(self, latents, noise, sigma, concat, context, vector, t):

@@ -16,7 +16,7 @@ _CLOSE = 46.0
 
 class _DecoderLower(nn.Cell):
     def __init__(self, decoder):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.decoder = decoder
 
     def construct(self, z, t):
@@ -25,7 +25,7 @@ class _DecoderLower(nn.Cell):
 
 class _EncoderLower(nn.Cell):
     def __init__(self, encoder):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.encoder = encoder
 
     def construct(self, x):

@@ -76,7 +76,7 @@ class Upper(nn.Cell):
     """
 
     def __init__(self, coder, side, t):
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.coder = coder
         self.masks, self.norms = {}, []
         last = len(getattr(coder, coder.UPPER[0])) - 1

@@ -82,10 +82,9 @@ def test_trained_parameters_do_not_write_to_the_checkpoint_s_map(pynative, model
 
 
 class NoTemporal:
-    class unet:  # noqa: N801
-        @staticmethod
-        def parameters_and_names():
-            return ()
+    @staticmethod
+    def get_parameters():
+        return ()
 
 
 def test_a_model_without_temporal_layers_is_refused():

@@ -113,8 +113,8 @@ def test_a_delta_on_its_base_is_the_trained_model(arguments, tmp_path, checkpoin
     weights = Weights(load_model_config(model_path), checkpoint)
     denoiser = weights.load("unet")
     assert apply_delta(denoiser, delta, weights) == []
-    for path, p in denoiser.unet.parameters_and_names():
-        assert np.array_equal(p.asnumpy(), full[f"model.diffusion_model.{path}"])
+    for p in denoiser.get_parameters():
+        assert np.array_equal(p.asnumpy(), full[p.name])
 
 
 def test_without_a_checkpoint_the_whole_unet_is_trained_from_random_values(arguments, tmp_path, model_path):
