@@ -114,7 +114,8 @@ PARTS = {"unet": (make_unet_inputs, run_unet), "vae": (make_vae_inputs, run_vae)
 def our_side(part, checkpoint, given, wanted, calls):
     """One part on MindSpore in graph mode; runs in a process of its own and writes the file `wanted`."""
     from gm import ops
-    from gm.model import Weights, load_model_config
+    from gm.model import load_model_config
+    from gm.weights import Weights
 
     ops.set_device("CPU", ops.GRAPH_MODE)
     weights = Weights(load_model_config(CONFIG), checkpoint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from dataclasses import fields
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,13 @@ from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.seam import continued
 from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
-from gm.model import Weights, build_component, load_model_config
+from gm.model import build_component, load_model_config
 from gm.options import Options
 from gm.precision import check_amp_level
-from gm.sizes import check_picture
+from gm.sizes import check_picture, embedding_width, latent_shape, vae_factor
+from gm.weights import ModelWeights, Weights
 
 PARTS = {"clip": "clip", "condition_encoder": "condition_encoder", "denoiser": "unet", "decoder": "decoder"}
-# What holds a component and goes with it.
-_MADE_OF = {
-    "condition_encoder": ("tiled_condition_encoder",), "denoiser": ("deep_cache",), "decoder": ("tiled_decoder",),
-}
 
 
 def draw_noise(options, height, width, latent_shape):
@@ -61,8 +57,8 @@ class ImageToVideo:
     Args:
         config: path of a model's YAML file, or one already loaded by `gm.model.load_model_config`.
         checkpoint: path of weights in any layout (`gm.checkpoint.model_file`); all keys are accounted for at once, the
-            components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`. None:
-            the weights of the config's name where the command line looks for them (svd_tiny's come with the program).
+            components are loaded when they are first needed. Or `gm.weights.ModelWeights` of any kind. None: the
+            weights of the config's name where the command line looks for them (svd_tiny's come with the program).
         delta: changes put on the checkpoint's weights: what train.py saved alone (`--train.save=delta`), LoRA files;
             one path or several with strengths, as `gm.checkpoint.delta_file.parse_deltas` reads them.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or what `gm.precision.level` returns.
@@ -85,13 +81,16 @@ class ImageToVideo:
                 raise UserError("which weights? A config that is loaded already has no name: give the checkpoint too")
             checkpoint = find_checkpoint(Path(config).stem, checkpoints_folder())
         self.config = config if loaded else load_model_config(config)
-        self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint, base, use_ema)
+        self.weights = checkpoint if isinstance(checkpoint, ModelWeights) \
+            else Weights(self.config, checkpoint, base, use_ema)
         self.deltas = Deltas(delta, unet_shapes(build_component(self.config, "unet")) if delta else {})
         self.warnings = self.deltas.warnings(self.weights)
         check_amp_level(amp_level)
         self.amp_level = amp_level
         self.low_memory = low_memory
         self.pair = pair
+        self.components = {}  # those of `PARTS` that are loaded: {name: cell}
+        self._made = {}  # what was made of a component, and goes with it: {name of the component: what holds it}
 
     def options(self, **changes):
         """The config's `Options` with changes; None leaves a value as it is. UserError for what cannot be."""
@@ -107,9 +106,7 @@ class ImageToVideo:
 
     def sources(self):
         """Lines that say what the weights were recognised as."""
-        file = getattr(self.weights, "checkpoint", None)  # another kind of weights has no file
-        lines = [f"{file.path}: {file.description}"] if file else []
-        return lines + [f"{delta.path}: {delta.description}" for delta in self.deltas]
+        return [self.weights.describe(), *(f"{delta.path}: {delta.description}" for delta in self.deltas)]
 
     def narrow(self):
         """Names of the parameters that stay in float16 whatever amp_level says; on them depends how it is compiled."""
@@ -119,56 +116,48 @@ class ImageToVideo:
 
     def load(self, name):
         """Load a component of `PARTS` that is not there yet: a generator of (values so far, values in all)."""
-        if name in vars(self):
+        if name in self.components:
             return
         if self.low_memory and name == "decoder":
             self.release("denoiser")
-        if isinstance(self.weights, Weights):
-            component = yield from self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
-        else:
-            component = self.weights.load(PARTS[name], self.amp_level)
+        component = yield from self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
         if name == "denoiser":
             apply_delta(component, self.deltas, amp_level=self.amp_level)
-        self.__dict__[name] = component
+        self.components[name] = component
 
-    def _loaded(self, name):
+    def component(self, name):
+        """A component of `PARTS`, a cell; it is loaded where it is not there yet."""
         for _ in self.load(name):
             pass
-        return vars(self)[name]
+        return self.components[name]
 
     def release(self, *names):
-        """Forget components ("clip", "condition_encoder", "denoiser", "decoder"): they are loaded anew when needed."""
+        """Forget components of `PARTS`: they are loaded anew when needed."""
         for name in names:
-            for kept in (name, *_MADE_OF.get(name, ())):
-                self.__dict__.pop(kept, None)
+            self.components.pop(name, None)
+            self._made.pop(name, None)
         gc.collect()  # cells hold one another
 
-    @cached_property
+    @property
     def clip(self):
-        return self._loaded("clip")
+        return self.component("clip")
 
-    @cached_property
+    @property
     def condition_encoder(self):
-        return self._loaded("condition_encoder")
+        return self.component("condition_encoder")
 
-    @cached_property
+    @property
     def denoiser(self):
-        return self._loaded("denoiser")
+        return self.component("denoiser")
 
-    @cached_property
-    def deep_cache(self):
-        return DeepCache(self.denoiser)
-
-    @cached_property
+    @property
     def decoder(self):
-        return self._loaded("decoder")
+        return self.component("decoder")
 
     def noise(self, image, options):
         """The seed's noise for a picture uint8 (h, w, 3): see `draw_noise`."""
-        height, width = image.shape[:2]
-        vae = self.config.model.vae
-        factor = 2 ** (len(vae.ch_mult) - 1)
-        return draw_noise(options, height, width, (vae.z_channels, height // factor, width // factor))
+        size = image.shape[:2]
+        return draw_noise(options, *size, latent_shape(self.config.model, size))
 
     def condition(self, image, options, pixel_noise=None, keep=False):
         """`Conditioning` of all frames from a picture uint8 (h, w, 3), h and w multiples of `size_multiple`.
@@ -184,7 +173,7 @@ class ImageToVideo:
                                          self.config.model.clip.image_size)
         if self.low_memory and not keep:
             self.release("clip", "condition_encoder")
-        width = self.config.model.unet.adm_in_channels // 3
+        width = embedding_width(self.config.model)
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
         return condition(context, concat, *numbers, width, options.num_frames)
 
@@ -227,7 +216,7 @@ class ImageToVideo:
         options = every[0]
         scales = np.tile(options.guidance_scales(), (len(videos), 1, 1, 1))
         limits = options.guidance_sigma_min, options.guidance_sigma_max
-        denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
+        denoiser = self.denoiser if options.cache_interval == 1 else self._cached(options.cache_interval)
 
         def denoiser_of(conditionings):
             joined = conditionings[0].join(*conditionings[1:])
@@ -261,15 +250,20 @@ class ImageToVideo:
             del decoder
             self.release("decoder")
 
+    def _cached(self, interval):
+        """`DeepCache` of the denoiser, for a video."""
+        if "denoiser" not in self._made:
+            self._made["denoiser"] = DeepCache(self.denoiser)
+        return self._made["denoiser"].start(interval)
+
     def _tiled(self, name, kind, pixels):
         """The component `name` as a `kind`, with tiles of so many pixels; or itself, where that is None."""
         if pixels is None:
-            return getattr(self, name)
-        tile = int(pixels) // 2 ** (len(self.config.model.vae.ch_mult) - 1)
-        tiled = self.__dict__.get(f"tiled_{name}")
-        if tiled is None or tiled.tile != tile:
-            tiled = self.__dict__[f"tiled_{name}"] = kind(getattr(self, name), tile)
-        return tiled
+            return self.component(name)
+        tile = int(pixels) // vae_factor(self.config.model)
+        if name not in self._made or self._made[name].tile != tile:
+            self._made[name] = kind(self.component(name), tile)
+        return self._made[name]
 
     def __call__(self, image, options=None, **changes):
         """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options, or `options`, and changes to

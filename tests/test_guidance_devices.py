@@ -156,7 +156,7 @@ def test_the_second_device_writes_nothing_and_a_fault_ends_the_run(tmp_path, unt
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     job = Job(found, VideoSettings(sampling, output_dir=tmp_path / "out"))
     events = list(job.run(job.plan(tmp_path / "a.png")))
-    assert events and list((tmp_path / "out").iterdir()) == [] and "decoder" not in vars(found.pipeline)
+    assert events and list((tmp_path / "out").iterdir()) == [] and "decoder" not in found.pipeline.components
 
     def fail(*_, **more):
         raise UserError("no more")

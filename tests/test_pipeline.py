@@ -17,7 +17,7 @@ from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
 from gm.model import load_model_config
 from gm.networks.tiles import Upper
-from gm.pipeline import ImageToVideo
+from gm.pipeline import PARTS, ImageToVideo
 from gm.precision import kept_narrow
 from gm.sizes import choose_size
 from svd_tools.golden.limits import PRECISIONS
@@ -146,7 +146,7 @@ def test_progress_of_loading_counts_every_value(untrained):
     pipeline = ImageToVideo(CONFIG, untrained)
     for name in ("decoder", "clip"):
         told = list(pipeline.load(name))
-        assert told[0][0] == 0 and told == sorted(told) and name in vars(pipeline)
+        assert told[0][0] == 0 and told == sorted(told) and name in pipeline.components
         assert {total for _, total in told} == {sum(p.size for p in getattr(pipeline, name).get_parameters())}
         assert told[-1][0] == told[-1][1] > 0
         assert list(pipeline.load(name)) == []
@@ -178,12 +178,12 @@ def test_a_released_component_takes_with_it_what_holds_it(untrained):
     image, options = np.zeros((64, 64, 3), np.uint8), pipeline.options(num_frames=1, sampling_steps=1, cache_interval=2)
     pipeline(image, options, decode_tile=64)
     pipeline.release("denoiser", "decoder")
-    assert not {"denoiser", "deep_cache", "decoder", "tiled_decoder"} & set(vars(pipeline))
+    assert pipeline.components.keys() == {"clip", "condition_encoder"} and not pipeline._made
 
 
 def test_parameters_keep_their_checkpoints_names_in_whatever_holds_their_component(untrained):
     pipeline = ImageToVideo(CONFIG, untrained)
-    held = [DiffusionLoss(pipeline.denoiser), pipeline.deep_cache.denoiser,
+    held = [DiffusionLoss(pipeline.denoiser), DeepCache(pipeline.denoiser).denoiser,
             TiledEncoder(pipeline.condition_encoder, 8).lower, TiledDecoder(pipeline.decoder, 8).lower, pipeline.clip]
     Upper(pipeline.decoder.decoder, (4, 4), 1)
     names = {p.name for cell in held for p in cell.get_parameters()}
@@ -231,8 +231,7 @@ def test_low_memory_gives_the_same_frames_and_keeps_nothing(untrained, pipeline)
     low = ImageToVideo(CONFIG, untrained, low_memory=True)
     expected, found = (one(IMAGE, options).astype(int) for one in (pipeline, low))
     assert np.abs(found - expected).max() <= 1
-    assert not {"clip", "condition_encoder", "denoiser", "decoder"} & vars(low).keys()
-    assert {"clip", "condition_encoder", "denoiser", "decoder"} <= vars(pipeline).keys()
+    assert not low.components and pipeline.components.keys() == PARTS.keys()
     with pytest.raises(UserError, match="cache_interval"):
         low(IMAGE, options, cache_interval=2)
 

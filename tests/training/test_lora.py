@@ -11,8 +11,9 @@ from gm.checkpoint.delta import apply_delta
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.lora import low_rank, merged
 from gm.errors import UserError
-from gm.model import Weights, load_model_config
+from gm.model import load_model_config
 from gm.training.step import is_temporal
+from gm.weights import Weights
 from svd_tools.merge import merge
 
 LORA = ("train.lora.rank=2", "train.lora.alpha=4", "train.optimizer.learning_rate=1e-2")

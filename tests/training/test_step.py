@@ -16,9 +16,10 @@ from mindspore import Tensor
 from gm import ops
 from gm.diffusion.loss import DiffusionLoss
 from gm.errors import UserError
-from gm.model import Weights, load_model_config
+from gm.model import load_model_config
 from gm.training.dry_run import trainable, trainable_counts
 from gm.training.step import Clear, GradientSums, is_temporal, recompute_blocks, trainable_parameters
+from gm.weights import Weights
 from tests.near import difference
 
 MANIFEST = Path(__file__).resolve().parents[1] / "reference" / "manifest_sgm.json.gz"

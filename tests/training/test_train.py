@@ -24,13 +24,14 @@ from gm.data.calibration import Calibration, beside, of_weights
 from gm.data.outputs import write_png
 from gm.data.video_reader import open_video
 from gm.errors import UserError
-from gm.model import Weights, load_model_config
+from gm.model import load_model_config
 from gm.training.log import Log
 from gm.training.memory import _remedies, needed
 from gm.training.plan import Plan
 from gm.training.settings import load_settings
 from gm.training.state import checkpoints, step_of
 from gm.training.step import is_temporal
+from gm.weights import Weights
 from tests.near import difference
 
 ROOT = Path(__file__).resolve().parents[2]
