@@ -20,9 +20,9 @@ from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
 from gm.diffusion.sampling import SAMPLERS, Draws, initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.seam import continued
-from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
 from gm.model import build_component, load_model_config
+from gm.networks.tiles import TiledDecoder, TiledEncoder
 from gm.options import Options
 from gm.precision import check_amp_level
 from gm.sizes import check_picture, embedding_width, latent_shape, vae_factor

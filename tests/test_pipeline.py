@@ -13,10 +13,9 @@ from gm.data.videos import to_uint8
 from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.loss import DiffusionLoss
 from gm.diffusion.sampling import SAMPLERS
-from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
 from gm.model import load_model_config
-from gm.networks.tiles import Upper
+from gm.networks.tiles import TiledDecoder, TiledEncoder, Upper
 from gm.pipeline import PARTS, ImageToVideo
 from gm.precision import kept_narrow
 from gm.sizes import choose_size

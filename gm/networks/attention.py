@@ -99,14 +99,17 @@ class TemporalBlock(SpatialBlock):
 
 
 class SpatialVideoTransformer(nn.Cell):
-    """Transformer over space and time with a residual around it (GroupNorm epsilon 1e-6, unlike the ResBlocks')."""
+    """Transformer over space and time with a residual around it (GroupNorm epsilon 1e-6, unlike the ResBlocks').
 
-    def __init__(self, channels, context_channels, heads, depth):
+    One block of each kind, as in every published SVD; lists of one, for the original's names.
+    """
+
+    def __init__(self, channels, context_channels, heads):
         super().__init__()
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = Linear(channels, channels)
-        self.transformer_blocks = nn.CellList([SpatialBlock(channels, context_channels, heads) for _ in range(depth)])
-        self.time_stack = nn.CellList([TemporalBlock(channels, context_channels, heads) for _ in range(depth)])
+        self.transformer_blocks = nn.CellList([SpatialBlock(channels, context_channels, heads)])
+        self.time_stack = nn.CellList([TemporalBlock(channels, context_channels, heads)])
         self.time_pos_embed = nn.SequentialCell(Linear(channels, 4 * channels), SiLU(), Linear(4 * channels, channels))
         self.time_mixer = Mixer()
         self.proj_out = Linear(channels, channels)
@@ -122,8 +125,7 @@ class SpatialVideoTransformer(nn.Cell):
         frame = ops.tile(ops.arange(t), (n // t,)).astype(ms.float32)
         frame = sinusoidal_tensor(frame, self.frequencies, self.channels).astype(x.dtype)
         frame = self.time_pos_embed(frame).reshape(n, 1, c)
-        for spatial, temporal in zip(self.transformer_blocks, self.time_stack):
-            y = spatial(y, context)
-            y = self.time_mixer(y, temporal(ops.add_to_tokens(y, frame), context, t), image_only)
+        y = self.transformer_blocks[0](y, context)
+        y = self.time_mixer(y, self.time_stack[0](ops.add_to_tokens(y, frame), context, t), image_only)
         y = ops.linear_to_channels(y, ops.widened(self.proj_out.weight, x), self.proj_out.bias)
         return x + y.reshape(n, c, h, w)

@@ -6,6 +6,8 @@ from mindspore.common.initializer import initializer
 
 from gm import ops
 
+GROUPS = 32  # of all group norms
+
 
 def parameter(*shape):
     """A float32 parameter of zeros. The pages of zeros cost no memory until something is written to them."""
@@ -68,7 +70,7 @@ class TemporalConv(nn.Cell):
 class GroupNorm(nn.Cell):
     """x (b, channels, ...): 32 groups, statistics over a group's channels and all trailing axes.
 
-    shared: None, or where the statistics are taken from instead (`gm.networks.tiles.SharedStatistics`).
+    shared: None, or where the statistics are taken from instead (`gm.networks.shared_norms.SharedStatistics`).
     """
 
     def __init__(self, channels, eps):
@@ -81,7 +83,7 @@ class GroupNorm(nn.Cell):
     def construct(self, x):
         if self.shared is not None:
             return self.shared(x, self.weight, self.bias)
-        return ops.group_norm(x, self.weight, self.bias, 32, self.eps)
+        return ops.group_norm(x, self.weight, self.bias, GROUPS, self.eps)
 
 
 class GroupNormSiLU(GroupNorm):
@@ -90,20 +92,19 @@ class GroupNormSiLU(GroupNorm):
     def construct(self, x):
         if self.shared is not None:
             return ops.silu(self.shared(x, self.weight, self.bias))
-        return ops.group_norm_silu(x, self.weight, self.bias, 32, self.eps)
+        return ops.group_norm_silu(x, self.weight, self.bias, GROUPS, self.eps)
 
 
 class LayerNorm(nn.Cell):
-    """x (..., channels)."""
+    """x (..., channels); epsilon 1e-5."""
 
-    def __init__(self, channels, eps=1e-5):
+    def __init__(self, channels):
         super().__init__()
         self.weight = parameter(channels)
         self.bias = parameter(channels)
-        self.eps = eps
 
     def construct(self, x):
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+        return ops.layer_norm(x, self.weight, self.bias, 1e-5)
 
 
 class Upsample(nn.Cell):

@@ -70,7 +70,6 @@ class VideoUNet(nn.Cell):
         num_head_channels: int,
         context_dim: int,
         adm_in_channels: int,
-        transformer_depth: int = 1,
     ):
         super().__init__()
         emb = 4 * model_channels
@@ -83,7 +82,7 @@ class VideoUNet(nn.Cell):
             """A ResBlock and, where the level has attention, a transformer."""
             block = [VideoResBlock(channels, emb, out)]
             if factor in attention_resolutions:
-                block.append(SpatialVideoTransformer(out, context_dim, out // num_head_channels, transformer_depth))
+                block.append(SpatialVideoTransformer(out, context_dim, out // num_head_channels))
             return block
 
         channels, factor = model_channels, 1
@@ -101,7 +100,7 @@ class VideoUNet(nn.Cell):
 
         self.middle_block = Stage(
             VideoResBlock(channels, emb, channels),
-            SpatialVideoTransformer(channels, context_dim, channels // num_head_channels, transformer_depth),
+            SpatialVideoTransformer(channels, context_dim, channels // num_head_channels),
             VideoResBlock(channels, emb, channels),
         )
 

@@ -10,7 +10,7 @@ from svd_tools.golden.report import NORMS
 PREFIX = "model.diffusion_model."
 FIELDS = (
     "in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "channel_mult",
-    "num_head_channels", "context_dim", "adm_in_channels", "transformer_depth",
+    "num_head_channels", "context_dim", "adm_in_channels",
 )
 
 
