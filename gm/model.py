@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
 
+from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from gm.config import Section, build, check, load_config
 from gm.errors import UserError
@@ -21,20 +24,20 @@ class Component(NamedTuple):
     build: Callable
 
 
-def _vae_section(model):
+def _vae_section(model: DictConfig) -> dict[str, Any]:
     return {name: value for name, value in model.vae.items() if name != "temporal_decoder"}
 
 
-def _first_stage_encoder(model):
+def _first_stage_encoder(model: DictConfig) -> VaeEncoder:
     frame_wise = not model.vae.temporal_decoder
     return build(VaeEncoder, _vae_section(model), "model.vae", quant_conv=frame_wise)
 
 
-def _decoder(model):
+def _decoder(model: DictConfig) -> VaeDecoder:
     return build(VaeDecoder, _vae_section(model), "model.vae", temporal=model.vae.temporal_decoder)
 
 
-def _condition_encoder(model):
+def _condition_encoder(model: DictConfig) -> VaeEncoder:
     return build(VaeEncoder, _vae_section(model), "model.vae", quant_conv=True)
 
 
@@ -63,7 +66,7 @@ SCHEMA = {
 }
 
 
-def load_model_config(path, overrides=()):
+def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     """The config of a model, checked against the networks' signatures before anything is built.
 
     Raises:
@@ -77,7 +80,7 @@ def load_model_config(path, overrides=()):
     return config
 
 
-def _width_faults(model):
+def _width_faults(model: DictConfig) -> list[str]:
     """Faults that would surface deep inside a network."""
     faults = []
     unet, vae, clip = model.unet, model.vae, model.clip
@@ -98,7 +101,7 @@ def _width_faults(model):
     return faults
 
 
-def _too_small(model):
+def _too_small(model: DictConfig) -> list[str]:
     """Faults of numbers that count something, and of lists that have a level in each place."""
     faults = []
     for part, section in model.items():
@@ -112,7 +115,7 @@ def _too_small(model):
     return faults
 
 
-def build_component(config, name):
+def build_component(config: DictConfig, name: str) -> nn.Cell:
     """A component without values; its parameters carry their full checkpoint names."""
     component = COMPONENTS[name]
     # Without memory for the values: 9 GB of zeros for SVD, which a long-lived process really gets, page by page, when
@@ -125,7 +128,7 @@ def build_component(config, name):
     return cell
 
 
-def expected_parameters(config):
+def expected_parameters(config: DictConfig | str | Path) -> dict[str, tuple[int, ...]]:
     """{full name: shape} of every parameter of a model, from its config or the path of one."""
     if not hasattr(config, "model"):
         config = load_model_config(config)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, nn
+from omegaconf import DictConfig
 
 from gm.checkpoint.delta import fingerprint
 from gm.checkpoint.match import match
@@ -28,46 +32,46 @@ _ALIGNMENT = 64  # bytes; of the widest vectors, and what MindSpore takes withou
 class ModelWeights:
     """What all kinds have in common. config: of the model. record: {str: str}, what tells it from another one."""
 
-    def __init__(self, config):
+    def __init__(self, config: DictConfig) -> None:
         self.config = config
 
     @cached_property
-    def _built(self):
+    def _built(self) -> dict[str, nn.Cell]:
         """Components without values; `loading` hands each out once: building takes as long as reading half a file."""
         return {name: build_component(self.config, name) for name in COMPONENTS}
 
     @cached_property
-    def parameters(self):
+    def parameters(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """{component: {full name: shape}}."""
         return {name: {p.name: tuple(p.shape) for p in cell.get_parameters()} for name, cell in self._built.items()}
 
     @cached_property
-    def shapes(self):
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """{full name: shape} of every parameter."""
         return {name: shape for shapes in self.parameters.values() for name, shape in shapes.items()}
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         """The values of a parameter by its full name, in the type that `dtype` says."""
         raise NotImplementedError
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> np.dtype:
         """The NumPy type of what `read` returns."""
         raise NotImplementedError
 
-    def describe(self):
+    def describe(self) -> str:
         """Where they come from, in words for the user."""
         raise NotImplementedError
 
-    def narrow(self):
+    def narrow(self) -> set[str]:
         """Names of the parameters that `loading(..., narrow=True)` leaves in float16."""
         return set()
 
-    def held(self, name, amp_level="O0", narrow=False):
+    def held(self, name: str, amp_level: str = "O0", narrow: bool = False) -> Held:
         """What a component takes in memory when it is loaded so: `gm.estimate.Held`."""
         own = sum(math.prod(shape) * width for shape, _, width in self._widths(name, amp_level, narrow))
         return Held(own)
 
-    def load(self, name, amp_level="O0", narrow=False):
+    def load(self, name: str, amp_level: str = "O0", narrow: bool = False) -> nn.Cell:
         """A component with its values; arguments as of `loading`."""
         loading = self.loading(name, amp_level, narrow)
         while True:
@@ -76,7 +80,9 @@ class ModelWeights:
             except StopIteration as end:
                 return end.value
 
-    def loading(self, name, amp_level="O0", narrow=False):
+    def loading(
+        self, name: str, amp_level: str = "O0", narrow: bool = False,
+    ) -> Generator[tuple[int, int], None, nn.Cell]:
         """Load a component: a generator of (values so far, values in all) after each tensor; returns the component.
 
         Args:
@@ -98,16 +104,16 @@ class ModelWeights:
                 yield done, total
         return Denoiser(cell) if name == "unet" else cell
 
-    def size(self, name):
+    def size(self, name: str) -> int:
         """Number of values of a component."""
         return sum(map(math.prod, self.parameters[name].values()))
 
-    def _values(self, parameters, dtypes):
+    def _values(self, parameters: list[Parameter], dtypes: list[Any]) -> Generator[np.ndarray, None, None]:
         """A generator of the parameters' values, each in its type of `dtypes` or in another one."""
         for p in parameters:
             yield self.read(p.name)
 
-    def _widths(self, name, amp_level, narrow):
+    def _widths(self, name: str, amp_level: str, narrow: bool) -> Iterator[tuple[tuple[int, ...], int, int]]:
         """(shape, bytes of a stored value, bytes of a loaded one) of a component's parameters."""
         left = self.narrow() if narrow else ()
         for p, shape in self.parameters[name].items():
@@ -118,18 +124,18 @@ class ModelWeights:
 class InitialWeights(ModelWeights):
     """Initial values from a seed."""
 
-    def __init__(self, config, seed):
+    def __init__(self, config: DictConfig, seed: int) -> None:
         super().__init__(config)
         self.seed = seed
         self.record = {"base_name": "initial values", "base_size": "0", "base_hash": f"seed {seed}"}
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         return initial_values(name, self.shapes, self.seed)
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> np.dtype:
         return np.dtype(np.float32)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"initial values, seed {self.seed}"
 
 
@@ -147,34 +153,36 @@ class Weights(ModelWeights):
         UserError: a checkpoint that does not fit the config, with the list of all that is wrong.
     """
 
-    def __init__(self, config, path, base=None, use_ema=False):
+    def __init__(
+        self, config: DictConfig, path: str | Path, base: str | Path | None = None, use_ema: bool = False,
+    ) -> None:
         self.checkpoint = open_model(path, base, use_ema)
         super().__init__(config)
         self.sources = match(self.checkpoint, self.shapes)
         self.shapes = {name: self.shapes[name] for name in self.sources}  # in the file's order, to be read through
 
     @cached_property
-    def record(self):
+    def record(self) -> dict[str, str]:
         return fingerprint(self)
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         return self.checkpoint.read(self.sources[name])
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> np.dtype:
         return self.checkpoint.dtype(self.sources[name])
 
-    def describe(self):
+    def describe(self) -> str:
         return f"{self.checkpoint.path}: {self.checkpoint.description}"
 
-    def narrow(self):
+    def narrow(self) -> set[str]:
         return {name for name, shape in self.shapes.items()
                 if self.dtype(name) == np.float16 and kept_narrow(name, shape)}
 
-    def held(self, name, amp_level="O0", narrow=False):
+    def held(self, name: str, amp_level: str = "O0", narrow: bool = False) -> Held:
         return held((math.prod(shape), stored, loaded) for shape, stored, loaded in
                     self._widths(name, amp_level, narrow))
 
-    def _values(self, parameters, dtypes):
+    def _values(self, parameters: list[Parameter], dtypes: list[Any]) -> Generator[np.ndarray, None, None]:
         with ThreadPoolExecutor(_READERS) as pool:  # all that takes long is done without Python's lock
             values = pool.map(self._read_into, parameters, self._places(parameters, dtypes))
             try:
@@ -182,21 +190,21 @@ class Weights(ModelWeights):
             finally:
                 values.close()
 
-    def _places(self, parameters, dtypes):
+    def _places(self, parameters: list[Parameter], dtypes: list[Any]) -> list[np.ndarray | None]:
         """For each parameter an array to read its values into, or None where it can be the file's memory itself."""
         names = [numpy_name(dtype) for dtype in dtypes]
         converted = [self.dtype(p.name).name != name for p, name in zip(parameters, names)]
         arrays = _allocate([(p.shape, name) for p, name, fresh in zip(parameters, names, converted) if fresh])
         return [next(arrays) if fresh else None for fresh in converted]
 
-    def _read_into(self, p, place):
+    def _read_into(self, p: Parameter, place: np.ndarray | None) -> np.ndarray:
         if place is None:
             return self.read(p.name)
         self.checkpoint.copy_to(self.sources[p.name], place, native.convert)
         return place
 
 
-def _allocate(wanted):
+def _allocate(wanted: Sequence[tuple[tuple[int, ...], str]]) -> Iterator[np.ndarray]:
     """Arrays without values for [(shape, dtype name)], in turn, all in one piece of memory.
 
     NumPy asks the system for huge pages for arrays of several megabytes: 9 GB in small ones cost 1.6 s instead of 0.6.
@@ -210,7 +218,7 @@ def _allocate(wanted):
         start += taken
 
 
-def set_value(p, array, dtype):
+def set_value(p: Parameter, array: np.ndarray, dtype: Any) -> None:
     """Give a parameter an array's values; shares the array's memory where dtype is its own."""
     array = array.astype(numpy_name(dtype), copy=False)
     if p.dtype != dtype:

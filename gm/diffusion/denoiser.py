@@ -1,12 +1,15 @@
 """The preconditioned denoiser D(x; sigma) (Karras et al. 2022, equation 7; original: VScalingWithEDMcNoise)."""
 
+from __future__ import annotations
+
 import mindspore as ms
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from gm import ops
+from gm.networks.unet import VideoUNet
 
 
-def preconditioning(sigma):
+def preconditioning(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """c_skip, c_out, c_in, c_noise of float32 noise levels (any shape), sigma_data 1. c_out is negative.
 
     SVD paper, appendix D: with these scalings the network predicts v.
@@ -22,11 +25,14 @@ def preconditioning(sigma):
 class Denoiser(nn.Cell):
     """The network between its scalings; what is compiled as one graph. The arithmetic of sigma stays float32."""
 
-    def __init__(self, unet):
+    def __init__(self, unet: VideoUNet) -> None:
         super().__init__(auto_prefix=False)  # parameters keep their names in the checkpoint
         self.unet = unet
 
-    def construct(self, x, sigma, concat, context, vector, t, image_only=None, deep=None, keep_deep=False):
+    def construct(
+        self, x: Tensor, sigma: Tensor, concat: Tensor, context: Tensor, vector: Tensor, t: int,
+        image_only: Tensor | None = None, deep: Tensor | None = None, keep_deep: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Estimate of the clean latents.
 
         Args:

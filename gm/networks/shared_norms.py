@@ -5,6 +5,8 @@ found by repetition: the network goes over all tiles, each norm adds up what it 
 the round before (in the first round, by its own tile). After n rounds the first n norms are exact, and the others near.
 """
 
+from __future__ import annotations
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
@@ -13,7 +15,7 @@ from gm import ops
 from gm.networks.layers import GROUPS
 
 
-def zeros(name, *shape):
+def zeros(name: str, *shape: int) -> Parameter:
     """A parameter of zeros that is not trained, with a name of its own."""
     return Parameter(Tensor(np.zeros(shape, np.float32)), name=name, requires_grad=False)
 
@@ -28,7 +30,7 @@ class SharedStatistics(nn.Cell):
         mask: Parameter (s, 1) of ones and zeros: which of the s pixels of a tile are counted.
     """
 
-    def __init__(self, name, rows, eps, mask):
+    def __init__(self, name: str, rows: int, eps: float, mask: Parameter) -> None:
         super().__init__()
         self.eps, self.mask = eps, mask
         self.mean = zeros(f"{name}.mean", rows, GROUPS)
@@ -36,7 +38,7 @@ class SharedStatistics(nn.Cell):
         self.known = zeros(f"{name}.known", 1)  # 0 in the first round, then 1
         self.sums = zeros(f"{name}.sums", 3, rows, GROUPS)  # of ones, of the values and of their squares
 
-    def construct(self, x, weight, bias):
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """x (rows, c, ...), the last axis or two being the pixels; weight, bias (c,)."""
         rows, c = x.shape[0], x.shape[1]
         flat = x.astype(ms.float32).reshape(-1, self.mask.shape[0])
@@ -52,11 +54,11 @@ class SharedStatistics(nn.Cell):
         shift = bias.reshape(1, GROUPS, -1) - scale * mean.reshape(rows, GROUPS, 1)
         return ops.affine_per_channel(x, scale.reshape(rows, c), shift.reshape(rows, c))
 
-    def forget(self):
+    def forget(self) -> None:
         """Begin with the first round."""
         self.known.set_data(Tensor(np.zeros(1, np.float32)))
 
-    def learn(self, sums):
+    def learn(self, sums: np.ndarray) -> None:
         """Take the statistics of the next round from sums, float64 (3, rows, GROUPS), over all tiles."""
         mean = sums[1] / sums[0]
         variance = np.maximum(sums[2] / sums[0] - mean**2, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 from mindspore import Tensor, nn
 
 from gm.networks.layers import GroupNorm
 from gm.networks.shared_norms import SharedStatistics, zeros
+from gm.networks.vae import Encoder, ImageDecoder, VaeDecoder, VaeEncoder
 
 # Rounds go on until the result changes by less than this (dB), which is by what it may still be off. svd_tiny's decoder
 # at 192x256 in tiles of 96, against the whole: 29, 37, 44, 50, 55, 65, 72 dB.
@@ -16,20 +18,20 @@ _CLOSE = 46.0
 
 
 class _DecoderLower(nn.Cell):
-    def __init__(self, decoder):
+    def __init__(self, decoder: VaeDecoder) -> None:
         super().__init__(auto_prefix=False)
         self.decoder = decoder
 
-    def construct(self, z, t):
+    def construct(self, z: Tensor, t: int) -> Tensor:
         return self.decoder.decoder.lower(self.decoder.post_quant_conv(z), t)
 
 
 class _EncoderLower(nn.Cell):
-    def __init__(self, encoder):
+    def __init__(self, encoder: VaeEncoder) -> None:
         super().__init__(auto_prefix=False)
         self.encoder = encoder
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.encoder.quant_conv(self.encoder.encoder.lower(x))
 
 
@@ -43,7 +45,7 @@ class Upper(nn.Cell):
         t: pictures given at once, which are one video to temporal layers.
     """
 
-    def __init__(self, coder, side, t):
+    def __init__(self, coder: Encoder | ImageDecoder, side: tuple[int, int], t: int) -> None:
         super().__init__(auto_prefix=False)
         self.coder = coder
         self.masks, self.norms = {}, []
@@ -57,21 +59,21 @@ class Upper(nn.Cell):
                 rows = 1 if "time_stack" in path else t
                 self.norms.append((norm, SharedStatistics(f"tiles.{path}", rows, norm.eps, mask)))
 
-    def construct(self, x, t):
+    def construct(self, x: Tensor, t: int) -> Tensor:
         return self.coder.upper(x, t)
 
-    def count(self, core):
+    def count(self, core: np.ndarray) -> None:
         """Which pixels of the next tile are counted: core float32 (h, w) of ones and zeros."""
         for scale, mask in self.masks.items():
             mask.set_data(Tensor(np.kron(core, np.ones((scale, scale), np.float32)).reshape(-1, 1)))
 
-    def sums(self):
+    def sums(self) -> np.ndarray:
         """What every norm saw in the last tile: an array of arrays, which can be added to those of other tiles."""
         found = np.empty(len(self.norms), object)
         found[:] = [statistics.sums.asnumpy().astype(np.float64) for _, statistics in self.norms]
         return found
 
-    def learn(self, sums):
+    def learn(self, sums: np.ndarray) -> None:
         for (_, statistics), total in zip(self.norms, sums):
             statistics.learn(total)
 
@@ -87,7 +89,7 @@ class _Tiles:
         power: of the signal that what changes from one round to the next is compared with; None for the result's own.
     """
 
-    def __init__(self, coder, tile, power=None):
+    def __init__(self, coder: Encoder | ImageDecoder, tile: int, power: float | None = None) -> None:
         self.coder, self.tile, self.power = coder, tile, power
         self._uppers = {}  # a compiled one for each shape
         levels = getattr(coder, coder.UPPER[0])
@@ -95,7 +97,7 @@ class _Tiles:
         margin = sum((2 * len(level.block) + 1) / 2**i for i, level in enumerate(reversed(levels)))
         self.full = tile + 2 * int(np.ceil(margin))
 
-    def __call__(self, x, size, t):
+    def __call__(self, x: np.ndarray, size: tuple[int, int], t: int) -> np.ndarray:
         """x float32 (t, c, ...), of a picture whose latents have size (h, w) -> float32 (t, ...)."""
         side, factor = tuple(min(n, self.full) for n in size), x.shape[2] // size[0]
         if (side, t) not in self._uppers:
@@ -130,12 +132,12 @@ class TiledDecoder:
         tile: side of a tile in pixels of the latents.
     """
 
-    def __init__(self, decoder, tile):
+    def __init__(self, decoder: VaeDecoder, tile: int) -> None:
         self.decoder, self.tile = decoder, tile
         self.lower = _DecoderLower(decoder)
         self.tiles = _Tiles(decoder.decoder, tile, power=4.0)  # pixels are in [-1, 1]
 
-    def __call__(self, z, t):
+    def __call__(self, z: Tensor, t: int) -> Tensor:
         """z Tensor (t, z, h, w), unscaled -> pixels, Tensor (t, 3, ...)."""
         size = z.shape[2:]
         if max(size) <= self.tiles.full:
@@ -153,13 +155,13 @@ class TiledEncoder:
         tile: side of a tile in pixels of the latents.
     """
 
-    def __init__(self, encoder, tile):
+    def __init__(self, encoder: VaeEncoder, tile: int) -> None:
         self.encoder, self.tile = encoder, tile
         self.lower = _EncoderLower(encoder)
         self.tiles = _Tiles(encoder.encoder, tile)
         self.factor = 2 ** (len(encoder.encoder.down) - 1)
 
-    def __call__(self, pixels):
+    def __call__(self, pixels: Tensor) -> Tensor:
         """pixels Tensor (n, 3, ...) -> moments, Tensor (n, 2 z, h, w)."""
         n, _, *sides = pixels.shape
         size = tuple(side // self.factor for side in sides)
@@ -168,13 +170,13 @@ class TiledEncoder:
         return self.lower(Tensor(self.tiles(pixels.asnumpy(), size, n)))
 
 
-def _decibels(found, expected, power):
+def _decibels(found: np.ndarray, expected: np.ndarray, power: float) -> float:
     """A signal's power over that of the difference."""
     return 10 * np.log10(power / max(float(np.mean((found - expected) ** 2)), 1e-12))
 
 
 @contextlib.contextmanager
-def _sharing(upper):
+def _sharing(upper: Upper) -> Iterator[None]:
     for norm, statistics in upper.norms:
         statistics.forget()
         norm.shared = statistics
@@ -185,7 +187,7 @@ def _sharing(upper):
             norm.shared = None
 
 
-def _places(size, side, tile):
+def _places(size: tuple[int, int], side: tuple[int, int], tile: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     """For every tile where it starts, (y, x), and which of its pixels are its own, float32 (h, w) of ones and zeros.
 
     All tiles have the same shape, so that one graph serves them; every pixel belongs to one of them.
@@ -203,7 +205,9 @@ def _places(size, side, tile):
             yield tuple(start), core
 
 
-def _joined(places, tiles, size):
+def _joined(
+    places: list[tuple[tuple[int, int], np.ndarray]], tiles: list[np.ndarray], size: tuple[int, int],
+) -> np.ndarray:
     """The tiles' own pixels side by side: float32 (t, c, H, W)."""
     factor = tiles[0].shape[2] // places[0][1].shape[0]
     whole = np.empty((*tiles[0].shape[:2], size[0] * factor, size[1] * factor), np.float32)

@@ -14,18 +14,18 @@ from gm.networks.resblock import VideoResBlock
 class Downsample(nn.Cell):
     """3x3 convolution of stride 2, padded symmetrically (the VAE's is not)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = Conv2d(channels, channels, stride=2)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.op(x)
 
 
 class Stage(nn.Cell):
     """Layers one after the other, each given the inputs that its kind takes; parameters are named 0.…, 1.…"""
 
-    def __init__(self, *layers):
+    def __init__(self, *layers: nn.Cell) -> None:
         super().__init__()
         for i, layer in enumerate(layers):
             self.insert_child_to_cell(str(i), layer)
@@ -37,7 +37,7 @@ class Stage(nn.Cell):
             for layer in layers
         )
 
-    def construct(self, x, emb, context, t, image_only):
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor, t: int, image_only: Tensor | None) -> Tensor:
         for layer, kind in zip(self.layers, self.kinds):
             if kind == "res":
                 x = layer(x, emb, t, image_only)
@@ -60,17 +60,10 @@ class VideoUNet(nn.Cell):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: list[int],
-        channel_mult: list[int],
-        num_head_channels: int,
-        context_dim: int,
+        self, in_channels: int, model_channels: int, out_channels: int, num_res_blocks: int,
+        attention_resolutions: list[int], channel_mult: list[int], num_head_channels: int, context_dim: int,
         adm_in_channels: int,
-    ):
+    ) -> None:
         super().__init__()
         emb = 4 * model_channels
         self.time_embed = nn.SequentialCell(Linear(model_channels, emb), SiLU(), Linear(emb, emb))
@@ -78,7 +71,7 @@ class VideoUNet(nn.Cell):
         self.model_channels = model_channels
         self.frequencies = Tensor(frequencies(model_channels))
 
-        def layers(channels, out, factor):
+        def layers(channels: int, out: int, factor: int) -> list[nn.Cell]:
             """A ResBlock and, where the level has attention, a transformer."""
             block = [VideoResBlock(channels, emb, out)]
             if factor in attention_resolutions:
@@ -116,7 +109,10 @@ class VideoUNet(nn.Cell):
         self.output_blocks = nn.CellList(stages)
         self.out = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), Conv2d(channels, out_channels))
 
-    def construct(self, x, c_noise, context, vector, t, image_only=None, deep=None):
+    def construct(
+        self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, t: int,
+        image_only: Tensor | None = None, deep: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """F(x) for n = b*t frames.
 
         Args:
@@ -143,7 +139,7 @@ class VideoUNet(nn.Cell):
         x = self.output_blocks[-1](ops.cat((x, first), 1), emb, context, t, image_only)
         return self.out(x), deep
 
-    def inner(self, x, emb, context, t, image_only):
+    def inner(self, x: Tensor, emb: Tensor, context: Tensor, t: int, image_only: Tensor | None) -> Tensor:
         """The deep blocks."""
         skips = ()
         for i in range(2, len(self.input_blocks)):
