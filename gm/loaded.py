@@ -35,7 +35,7 @@ class Model:
             settings.config, settings.checkpoint, settings.delta, level(settings.amp_level, settings.dtype),
             settings.low_memory, settings.base, settings.use_ema, self.pair,
         )
-        self.compiled = set()  # shapes of videos that the graph was compiled for
+        self.compiled: set = set()  # shapes of videos that the graph was compiled for
         # What its videos' metadata say.
         self.about = made_by(Path(settings.config).stem, Path(settings.checkpoint).name)
         self.cached = False  # whether the graphs are there from an earlier run

@@ -130,7 +130,6 @@ def build_component(config: DictConfig, name: str) -> nn.Cell:
 
 def expected_parameters(config: DictConfig | str | Path) -> dict[str, tuple[int, ...]]:
     """{full name: shape} of every parameter of a model, from its config or the path of one."""
-    if not hasattr(config, "model"):
-        config = load_model_config(config)
-    cells = (build_component(config, name) for name in COMPONENTS)
+    loaded = load_model_config(config) if isinstance(config, (str, Path)) else config
+    cells = (build_component(loaded, name) for name in COMPONENTS)
     return {p.name: tuple(p.shape) for cell in cells for p in cell.get_parameters()}

@@ -87,12 +87,11 @@ class ImageToVideo:
         delta: Any = None, amp_level: str = "O0", low_memory: bool = False, base: str | Path | None = None,
         use_ema: bool = False, pair: Pair | None = None,
     ) -> None:
-        loaded = hasattr(config, "model")
         if checkpoint is None:
-            if loaded:
+            if not isinstance(config, (str, Path)):
                 raise UserError("which weights? A config that is loaded already has no name: give the checkpoint too")
             checkpoint = find_checkpoint(Path(config).stem, checkpoints_folder())
-        self.config = config if loaded else load_model_config(config)
+        self.config = load_model_config(config) if isinstance(config, (str, Path)) else config
         self.weights = checkpoint if isinstance(checkpoint, ModelWeights) \
             else Weights(self.config, checkpoint, base, use_ema)
         self.deltas = Deltas(delta, unet_shapes(build_component(self.config, "unet")) if delta else {})
@@ -168,8 +167,8 @@ class ImageToVideo:
 
     def noise(self, image: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
         """The seed's noise for a picture uint8 (h, w, 3): see `draw_noise`."""
-        size = image.shape[:2]
-        return draw_noise(options, *size, latent_shape(self.config.model, size))
+        height, width = image.shape[:2]
+        return draw_noise(options, height, width, latent_shape(self.config.model, (height, width)))
 
     def condition(
         self, image: np.ndarray, options: Options, pixel_noise: np.ndarray | None = None, keep: bool = False,

@@ -184,11 +184,9 @@ class Weights(ModelWeights):
 
     def _values(self, parameters: list[Parameter], dtypes: list[Any]) -> Generator[np.ndarray, None, None]:
         with ThreadPoolExecutor(_READERS) as pool:  # all that takes long is done without Python's lock
-            values = pool.map(self._read_into, parameters, self._places(parameters, dtypes))
-            try:
+            values: Any = pool.map(self._read_into, parameters, self._places(parameters, dtypes))  # a generator
+            with contextlib.closing(values):
                 yield from values
-            finally:
-                values.close()
 
     def _places(self, parameters: list[Parameter], dtypes: list[Any]) -> list[np.ndarray | None]:
         """For each parameter an array to read its values into, or None where it can be the file's memory itself."""

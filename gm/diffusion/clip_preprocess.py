@@ -61,7 +61,8 @@ def preprocess(image: np.ndarray, size: int = CLIP_SIZE) -> np.ndarray:
     The aspect ratio is not kept and nothing is cropped (original: FrozenOpenCLIPImageEmbedder.preprocess).
     """
     if image.shape[2:] != (size, size):
-        rows, columns = resize_matrices(*image.shape[2:], size)
+        height, width = image.shape[2:]
+        rows, columns = resize_matrices(height, width, size)
         image = rows @ image.astype(np.float64) @ columns.T
     image = (image + 1) / 2
     mean, std = np.reshape(CLIP_MEAN, (3, 1, 1)), np.reshape(CLIP_STD, (3, 1, 1))

@@ -80,6 +80,6 @@ def condition(
         fps: frames per second; motion_bucket_id: 0 to 255; cond_aug: the sigma of the noise put on the picture.
         width: width of each number's embedding.
     """
-    numbers = (np.full(1, value, np.float32) for value in (fps_id(fps), motion_bucket_id, cond_aug))
-    vector = vector_embedding(*numbers, width)
+    told = [np.full(1, value, np.float32) for value in (fps_id(fps), motion_bucket_id, cond_aug)]
+    vector = vector_embedding(told[0], told[1], told[2], width)
     return Conditioning(*(np.repeat(part, t, 0) for part in (context[:, None], concat, vector)))

@@ -13,7 +13,7 @@ Denoise = Callable[[np.ndarray, float], np.ndarray]  # (x, sigma) -> estimate of
 class Step(NamedTuple):
     """What a sampler yields: steps are counted from 1; `denoised` is the estimate at the step's beginning."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody looks for here
     total: int
     sigma: float
     latents: np.ndarray

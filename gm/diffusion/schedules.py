@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import numpy as np
 
 # Sabour, Fidler, Kreis 2024 (arXiv 2404.14507), appendix B.3: optimised for Stable Video Diffusion, 10 steps. The last
@@ -26,4 +28,4 @@ def ays_sigmas(steps: int) -> np.ndarray:
     return np.append(np.exp(logs[:-1]), 0.0).astype(np.float32)
 
 
-SCHEDULES = {"karras": karras_sigmas, "ays": ays_sigmas}
+SCHEDULES: dict[str, Callable[..., np.ndarray]] = {"karras": karras_sigmas, "ays": ays_sigmas}

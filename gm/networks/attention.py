@@ -83,7 +83,9 @@ class TemporalBlock(SpatialBlock):
         self.norm_in = LayerNorm(channels)
         self.ff_in = FeedForward(channels)
 
-    def construct(self, x: Tensor, context: Tensor, t: int) -> Tensor:
+    def construct(  # type: ignore[override]  # called where the kind is known; without frames it is nothing
+        self, x: Tensor, context: Tensor, t: int,
+    ) -> Tensor:
         """x (n, s, c), context (n, l, e) -> (n, s, c).
 
         Every position of a video attends to the context of the video's first frame, so the cross-attention takes all

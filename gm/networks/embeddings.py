@@ -28,7 +28,7 @@ def sinusoidal(values: np.ndarray, width: int) -> np.ndarray:
 def sinusoidal_tensor(values: Tensor, table: Tensor, width: int) -> Tensor:
     """`sinusoidal` inside a network: values (n,) float32, table = `frequencies(width)` as a tensor."""
     angles = values.astype(ms.float32).reshape(-1, 1) * table.reshape(1, -1)
-    parts = (ops.cos(angles), ops.sin(angles))
+    cosines, sines = ops.cos(angles), ops.sin(angles)
     if width % 2:
-        parts += (ops.zeros_like(angles[:, :1]),)
-    return ops.cat(parts, 1)
+        return ops.cat((cosines, sines, ops.zeros_like(angles[:, :1])), 1)
+    return ops.cat((cosines, sines), 1)

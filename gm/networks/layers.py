@@ -83,7 +83,7 @@ class GroupNorm(nn.Cell):
         self.weight = parameter(channels)
         self.bias = parameter(channels)
         self.eps = eps
-        self.shared = None
+        self.shared: nn.Cell = None
 
     def construct(self, x: Tensor) -> Tensor:
         if self.shared is not None:

@@ -21,13 +21,15 @@ from gm.networks.layers import (
 class ResBlock(nn.Cell):
     """Layers of: norm, SiLU, conv; plus the embedding; norm, SiLU, conv; plus the input (if need be through 1x1)."""
 
-    conv = Conv2d
+    conv: type[nn.Cell] = Conv2d
 
     def __init__(self, channels: int, emb_channels: int | None, out_channels: int) -> None:
         super().__init__()
         self.in_layers = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), self.conv(channels, out_channels))
         # VAE decoders have temporal ResBlocks without an embedding.
-        self.emb_layers = nn.SequentialCell(SiLU(), Linear(emb_channels, out_channels)) if emb_channels else None
+        self.emb_layers: nn.SequentialCell = (
+            nn.SequentialCell(SiLU(), Linear(emb_channels, out_channels)) if emb_channels else None
+        )
         self.out_layers = nn.SequentialCell(
             GroupNormSiLU(out_channels, 1e-5), Identity(), Identity(), self.conv(out_channels, out_channels)
         )

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 
 from gm.networks.layers import GroupNorm
 from gm.networks.shared_norms import SharedStatistics, zeros
@@ -48,7 +48,8 @@ class Upper(nn.Cell):
     def __init__(self, coder: Encoder | ImageDecoder, side: tuple[int, int], t: int) -> None:
         super().__init__(auto_prefix=False)
         self.coder = coder
-        self.masks, self.norms = {}, []
+        self.masks: dict[int, Parameter] = {}
+        self.norms: list[tuple[GroupNorm, SharedStatistics]] = []
         last = len(getattr(coder, coder.UPPER[0])) - 1
         for path, norm in coder.cells_and_names():
             part, *rest = path.split(".")
@@ -91,7 +92,7 @@ class _Tiles:
 
     def __init__(self, coder: Encoder | ImageDecoder, tile: int, power: float | None = None) -> None:
         self.coder, self.tile, self.power = coder, tile, power
-        self._uppers = {}  # a compiled one for each shape
+        self._uppers: dict[tuple[tuple[int, int], int], Upper] = {}  # a compiled one for each shape
         levels = getattr(coder, coder.UPPER[0])
         # Two 3x3 convolutions in a block and one more that changes the size, or is the first or last, at every level.
         margin = sum((2 * len(level.block) + 1) / 2**i for i, level in enumerate(reversed(levels)))
@@ -99,7 +100,7 @@ class _Tiles:
 
     def __call__(self, x: np.ndarray, size: tuple[int, int], t: int) -> np.ndarray:
         """x float32 (t, c, ...), of a picture whose latents have size (h, w) -> float32 (t, ...)."""
-        side, factor = tuple(min(n, self.full) for n in size), x.shape[2] // size[0]
+        side, factor = (min(size[0], self.full), min(size[1], self.full)), x.shape[2] // size[0]
         if (side, t) not in self._uppers:
             self._uppers[side, t] = Upper(self.coder, side, t)
         upper = self._uppers[side, t]
@@ -107,7 +108,7 @@ class _Tiles:
         with _sharing(upper):
             before = None
             for _ in range(len(upper.norms) + 1):  # after so many all norms are exact
-                sums, tiles = 0, []
+                sums, tiles = np.zeros(len(upper.norms), object), []
                 for start, core in places:
                     rows, columns = (slice(s * factor, (s + n) * factor) for s, n in zip(start, side))
                     upper.count(core)
@@ -202,7 +203,7 @@ def _places(size: tuple[int, int], side: tuple[int, int], tile: int) -> Iterator
                 inside = (own >= at) & (own < at + step)
                 core *= inside.reshape((-1, 1) if axis == 0 else (1, -1))
                 start.append(begin)
-            yield tuple(start), core
+            yield (start[0], start[1]), core
 
 
 def _joined(

@@ -144,7 +144,7 @@ class VideoUNet(nn.Cell):
         skips = ()
         for i in range(2, len(self.input_blocks)):
             x = self.input_blocks[i](x, emb, context, t, image_only)
-            skips = skips + (x,)
+            skips = skips + (x,)  # type: ignore[assignment]  # a tuple grows, as graph mode wants it
         x = self.middle_block(x, emb, context, t, image_only)
         for i in range(len(skips)):
             x = self.output_blocks[i](ops.cat((x, skips[-1 - i]), 1), emb, context, t, image_only)

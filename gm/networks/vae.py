@@ -189,8 +189,8 @@ class ImageOutput(Conv2d):
 class ImageDecoder(nn.Cell):
     """z (n, z_channels, h, w) -> (n, 3, 8h, 8w) in about [-1, 1], not clamped; every frame by itself."""
 
-    resblock = VaeResBlock
-    output = ImageOutput
+    resblock: type[VaeResBlock] = VaeResBlock
+    output: type[Conv2d] = ImageOutput
     UPPER = ("up", "norm_out")  # the parts of `upper` that have norms
 
     def __init__(self, ch: int, ch_mult: list[int], num_res_blocks: int, z_channels: int) -> None:
@@ -198,7 +198,7 @@ class ImageDecoder(nn.Cell):
         channels = ch * ch_mult[-1]
         self.conv_in = Conv2d(z_channels, channels)
         self.mid = Middle(channels, self.resblock)
-        levels = []
+        levels: list[Level] = []
         for i, mult in reversed(list(enumerate(ch_mult))):
             blocks = []
             for _ in range(num_res_blocks + 1):
