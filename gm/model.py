@@ -25,7 +25,9 @@ class Component(NamedTuple):
 
 
 def _vae_section(model: DictConfig) -> dict[str, Any]:
-    return {name: value for name, value in model.vae.items() if name != "temporal_decoder"}
+    section: dict[str, Any] = OmegaConf.to_container(model.vae, resolve=True)
+    section.pop("temporal_decoder")
+    return section
 
 
 def _first_stage_encoder(model: DictConfig) -> VaeEncoder:
