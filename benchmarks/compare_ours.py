@@ -16,10 +16,12 @@ from gm.compile_cache import compile_cache
 from gm.console import peak_memory
 from gm.diffusion.conditioning import vector_embedding
 from gm.diffusion.loss import DiffusionLoss
-from gm.model import Weights, load_model_config
+from gm.model import load_model_config
 from gm.pipeline import ImageToVideo
+from gm.sizes import embedding_width
 from gm.training.optimizer import AdamW
 from gm.training.step import GradientSums, recompute_blocks, trainable_parameters
+from gm.weights import Weights
 
 ADAMW = {"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.01, "clip_norm": 1.0, "shard": False}
 RATE = 1e-5
@@ -27,14 +29,14 @@ RATE = 1e-5
 
 def per_frame(weights, inputs, frames):
     """context, vector of every frame, as tensors."""
-    vector = vector_embedding(*inputs["ids"].T, weights.config.model.unet.adm_in_channels // 3)
+    vector = vector_embedding(*inputs["ids"].T, embedding_width(weights.config.model))
     return [Tensor(np.repeat(array, frames, 0)) for array in (inputs["context"], vector)]
 
 
 def unet(weights, inputs, frames, kind):
     network, more = weights.load("unet").unet, per_frame(weights, inputs, frames)
     x, c_noise = Tensor(inputs["x"]), Tensor(np.repeat(inputs["c_noise"], frames))
-    return lambda: network(x, c_noise, *more, frames).asnumpy()
+    return lambda: network(x, c_noise, *more, frames)[0].asnumpy()
 
 
 def decode(weights, inputs, frames, kind):

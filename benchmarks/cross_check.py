@@ -83,7 +83,7 @@ def run_unet(weights, inputs, calls):
         vector = vector_embedding(*ids.T, 256)
         frames = [Tensor(np.repeat(a, FRAMES, 0)) for a in (c_noise, context, vector)]
         x = Tensor(x.reshape(-1, *x.shape[2:]))
-        outputs[case], seconds[case] = repeated(lambda: unet(x, *frames, FRAMES).asnumpy(), calls)  # noqa: B023
+        outputs[case], seconds[case] = repeated(lambda: unet(x, *frames, FRAMES)[0].asnumpy(), calls)  # noqa: B023
     return outputs, seconds
 
 
@@ -114,7 +114,8 @@ PARTS = {"unet": (make_unet_inputs, run_unet), "vae": (make_vae_inputs, run_vae)
 def our_side(part, checkpoint, given, wanted, calls):
     """One part on MindSpore in graph mode; runs in a process of its own and writes the file `wanted`."""
     from gm import ops
-    from gm.model import Weights, load_model_config
+    from gm.model import load_model_config
+    from gm.weights import Weights
 
     ops.set_device("CPU", ops.GRAPH_MODE)
     weights = Weights(load_model_config(CONFIG), checkpoint)

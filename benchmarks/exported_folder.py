@@ -66,17 +66,18 @@ def our_outputs(config, inputs, checkpoint, delta=None):
 
     from gm.checkpoint.delta import apply_delta
     from gm.diffusion.conditioning import vector_embedding
-    from gm.model import Weights
+    from gm.sizes import embedding_width
+    from gm.weights import Weights
 
     weights = Weights(config, checkpoint)
     print(f"{checkpoint}: {weights.checkpoint.description}")
     unet = weights.load("unet").unet
     if delta:
         apply_delta(unet, delta)
-    vector = vector_embedding(*inputs["ids"].T, config.model.unet.adm_in_channels // 3)
+    vector = vector_embedding(*inputs["ids"].T, embedding_width(config.model))
     frames = [Tensor(np.repeat(a, FRAMES, 0)) for a in (inputs["c_noise"], inputs["context"], vector)]
     x = inputs["x"]
-    found = {"unet": unet(Tensor(x.reshape(-1, *x.shape[2:])), *frames, FRAMES).asnumpy()}
+    found = {"unet": unet(Tensor(x.reshape(-1, *x.shape[2:])), *frames, FRAMES)[0].asnumpy()}
     found["decode"] = weights.load("decoder")(Tensor(inputs["z"]), FRAMES).asnumpy()
     found["clip"] = weights.load("clip")(Tensor(inputs["seen"])).asnumpy()
     return found

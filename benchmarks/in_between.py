@@ -25,23 +25,24 @@ from gm.data.motion import bucket
 from gm.data.outputs import make_folder, write_json, write_png
 from gm.data.videos import contact_sheet, to_uint8
 from gm.diffusion.between import reverse
+from gm.diffusion.guidance import guided
 from gm.diffusion.sampling import initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import run_cli
-from gm.pipeline import ImageToVideo, denoise_with
+from gm.pipeline import ImageToVideo
 
 
 def turns(pipeline, options, first, last, noise):
     """Latents by ViBiDSampler's turns (Yang et al. 2024, algorithm 1), without its guidance: in every step the video is
     denoised from A, noised again to the step's level, and denoised in reversed time from B."""
-    denoise = denoise_with(pipeline.denoiser, options.num_frames)
+    unguided = np.ones((options.num_frames, 1, 1, 1), np.float32)
+    from_first, from_last = (guided(pipeline.denoiser, one, unguided, options.num_frames) for one in (first, last))
     sigmas = SCHEDULES[options.schedule](options.sampling_steps)
     random = np.random.default_rng((options.seed, 1))
     x = initial_latents(noise, sigmas)
     for sigma, following in zip(sigmas, sigmas[1:]):
-        levels = np.full(len(x), sigma, np.float32)
-        x = denoise(x, levels, first) + sigma * random.standard_normal(x.shape, np.float32)
-        x = reverse(denoise(reverse(x), levels, last)) + following * random.standard_normal(x.shape, np.float32)
+        x = from_first(x, sigma) + sigma * random.standard_normal(x.shape, np.float32)
+        x = reverse(from_last(reverse(x), sigma)) + following * random.standard_normal(x.shape, np.float32)
     return x
 
 

@@ -21,7 +21,8 @@ from jsonargparse import ArgumentParser
 
 from gm import ops
 from gm.errors import run_cli
-from gm.model import Weights, load_model_config
+from gm.model import load_model_config
+from gm.weights import Weights
 
 PARTS = ("clip", "condition_encoder", "unet", "decoder")
 _CHUNK = 2**24

@@ -8,16 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from gm.data.outputs import write_png
+from gm.data.statistics import require_matplotlib
 from gm.errors import UserError, run_cli
-
-WIDTH, HEIGHT, MARGIN = 480, 260, 48
-INK, GRID = (60, 60, 60), (225, 225, 225)
-LOSS, MEAN, VALIDATION = (190, 205, 235), (30, 80, 170), (200, 60, 40)
 
 
 def read(folder):
@@ -41,37 +36,19 @@ def smooth(values, share=0.04):
     return np.convolve(padded, np.ones(width) / width, "valid")
 
 
-def panel(name, curves, seconds):
-    """uint8 (HEIGHT, WIDTH, 3): one run, loss on a logarithmic axis."""
-    image = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+def draw(axes, name, curves, seconds):
+    """One run into its axes, loss on a logarithmic one."""
     lines = {kind: np.array(points, float) for kind, points in curves.items() if points}
-    every = np.concatenate([points[:, 1] for points in lines.values()])
-    low, high = np.floor(np.log2(every.min())), np.ceil(np.log2(np.percentile(every, 99.5)))
-    last = max(points[-1, 0] for points in lines.values())
-
-    def place(points):
-        x = MARGIN + (WIDTH - MARGIN - 12) * points[:, 0] / last
-        height = HEIGHT - MARGIN - 30
-        y = HEIGHT - MARGIN - height * (np.clip(np.log2(points[:, 1]), low, high) - low) / max(high - low, 1)
-        return np.round(np.stack([x, y], 1)).astype(np.int32)
-
-    def write(text, x, y, scale=0.38):
-        cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, INK, 1, cv2.LINE_AA)
-
-    for power in np.arange(low, high + 1):
-        y = int(place(np.array([[0, 2.0**power]]))[0, 1])
-        cv2.line(image, (MARGIN, y), (WIDTH - 12, y), GRID)
-        write(f"{2.0**power:g}", 4, y + 4, 0.33)
-    cv2.polylines(image, [place(lines["train"])], False, LOSS, 1, cv2.LINE_AA)
-    averaged = np.stack([lines["train"][:, 0], smooth(lines["train"][:, 1])], 1)
-    cv2.polylines(image, [place(averaged)], False, MEAN, 2, cv2.LINE_AA)
+    steps, losses = lines["train"].T
+    axes.plot(steps, losses, color="lightsteelblue", linewidth=0.8, label="loss")
+    axes.plot(steps, smooth(losses), color="royalblue", label="its running mean")
     if "validation" in lines:
-        cv2.polylines(image, [place(lines["validation"])], False, VALIDATION, 2, cv2.LINE_AA)
-    write(f"{name}: {last:.0f} steps, {seconds / 60:.0f} min", MARGIN, 18, 0.45)
-    write("loss (blue: running mean), validation at fixed noise (red); steps below", MARGIN, HEIGHT - 10, 0.33)
-    write("0", MARGIN, HEIGHT - MARGIN + 16, 0.33)
-    write(f"{last:.0f}", WIDTH - 44, HEIGHT - MARGIN + 16, 0.33)
-    return image
+        axes.plot(*lines["validation"].T, color="firebrick", label="validation at fixed noise")
+    axes.set_yscale("log", base=2)
+    axes.set_title(f"{name}: {steps[-1]:.0f} steps, {seconds / 60:.0f} min")
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def main(argv=None):
@@ -79,11 +56,14 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", help="folders with metrics.jsonl")
     parser.add_argument("--output", required=True, help="the PNG file to write")
     options = parser.parse_args(argv)
-    panels = [panel(Path(run).name, *read(run)) for run in options.runs]
-    if len(panels) % 2:
-        panels.append(np.full_like(panels[0], 255))
-    rows = [np.concatenate(panels[i:i + 2], 1) for i in range(0, len(panels), 2)]
-    write_png(np.concatenate(rows), options.output)
+    require_matplotlib()
+    from matplotlib.figure import Figure  # not pyplot: that one looks for a screen
+
+    rows = -(-len(options.runs) // 2)
+    figure = Figure(figsize=(12, 4 * rows), layout="constrained")
+    for place, run in enumerate(options.runs, 1):
+        draw(figure.add_subplot(rows, 2, place), Path(run).name, *read(run))
+    figure.savefig(options.output, dpi=80)
     print(options.output)
 
 

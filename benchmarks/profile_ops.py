@@ -54,7 +54,7 @@ class Called(nn.Cell):
         self.unet, self.t = unet, t
 
     def construct(self, *inputs):
-        return self.unet(*inputs, self.t)
+        return self.unet(*inputs, self.t)[0]
 
 
 class Backward(nn.Cell):
@@ -142,7 +142,7 @@ def main(argv=None):
     shapes = ((n, model.in_channels, options.size, options.size), (n,), (n, 1, model.context_dim),
               (n, model.adm_in_channels))
     inputs = [Tensor(random.standard_normal(shape).astype(np.float32)) for shape in shapes]
-    counts = record(lambda: unet(*inputs, n).asnumpy())
+    counts = record(lambda: unet(*inputs, n)[0].asnumpy())
     ops.set_device("CPU", ops.GRAPH_MODE)
     network = Called(unet, n)
     whole = measure(with_gradients(network, inputs) if options.gradients else lambda: network(*inputs).asnumpy(),

@@ -126,7 +126,7 @@ def _encoder_activations(model, size, setting, tile=None):
 
 
 def _tile_side(vae, tile, blocks):
-    """Pixels of a tile's side with its margins (`gm.diffusion.tiles`)."""
+    """Pixels of a tile's side with its margins (`gm.networks.tiles`)."""
     margin = math.ceil(sum((2 * blocks + 1) / 2**i for i in range(len(vae.ch_mult))))
     return tile + 2 * margin * _factor(vae)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from gm.data import outputs
 from gm.errors import UserError
+from gm.sizes import vae_factor
 
 
 class GivenLatents(NamedTuple):
@@ -54,8 +55,7 @@ def read_latents(config, settings, path):
                         "height, width); they must come from the same kind of model")
     if not np.isfinite(latents).all():
         raise UserError(f"{path} holds NaN or infinite values: nothing can be decoded from them")
-    factor = 2 ** (len(config.model.vae.ch_mult) - 1)
-    height, width = (side * factor for side in latents.shape[2:])
+    height, width = (side * vae_factor(config.model) for side in latents.shape[2:])
     return GivenLatents(path, latents.astype(np.float32), (height, width),
                         f"{len(latents)} frames of {height}x{width} (height x width)", _told_fps(path))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from gm import ops
 from gm.console import versions
 from gm.ops.pair import Pair
+from gm.options import ModelSettings
 from gm.pipeline import ImageToVideo
 from gm.precision import level
 from gm.results import made_by
@@ -23,7 +25,7 @@ class Model:
         UserError: a config, checkpoint or device that cannot be.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
         ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
         self.attention_scores = ops.set_memory_budget(settings.memory_budget)
@@ -33,19 +35,19 @@ class Model:
             settings.config, settings.checkpoint, settings.delta, level(settings.amp_level, settings.dtype),
             settings.low_memory, settings.base, settings.use_ema, self.pair,
         )
-        self.compiled = set()  # shapes of videos that the graph was compiled for
+        self.compiled: set = set()  # shapes of videos that the graph was compiled for
         # What its videos' metadata say.
         self.about = made_by(Path(settings.config).stem, Path(settings.checkpoint).name)
         self.cached = False  # whether the graphs are there from an earlier run
 
-    def warnings(self):
+    def warnings(self) -> list[str]:
         """Sentences that the user should see."""
         found = []
         if self.settings.amp_level == "O2" and ops.device() == "CPU":
             found.append("CPUs compute float16 slowly and with more memory: O2 is for NPUs and GPUs")
         return found + self.pipeline.warnings
 
-    def record(self):
+    def record(self) -> dict[str, Any]:
         """What of the model decides the result, for the JSON file."""
         settings = self.settings
         return {

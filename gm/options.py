@@ -40,7 +40,7 @@ class Options:
     `SAMPLERS`. guidance_sigma_min, guidance_sigma_max: noise levels outside of which there is no guidance, None for
     no limit. cache_interval: every so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for
     all. decode_tile, encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is
-    encoded in (`gm.diffusion.tiles`), None for whole.
+    encoded in (`gm.networks.tiles`), None for whole.
 
     Raises:
         UserError: naming every value that cannot be.

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import fields
-from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import nn
+from omegaconf import DictConfig
 
 from gm.checkpoint.delta import Deltas, apply_delta, unet_shapes
 from gm.checkpoint.published import checkpoints_folder, find_checkpoint
 from gm.data.images import to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.between import between
-from gm.diffusion.conditioning import condition, encode_picture
+from gm.diffusion.conditioning import Conditioning, condition, encode_picture
 from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
-from gm.diffusion.sampling import SAMPLERS, Draws, initial_latents
+from gm.diffusion.sampling import SAMPLERS, Denoise, Draws, Step, initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.seam import continued
-from gm.diffusion.tiles import TiledDecoder, TiledEncoder
 from gm.errors import UserError
-from gm.model import Weights, build_component, load_model_config
+from gm.model import build_component, load_model_config
+from gm.networks.tiles import TiledDecoder, TiledEncoder
 from gm.options import Options
 from gm.precision import check_amp_level
-from gm.sizes import check_picture
+from gm.sizes import check_picture, embedding_width, latent_shape, vae_factor
+from gm.weights import ModelWeights, Weights
+
+if TYPE_CHECKING:
+    from gm.ops.pair import Pair
 
 PARTS = {"clip": "clip", "condition_encoder": "condition_encoder", "denoiser": "unet", "decoder": "decoder"}
-# What holds a component and goes with it.
-_MADE_OF = {
-    "condition_encoder": ("tiled_condition_encoder",), "denoiser": ("deep_cache",), "decoder": ("tiled_decoder",),
-}
 
 
-def draw_noise(options, height, width, latent_shape):
+def draw_noise(
+    options: Options, height: int, width: int, latent_shape: tuple[int, ...],
+) -> tuple[np.ndarray, np.ndarray]:
     """Unit noise for one video: (1, 3, height, width) for the picture and (t, *latent_shape) for the latents.
 
     From NumPy's generator, so that every device starts from the same numbers; the picture's noise is drawn first.
@@ -46,7 +50,7 @@ def draw_noise(options, height, width, latent_shape):
     return pixels, generator.standard_normal((options.num_frames, *latent_shape), np.float32)
 
 
-def require_finite(array, what):
+def require_finite(array: np.ndarray, what: str) -> None:
     """Raise UserError unless every value is finite: such a result shows nothing and must not be written."""
     wrong = array.size - np.count_nonzero(np.isfinite(array))
     if wrong:
@@ -56,24 +60,14 @@ def require_finite(array, what):
         )
 
 
-def denoise_with(denoiser, t):
-    """The denoiser cell as a function of arrays (x, sigma, conditioning) -> D, for videos of t frames."""
-
-    def denoise(x, sigma, conditioning):
-        context, concat, vector = conditioning
-        return denoiser(*(Tensor(a) for a in (x, sigma, concat, context, vector)), t).asnumpy()
-
-    return denoise
-
-
 class ImageToVideo:
     """Image to video with one checkpoint.
 
     Args:
         config: path of a model's YAML file, or one already loaded by `gm.model.load_model_config`.
         checkpoint: path of weights in any layout (`gm.checkpoint.model_file`); all keys are accounted for at once, the
-            components are loaded when they are first needed. Or an object with the `load` of `gm.model.Weights`. None:
-            the weights of the config's name where the command line looks for them (svd_tiny's come with the program).
+            components are loaded when they are first needed. Or `gm.weights.ModelWeights` of any kind. None: the
+            weights of the config's name where the command line looks for them (svd_tiny's come with the program).
         delta: changes put on the checkpoint's weights: what train.py saved alone (`--train.save=delta`), LoRA files;
             one path or several with strengths, as `gm.checkpoint.delta_file.parse_deltas` reads them.
         amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or what `gm.precision.level` returns.
@@ -88,100 +82,97 @@ class ImageToVideo:
     Call `gm.ops.set_device` before making one.
     """
 
-    def __init__(self, config, checkpoint=None, delta=None, amp_level="O0", low_memory=False, base=None, use_ema=False,
-                 pair=None):
-        loaded = hasattr(config, "model")
+    def __init__(
+        self, config: DictConfig | str | Path, checkpoint: ModelWeights | str | Path | None = None,
+        delta: Any = None, amp_level: str = "O0", low_memory: bool = False, base: str | Path | None = None,
+        use_ema: bool = False, pair: Pair | None = None,
+    ) -> None:
         if checkpoint is None:
-            if loaded:
+            if not isinstance(config, (str, Path)):
                 raise UserError("which weights? A config that is loaded already has no name: give the checkpoint too")
             checkpoint = find_checkpoint(Path(config).stem, checkpoints_folder())
-        self.config = config if loaded else load_model_config(config)
-        self.weights = checkpoint if hasattr(checkpoint, "load") else Weights(self.config, checkpoint, base, use_ema)
+        self.config = load_model_config(config) if isinstance(config, (str, Path)) else config
+        self.weights = checkpoint if isinstance(checkpoint, ModelWeights) \
+            else Weights(self.config, checkpoint, base, use_ema)
         self.deltas = Deltas(delta, unet_shapes(build_component(self.config, "unet")) if delta else {})
         self.warnings = self.deltas.warnings(self.weights)
         check_amp_level(amp_level)
         self.amp_level = amp_level
         self.low_memory = low_memory
         self.pair = pair
+        self.components: dict[str, nn.Cell] = {}  # those of `PARTS` that are loaded: {name: cell}
+        self._made: dict[str, Any] = {}  # what was made of a component, and goes with it, by the component's name
 
-    def options(self, **changes):
+    def options(self, **changes: Any) -> Options:
         """The config's `Options` with changes; None leaves a value as it is. UserError for what cannot be."""
         defaults = {f.name: self.config.sampling[f.name] for f in fields(Options) if f.name in self.config.sampling}
         options = Options(**defaults).changed(**changes)
         self._check(options)
         return options
 
-    def _check(self, options):
+    def _check(self, options: Options) -> None:
         if self.low_memory and options.cache_interval > 1 and options.guided():
             raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
                             "other: give one of low_memory and cache_interval, or no guidance (both scales 1)")
 
-    def sources(self):
+    def sources(self) -> list[str]:
         """Lines that say what the weights were recognised as."""
-        file = getattr(self.weights, "checkpoint", None)  # another kind of weights has no file
-        lines = [f"{file.path}: {file.description}"] if file else []
-        return lines + [f"{delta.path}: {delta.description}" for delta in self.deltas]
+        return [self.weights.describe(), *(f"{delta.path}: {delta.description}" for delta in self.deltas)]
 
-    def narrow(self):
+    def narrow(self) -> set[str]:
         """Names of the parameters that stay in float16 whatever amp_level says; on them depends how it is compiled."""
         if not self.low_memory:
             return set()
         return self.weights.narrow().difference(self.deltas.names())
 
-    def load(self, name):
+    def load(self, name: str) -> Generator[tuple[int, int], None, None]:
         """Load a component of `PARTS` that is not there yet: a generator of (values so far, values in all)."""
-        if name in vars(self):
+        if name in self.components:
             return
         if self.low_memory and name == "decoder":
             self.release("denoiser")
-        if isinstance(self.weights, Weights):
-            component = yield from self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
-        else:
-            component = self.weights.load(PARTS[name], self.amp_level)
+        component = yield from self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
         if name == "denoiser":
             apply_delta(component, self.deltas, amp_level=self.amp_level)
-        self.__dict__[name] = component
+        self.components[name] = component
 
-    def _loaded(self, name):
+    def component(self, name: str) -> nn.Cell:
+        """A component of `PARTS`, a cell; it is loaded where it is not there yet."""
         for _ in self.load(name):
             pass
-        return vars(self)[name]
+        return self.components[name]
 
-    def release(self, *names):
-        """Forget components ("clip", "condition_encoder", "denoiser", "decoder"): they are loaded anew when needed."""
+    def release(self, *names: str) -> None:
+        """Forget components of `PARTS`: they are loaded anew when needed."""
         for name in names:
-            for kept in (name, *_MADE_OF.get(name, ())):
-                self.__dict__.pop(kept, None)
+            self.components.pop(name, None)
+            self._made.pop(name, None)
         gc.collect()  # cells hold one another
 
-    @cached_property
-    def clip(self):
-        return self._loaded("clip")
+    @property
+    def clip(self) -> nn.Cell:
+        return self.component("clip")
 
-    @cached_property
-    def condition_encoder(self):
-        return self._loaded("condition_encoder")
+    @property
+    def condition_encoder(self) -> nn.Cell:
+        return self.component("condition_encoder")
 
-    @cached_property
-    def denoiser(self):
-        return self._loaded("denoiser")
+    @property
+    def denoiser(self) -> nn.Cell:
+        return self.component("denoiser")
 
-    @cached_property
-    def deep_cache(self):
-        return DeepCache(self.denoiser)
+    @property
+    def decoder(self) -> nn.Cell:
+        return self.component("decoder")
 
-    @cached_property
-    def decoder(self):
-        return self._loaded("decoder")
-
-    def noise(self, image, options):
+    def noise(self, image: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
         """The seed's noise for a picture uint8 (h, w, 3): see `draw_noise`."""
         height, width = image.shape[:2]
-        vae = self.config.model.vae
-        factor = 2 ** (len(vae.ch_mult) - 1)
-        return draw_noise(options, height, width, (vae.z_channels, height // factor, width // factor))
+        return draw_noise(options, height, width, latent_shape(self.config.model, (height, width)))
 
-    def condition(self, image, options, pixel_noise=None, keep=False):
+    def condition(
+        self, image: np.ndarray, options: Options, pixel_noise: np.ndarray | None = None, keep: bool = False,
+    ) -> Conditioning:
         """`Conditioning` of all frames from a picture uint8 (h, w, 3), h and w multiples of `size_multiple`.
 
         pixel_noise: unit noise float32 (1, 3, h, w); None draws the seed's. keep: with low_memory too the encoders
@@ -195,11 +186,14 @@ class ImageToVideo:
                                          self.config.model.clip.image_size)
         if self.low_memory and not keep:
             self.release("clip", "condition_encoder")
-        width = self.config.model.unet.adm_in_channels // 3
+        width = embedding_width(self.config.model)
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
         return condition(context, concat, *numbers, width, options.num_frames)
 
-    def steps(self, image, options, conditioning=None, noise=None, end=None, known=None):
+    def steps(
+        self, image: np.ndarray, options: Options, conditioning: Conditioning | None = None,
+        noise: np.ndarray | None = None, end: Conditioning | None = None, known: np.ndarray | None = None,
+    ) -> Iterator[Step]:
         """Sample the latents of one video: a generator of `gm.diffusion.sampling.Step`, one after each step.
 
         Args:
@@ -221,7 +215,10 @@ class ImageToVideo:
             latent_noise = noise.astype(np.float32)
         yield from self._steps([(options, conditioning, latent_noise, end)], known)
 
-    def steps_together(self, images, options, conditionings, ends):
+    def steps_together(
+        self, images: Sequence[np.ndarray], options: Sequence[Options], conditionings: Sequence[Conditioning],
+        ends: Sequence[Conditioning | None],
+    ) -> Iterator[Step]:
         """Sample several videos of one size at once: a generator of `Step`, whose arrays have the frames of the first
         video, then of the next.
 
@@ -232,18 +229,20 @@ class ImageToVideo:
         noises = [self.noise(image, each)[1] for image, each in zip(images, options)]
         yield from self._steps(list(zip(options, conditionings, noises, ends)))
 
-    def _steps(self, videos, known=None):
+    def _steps(
+        self, videos: list[tuple[Options, Conditioning, np.ndarray, Conditioning | None]],
+        known: np.ndarray | None = None,
+    ) -> Iterator[Step]:
         """videos: (options, conditioning, noise, end or None) of each."""
         every, conditionings, noises, ends = zip(*videos)
         options = every[0]
         scales = np.tile(options.guidance_scales(), (len(videos), 1, 1, 1))
         limits = options.guidance_sigma_min, options.guidance_sigma_max
-        denoiser = self.denoiser if options.cache_interval == 1 else self.deep_cache.start(options.cache_interval)
-        denoise = denoise_with(denoiser, options.num_frames)
+        denoiser = self.denoiser if options.cache_interval == 1 else self._cached(options.cache_interval)
 
-        def denoiser_of(conditionings):
+        def denoiser_of(conditionings: Sequence[Conditioning]) -> Denoise:
             joined = conditionings[0].join(*conditionings[1:])
-            return guided(denoise, joined, scales, *limits, not self.low_memory, self.pair)
+            return guided(denoiser, joined, scales, options.num_frames, *limits, not self.low_memory, self.pair)
 
         denoise_all = denoiser_of(conditionings)
         if ends[0] is not None:
@@ -258,11 +257,11 @@ class ImageToVideo:
             require_finite(step.latents, f"the latents after step {step.index} of {step.total}")
             yield step
 
-    def decode(self, latents, options):
+    def decode(self, latents: np.ndarray, options: Options) -> np.ndarray:
         """Latents of the last step, float32 (t, z, h/8, w/8) -> pixels float32 (t, 3, h, w), about [-1, 1]."""
         return np.concatenate(list(self.decode_chunks(latents, options)))
 
-    def decode_chunks(self, latents, options):
+    def decode_chunks(self, latents: np.ndarray, options: Options) -> Iterator[np.ndarray]:
         """`decode` as a generator of the pixels of options.decode_chunk_size frames."""
         scaled = latents / np.float32(SCALE_FACTOR)
         decoder = self._tiled("decoder", TiledDecoder, options.decode_tile)
@@ -273,17 +272,22 @@ class ImageToVideo:
             del decoder
             self.release("decoder")
 
-    def _tiled(self, name, kind, pixels):
+    def _cached(self, interval: int) -> DeepCache:
+        """`DeepCache` of the denoiser, for a video."""
+        if "denoiser" not in self._made:
+            self._made["denoiser"] = DeepCache(self.denoiser)
+        return self._made["denoiser"].start(interval)
+
+    def _tiled(self, name: str, kind: Callable, pixels: int | None) -> Any:
         """The component `name` as a `kind`, with tiles of so many pixels; or itself, where that is None."""
         if pixels is None:
-            return getattr(self, name)
-        tile = int(pixels) // 2 ** (len(self.config.model.vae.ch_mult) - 1)
-        tiled = self.__dict__.get(f"tiled_{name}")
-        if tiled is None or tiled.tile != tile:
-            tiled = self.__dict__[f"tiled_{name}"] = kind(getattr(self, name), tile)
-        return tiled
+            return self.component(name)
+        tile = int(pixels) // vae_factor(self.config.model)
+        if name not in self._made or self._made[name].tile != tile:
+            self._made[name] = kind(self.component(name), tile)
+        return self._made[name]
 
-    def __call__(self, image, options=None, **changes):
+    def __call__(self, image: np.ndarray, options: Options | None = None, **changes: Any) -> np.ndarray:
         """Picture uint8 (h, w, 3) -> frames uint8 (t, h, w, 3), with the config's options, or `options`, and changes to
         them; None leaves a value as it is."""
         options = (options or self.options()).changed(**changes)

@@ -15,7 +15,22 @@ LONGEST_SIDE = 16384  # pixels
 
 def size_multiple(model):
     """Height and width in pixels must be multiples of this: the VAE's and the UNet's halvings together (64 for SVD)."""
-    return 2 ** (len(model.vae.ch_mult) - 1 + len(model.unet.channel_mult) - 1)
+    return vae_factor(model) * 2 ** (len(model.unet.channel_mult) - 1)
+
+
+def vae_factor(model):
+    """Pixels of a picture's side for one of its latent's: 8 for SVD."""
+    return 2 ** (len(model.vae.ch_mult) - 1)
+
+
+def latent_shape(model, size):
+    """(channels, height, width) of the latent of a picture of `size`, (height, width) in pixels."""
+    return model.vae.z_channels, *(side // vae_factor(model) for side in size)
+
+
+def embedding_width(model):
+    """Of each of the three numbers that the UNet is told: fps, motion bucket, noise augmentation."""
+    return model.unet.adm_in_channels // 3
 
 
 def check_picture(image, model):

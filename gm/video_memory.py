@@ -25,7 +25,7 @@ def basis(pipeline, low_memory=None):
     """What of a pipeline decides memory: `gm.estimate.Basis`. low_memory: in place of the pipeline's own."""
     low_memory = pipeline.low_memory if low_memory is None else low_memory
     weights = {name: pipeline.weights.held(name, pipeline.amp_level, low_memory) for name in PARTS.values()}
-    changed = sum(math.prod(pipeline.weights.shape(name)) for name in pipeline.deltas.names())
+    changed = sum(math.prod(pipeline.weights.shapes[name]) for name in pipeline.deltas.names())
     weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
     return estimate.Basis(pipeline.config.model, weights, ops.memory_setting(), low_memory, reference.MAX_SCORES)
 

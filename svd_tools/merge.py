@@ -40,7 +40,8 @@ def merge(config, checkpoint, deltas, output, base=None, use_ema=False, dtype=No
     from gm.checkpoint.delta_file import parse_deltas
     from gm.checkpoint.writer import check_output, write_safetensors
     from gm.data.outputs import make_folder
-    from gm.model import Weights, build_component, load_model_config
+    from gm.model import build_component, load_model_config
+    from gm.weights import Weights
 
     given = parse_deltas(deltas)
     check_output(output, [checkpoint, base, *(path for path, _ in given)], overwrite)

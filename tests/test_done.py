@@ -73,7 +73,7 @@ def test_what_is_there_is_left_and_nothing_is_loaded(copied, untrained):
     fresh = Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1))
     events = made(fresh, path, folder, num_videos=2, skip_done=True)
     assert [event.video.name for event in events] == ["sea_000.mp4", "sea_001.mp4"]
-    assert what(events)[0][Skipped] == 2 and "denoiser" not in vars(fresh.pipeline)
+    assert what(events)[0][Skipped] == 2 and "denoiser" not in fresh.pipeline.components
     job = Job(fresh, VideoSettings(SHORT, output_dir=folder, num_videos=2, skip_done=True))
     assert job.graph_conditions([path])[-2] == [], "no graph is compiled for it"
 

@@ -17,6 +17,7 @@ from gm.loaded import Model
 from gm.ops import parallel
 from gm.ops.pair import Pair
 from gm.options import ModelSettings, VideoSettings
+from tests.stand_ins import denoiser_of
 from tests.untrained import CONFIG
 
 
@@ -77,11 +78,11 @@ def test_each_device_computes_one_half_and_both_get_the_result_of_one(pair):
             seen[own.rank].append((len(x), bool(given.concat.any())))
             return denoise(x, sigma, given)
 
-        one = guided(watched, conditioning, scales, 1.0, 10.0, pair=own)
+        one = guided(denoiser_of(watched), conditioning, scales, 3, 1.0, 10.0, pair=own)
         return [one(x, 5.0), one(x, 50.0)]
 
     first, second = on_both(run, pair)
-    alone = guided(denoise, conditioning, scales, 1.0, 10.0)
+    alone = guided(denoiser_of(denoise), conditioning, scales, 3, 1.0, 10.0)
     for found in (first, second):
         np.testing.assert_array_equal(found[0], alone(x, 5.0))
         np.testing.assert_array_equal(found[1], alone(x, 50.0))  # without guidance
@@ -155,7 +156,7 @@ def test_the_second_device_writes_nothing_and_a_fault_ends_the_run(tmp_path, unt
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     job = Job(found, VideoSettings(sampling, output_dir=tmp_path / "out"))
     events = list(job.run(job.plan(tmp_path / "a.png")))
-    assert events and list((tmp_path / "out").iterdir()) == [] and "decoder" not in vars(found.pipeline)
+    assert events and list((tmp_path / "out").iterdir()) == [] and "decoder" not in found.pipeline.components
 
     def fail(*_, **more):
         raise UserError("no more")

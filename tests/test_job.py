@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, untrai
     monkeypatch.setattr(memory, "available_memory", lambda: there)
     with pytest.raises(UserError, match=r"decoding needs about .*; --SVD.decode_chunk_size=1 would fit"):
         list(job(fresh, tmp_path).run(picture(tmp_path)))
-    assert not {"clip", "denoiser"} & set(vars(fresh.pipeline)) and list(tmp_path.iterdir()) == []
+    assert not fresh.pipeline.components and list(tmp_path.iterdir()) == []
     assert "1.0 GB" not in job(fresh, tmp_path, {**SHORT, "decode_chunk_size": 1}).check_memory((64, 64))
     assert job(fresh, tmp_path, memory_check="off").check_memory((64, 64)) == "memory is not checked"
     monkeypatch.setattr(memory, "available_memory", lambda: there // 10)
@@ -119,9 +119,9 @@ def test_low_memory_lets_the_model_go_when_it_is_closed(tmp_path, untrained):
     low = Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1, low_memory=True))
     running = job(low, tmp_path).run(picture(tmp_path))
     next(event for event in running if isinstance(event, Sampling) and event.done == 1)
-    assert "denoiser" in vars(low.pipeline) and "clip" not in vars(low.pipeline)
+    assert "denoiser" in low.pipeline.components and "clip" not in low.pipeline.components
     running.close()
-    assert "denoiser" not in vars(low.pipeline)
+    assert "denoiser" not in low.pipeline.components
 
 
 def test_loading_that_is_closed_half_way_begins_anew(untrained):
@@ -129,7 +129,7 @@ def test_loading_that_is_closed_half_way_begins_anew(untrained):
     loading = pipeline.load("denoiser")
     next(loading), next(loading)
     loading.close()
-    assert "denoiser" not in vars(pipeline)
+    assert "denoiser" not in pipeline.components
     done, total = list(pipeline.load("denoiser"))[-1]
     assert done == total
 

@@ -11,10 +11,12 @@ from safetensors.numpy import load_file, save_file
 from gm import ops
 from gm.data.videos import to_uint8
 from gm.diffusion.deepcache import DeepCache
+from gm.diffusion.loss import DiffusionLoss
 from gm.diffusion.sampling import SAMPLERS
 from gm.errors import UserError
 from gm.model import load_model_config
-from gm.pipeline import ImageToVideo
+from gm.networks.tiles import TiledDecoder, TiledEncoder, Upper
+from gm.pipeline import PARTS, ImageToVideo
 from gm.precision import kept_narrow
 from gm.sizes import choose_size
 from svd_tools.golden.limits import PRECISIONS
@@ -143,7 +145,7 @@ def test_progress_of_loading_counts_every_value(untrained):
     pipeline = ImageToVideo(CONFIG, untrained)
     for name in ("decoder", "clip"):
         told = list(pipeline.load(name))
-        assert told[0][0] == 0 and told == sorted(told) and name in vars(pipeline)
+        assert told[0][0] == 0 and told == sorted(told) and name in pipeline.components
         assert {total for _, total in told} == {sum(p.size for p in getattr(pipeline, name).get_parameters())}
         assert told[-1][0] == told[-1][1] > 0
         assert list(pipeline.load(name)) == []
@@ -175,7 +177,17 @@ def test_a_released_component_takes_with_it_what_holds_it(untrained):
     image, options = np.zeros((64, 64, 3), np.uint8), pipeline.options(num_frames=1, sampling_steps=1, cache_interval=2)
     pipeline(image, options, decode_tile=64)
     pipeline.release("denoiser", "decoder")
-    assert not {"denoiser", "deep_cache", "decoder", "tiled_decoder"} & set(vars(pipeline))
+    assert pipeline.components.keys() == {"clip", "condition_encoder"} and not pipeline._made
+
+
+def test_parameters_keep_their_checkpoints_names_in_whatever_holds_their_component(untrained):
+    pipeline = ImageToVideo(CONFIG, untrained)
+    held = [DiffusionLoss(pipeline.denoiser), DeepCache(pipeline.denoiser).denoiser,
+            TiledEncoder(pipeline.condition_encoder, 8).lower, TiledDecoder(pipeline.decoder, 8).lower, pipeline.clip]
+    Upper(pipeline.decoder.decoder, (4, 4), 1)
+    names = {p.name for cell in held for p in cell.get_parameters()}
+    assert names == {name for name in load_file(untrained) if not name.startswith("first_stage_model.encoder")
+                     and not name.startswith("first_stage_model.quant")}
 
 
 def test_deep_cache_with_low_memory_needs_no_guidance(untrained):
@@ -218,8 +230,7 @@ def test_low_memory_gives_the_same_frames_and_keeps_nothing(untrained, pipeline)
     low = ImageToVideo(CONFIG, untrained, low_memory=True)
     expected, found = (one(IMAGE, options).astype(int) for one in (pipeline, low))
     assert np.abs(found - expected).max() <= 1
-    assert not {"clip", "condition_encoder", "denoiser", "decoder"} & vars(low).keys()
-    assert {"clip", "condition_encoder", "denoiser", "decoder"} <= vars(pipeline).keys()
+    assert not low.components and pipeline.components.keys() == PARTS.keys()
     with pytest.raises(UserError, match="cache_interval"):
         low(IMAGE, options, cache_interval=2)
 
@@ -261,11 +272,13 @@ def test_deep_cache_with_what_it_would_compute_anew_is_the_whole_network(untrain
 
 def test_deep_cache_computes_all_anew_where_guidance_begins_or_ends():
     """What is kept is of as many frames as there were then."""
-    cache = DeepCache.__new__(DeepCache)
     calls = []
-    cache.full = lambda x, *_: calls.append("full") or (x, x)
-    cache.shallow = lambda deep, x, *_: calls.append("shallow") or deep
-    cache.start(3)
+
+    def denoiser(x, sigma, concat, context, vector, t, image_only=None, deep=None, keep_deep=False):
+        calls.append("shallow" if deep is not None else "full")
+        return (x, x) if keep_deep else deep
+
+    cache = DeepCache(denoiser).start(3)
     for frames in (2, 2, 4, 4, 4, 4, 2):
         assert len(cache(np.zeros(frames), None, None, None, None, 2)) == frames
     assert calls == ["full", "shallow", "full", "shallow", "shallow", "full", "full"]
@@ -274,12 +287,12 @@ def test_deep_cache_computes_all_anew_where_guidance_begins_or_ends():
 def test_deep_cache_saves_evaluations_and_stays_near(pipeline, monkeypatch):
     whole = sample(pipeline, pipeline.options(sampling_steps=6, num_frames=2))[-1]
     calls = []
-    shallow = type(pipeline.deep_cache.shallow).__call__
-    monkeypatch.setattr(type(pipeline.deep_cache.shallow), "__call__",
-                        lambda self, *arguments: calls.append(1) or shallow(self, *arguments))
+    inner = type(pipeline.denoiser.unet).inner
+    monkeypatch.setattr(type(pipeline.denoiser.unet), "inner",
+                        lambda self, *arguments: calls.append(1) or inner(self, *arguments))
     options = pipeline.options(sampling_steps=6, num_frames=2, cache_interval=3)
     cached = sample(pipeline, options)[-1]
-    assert len(calls) == 4
+    assert len(calls) == 2  # the deep blocks, in 6 steps
     assert 0 < np.abs(cached - whole).mean() < 0.5 * np.abs(whole).mean()
 
 

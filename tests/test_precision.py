@@ -12,9 +12,10 @@ from mindspore import Tensor
 import image_to_video
 import train
 from gm.errors import UserError
-from gm.model import Weights, load_model_config
+from gm.model import load_model_config
 from gm.ops import float32
 from gm.precision import BFLOAT16, kept_narrow, level, needs_loss_scale, parameter_dtype, to_numpy
+from gm.weights import Weights
 from tests.untrained import CONFIG
 
 MANIFEST = Path(__file__).resolve().parent / "reference" / "manifest_sgm.json.gz"

@@ -30,7 +30,7 @@ def write_delta(path, arrays, base):
 
 
 def fingerprint(weights):
-    """{"base_name", "base_size", "base_hash", "unet_hash"} of a `gm.model.Weights`: file name, bytes and hashes of
+    """{"base_name", "base_size", "base_hash", "unet_hash"} of a `gm.weights.Weights`: file name, bytes and hashes of
     a few tensors, of all and of the UNet alone, which is all that other layouts are sure to have in common.
 
     A hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
@@ -99,7 +99,7 @@ class Deltas:
         return [{"path": str(delta.path.resolve()), "strength": delta.strength} for delta in self] or None
 
     def warnings(self, weights=None):
-        """Sentences for the user about files that do not belong to the `gm.model.Weights` under them, or may not."""
+        """Sentences for the user about files that do not belong to the `gm.weights.Weights` under them, or may not."""
         return [warning for delta in self for warning in _base_warnings(delta, weights)]
 
     def apply(self, parameters, amp_level=None):
@@ -120,7 +120,7 @@ def apply_delta(target, deltas, weights=None, amp_level=None):
     Args:
         target: the denoiser (or UNet) cell, or a dict from full checkpoint names to parameters.
         deltas: a file, several with strengths as `parse_deltas` reads them, or `Deltas`.
-        weights: the `gm.model.Weights` that the target was loaded from, to compare with what the changes belong to.
+        weights: the `gm.weights.Weights` that the target was loaded from, to compare with what the changes belong to.
         amp_level: its dtype is what changed parameters get, where `Weights.load` left some narrow; None keeps theirs.
 
     Returns a list of warnings, one sentence each: empty if all is well.
@@ -141,8 +141,7 @@ def unet_shapes(target):
 
 
 def _full_names(cell):
-    unet = getattr(cell, "unet", cell)
-    return {UNET + name: p for name, p in unet.parameters_and_names()}
+    return {p.name: p for p in cell.get_parameters()}
 
 
 def _base_warnings(delta, weights):

@@ -53,7 +53,7 @@ def _unet(model):
         "block_out_channels": widths, "layers_per_block": unet.num_res_blocks,
         "addition_time_embed_dim": unet.adm_in_channels // 3,
         "projection_class_embeddings_input_dim": unet.adm_in_channels, "cross_attention_dim": unet.context_dim,
-        "transformer_layers_per_block": unet.get("transformer_depth", 1),
+        "transformer_layers_per_block": 1,
         "num_attention_heads": [width // unet.num_head_channels for width in widths],
     }
 

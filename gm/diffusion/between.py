@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from gm.diffusion.sampling import Denoise
 
-def reverse(frames, t=None):
+
+def reverse(frames: np.ndarray, t: int | None = None) -> np.ndarray:
     """An array of frames, the last one first, in memory of its own. t: frames of each video where there are several,
     each of which is reversed."""
     videos = frames.reshape(-1, t or len(frames), *frames.shape[1:])
     return np.ascontiguousarray(videos[:, ::-1]).reshape(frames.shape)
 
 
-def between(forward, backward, t):
+def between(forward: Denoise, backward: Denoise, t: int) -> Denoise:
     """A denoiser of videos of t frames, (x, sigma) -> D, from two that each know one picture.
 
     Args:
@@ -30,7 +32,7 @@ def between(forward, backward, t):
     """
     weight = np.linspace(1, 0, t, dtype=np.float32).reshape(t, 1, 1, 1)
 
-    def denoise(x, sigma):
+    def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
         there, back = forward(x, sigma), reverse(backward(reverse(x, t), sigma), t)
         weights = np.tile(weight, (len(x) // t, 1, 1, 1))
         return weights * there + (1 - weights) * back

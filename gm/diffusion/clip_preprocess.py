@@ -4,6 +4,8 @@ Resizing is linear and separable, so each axis is one small dense matrix, blur a
 That is exact on every device; bicubic operators differ between frameworks by 2e-3 and more.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 CLIP_SIZE = 224
@@ -12,7 +14,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC_A = -0.75
 
 
-def _blur_matrix(length, factor):
+def _blur_matrix(length: int, factor: float) -> np.ndarray:
     """(length, length): Gaussian blur that shrinking by `factor` asks for, borders reflected without the edge pixel."""
     sigma = max((factor - 1) / 2, 0.001)
     size = int(max(2 * 2 * sigma, 3))
@@ -29,7 +31,7 @@ def _blur_matrix(length, factor):
     return matrix
 
 
-def _bicubic_matrix(length, size):
+def _bicubic_matrix(length: int, size: int) -> np.ndarray:
     """(size, length): bicubic interpolation with align_corners, taps beyond the border clamped to it."""
     positions = np.arange(size) * (length - 1) / (size - 1)
     first = np.floor(positions).astype(int)
@@ -43,7 +45,7 @@ def _bicubic_matrix(length, size):
     return matrix
 
 
-def resize_matrices(height, width, size=CLIP_SIZE):
+def resize_matrices(height: int, width: int, size: int = CLIP_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """float64 (size, height) and (size, width). Both axes are blurred when either of them shrinks."""
     blur = max(height, width) > size
     rows, columns = _bicubic_matrix(height, size), _bicubic_matrix(width, size)
@@ -53,13 +55,14 @@ def resize_matrices(height, width, size=CLIP_SIZE):
     return rows, columns
 
 
-def preprocess(image, size=CLIP_SIZE):
+def preprocess(image: np.ndarray, size: int = CLIP_SIZE) -> np.ndarray:
     """Pixels float32 (n, 3, h, w) in [-1, 1], any h and w -> float32 (n, 3, size, size), normalised as CLIP wants.
 
     The aspect ratio is not kept and nothing is cropped (original: FrozenOpenCLIPImageEmbedder.preprocess).
     """
     if image.shape[2:] != (size, size):
-        rows, columns = resize_matrices(*image.shape[2:], size)
+        height, width = image.shape[2:]
+        rows, columns = resize_matrices(height, width, size)
         image = rows @ image.astype(np.float64) @ columns.T
     image = (image + 1) / 2
     mean, std = np.reshape(CLIP_MEAN, (3, 1, 1)), np.reshape(CLIP_STD, (3, 1, 1))

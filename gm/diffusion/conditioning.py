@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 from mindspore import Tensor
@@ -25,16 +25,19 @@ class Conditioning(NamedTuple):
     concat: np.ndarray
     vector: np.ndarray
 
-    def null(self):
+    def null(self) -> Conditioning:
         """The unconditional branch: no picture, but the same numbers."""
         return Conditioning(np.zeros_like(self.context), np.zeros_like(self.concat), self.vector)
 
-    def join(self, *others):
+    def join(self, *others: Conditioning) -> Conditioning:
         """All in one batch, `self` first."""
         return Conditioning(*(np.concatenate(parts) for parts in zip(self, *others)))
 
 
-def encode_picture(clip, encoder, picture, noise, cond_aug, clip_size):
+def encode_picture(
+    clip: Callable[[Tensor], Tensor], encoder: Callable[[Tensor], Tensor], picture: np.ndarray, noise: np.ndarray,
+    cond_aug: float, clip_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """What the network sees of a picture: CLIP's embedding of the clean one, and the VAE latent of the noised one: its
     mean, not multiplied by the scale factor.
 
@@ -51,22 +54,25 @@ def encode_picture(clip, encoder, picture, noise, cond_aug, clip_size):
     return run(clip, preprocess(picture, clip_size)), mean
 
 
-def run(cell, array):
+def run(cell: Callable[[Tensor], Tensor], array: np.ndarray) -> np.ndarray:
     """A cell as a function of a float32 array."""
     return to_numpy(cell(Tensor(np.ascontiguousarray(array, np.float32)))).astype(np.float32)
 
 
-def fps_id(fps):
+def fps_id(fps: float) -> float:
     """The number that the network is told for frames per second: one less, as in its training."""
     return fps - 1
 
 
-def vector_embedding(fps_id, motion_bucket_id, cond_aug, width):
+def vector_embedding(fps_id: np.ndarray, motion_bucket_id: np.ndarray, cond_aug: np.ndarray, width: int) -> np.ndarray:
     """Three arrays (n,) -> float32 (n, 3 * width)."""
     return np.concatenate([sinusoidal(values, width) for values in (fps_id, motion_bucket_id, cond_aug)], 1)
 
 
-def condition(context, concat, fps, motion_bucket_id, cond_aug, width, t):
+def condition(
+    context: np.ndarray, concat: np.ndarray, fps: float, motion_bucket_id: float, cond_aug: float, width: int,
+    t: int,
+) -> Conditioning:
     """The conditioning of the t frames of one video.
 
     Args:
@@ -74,6 +80,6 @@ def condition(context, concat, fps, motion_bucket_id, cond_aug, width, t):
         fps: frames per second; motion_bucket_id: 0 to 255; cond_aug: the sigma of the noise put on the picture.
         width: width of each number's embedding.
     """
-    numbers = (np.full(1, value, np.float32) for value in (fps_id(fps), motion_bucket_id, cond_aug))
-    vector = vector_embedding(*numbers, width)
+    told = [np.full(1, value, np.float32) for value in (fps_id(fps), motion_bucket_id, cond_aug)]
+    vector = vector_embedding(told[0], told[1], told[2], width)
     return Conditioning(*(np.repeat(part, t, 0) for part in (context[:, None], concat, vector)))

@@ -7,36 +7,19 @@ always the step's own. Faster and not the same result: off by default.
 
 from __future__ import annotations
 
-from gm import ops
-from gm.diffusion.denoiser import Denoiser, preconditioning
+from typing import Callable
 
-
-class _Full(Denoiser):
-    """The denoiser, which also returns what the deep blocks gave."""
-
-    def construct(self, x, sigma, concat, context, vector, t):
-        c_skip, c_out, c_in, c_noise = preconditioning(sigma.reshape(-1, 1, 1, 1))
-        f, deep = self.unet.with_deep(ops.cat((c_in * x, concat), 1), c_noise.reshape(-1), context, vector, t)
-        return c_out * f.astype(x.dtype) + c_skip * x, deep
-
-
-class _Shallow(Denoiser):
-    """The denoiser from what the deep blocks gave in an earlier step."""
-
-    def construct(self, deep, x, sigma, concat, context, vector, t):
-        c_skip, c_out, c_in, c_noise = preconditioning(sigma.reshape(-1, 1, 1, 1))
-        f = self.unet.shallow(deep, ops.cat((c_in * x, concat), 1), c_noise.reshape(-1), context, vector, t)
-        return c_out * f.astype(x.dtype) + c_skip * x
+from mindspore import Tensor
 
 
 class DeepCache:
     """In place of a `Denoiser`: after `start`, call it with the same arguments, once for each evaluation in order."""
 
-    def __init__(self, denoiser):
-        self.full, self.shallow = _Full(denoiser.unet), _Shallow(denoiser.unet)
+    def __init__(self, denoiser: Callable) -> None:
+        self.denoiser = denoiser
         self.start(1)
 
-    def start(self, interval):
+    def start(self, interval: int) -> DeepCache:
         """Begin a video, of which every interval-th evaluation is a full one; returns itself.
 
         The first evaluation after the batch size changes (guidance switching on or off) is a full one too.
@@ -44,12 +27,11 @@ class DeepCache:
         self.interval, self.evaluations, self.deep = interval, 0, None
         return self
 
-    def __call__(self, x, sigma, concat, context, vector, t):
+    def __call__(self, x: Tensor, sigma: Tensor, concat: Tensor, context: Tensor, vector: Tensor, t: int) -> Tensor:
         stale = self.deep is None or len(self.deep) != len(x)
         if stale or self.evaluations % self.interval == 0:
             self.evaluations = 1
-            denoised, self.deep = self.full(x, sigma, concat, context, vector, t)
+            denoised, self.deep = self.denoiser(x, sigma, concat, context, vector, t, None, None, True)
             return denoised
         self.evaluations += 1
-        return self.shallow(self.deep, x, sigma, concat, context, vector, t)
-
+        return self.denoiser(x, sigma, concat, context, vector, t, None, self.deep)

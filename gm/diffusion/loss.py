@@ -1,13 +1,16 @@
 """Training loss (original: StandardDiffusionLoss with EDMSampling and VWeighting)."""
 
+from __future__ import annotations
+
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from gm import ops
+from gm.diffusion.denoiser import Denoiser
 
 
-def lognormal_sigmas(normal, p_mean, p_std):
+def lognormal_sigmas(normal: np.ndarray, p_mean: float, p_std: float) -> np.ndarray:
     """sigma = exp(p_mean + p_std * normal), float32, for standard normal draws.
 
     SVD draws one for each video and repeats it for the video's frames; the original's stock class draws one for each
@@ -16,7 +19,7 @@ def lognormal_sigmas(normal, p_mean, p_std):
     return np.exp(p_mean + p_std * np.asarray(normal, np.float64)).astype(np.float32)
 
 
-def loss_weight(sigma):
+def loss_weight(sigma: Tensor) -> Tensor:
     """(sigma**2 + 1) / sigma**2, so that weight * c_out**2 = 1 (SVD paper, appendix D)."""
     return (sigma * sigma + 1.0) / (sigma * sigma)
 
@@ -24,11 +27,14 @@ def loss_weight(sigma):
 class DiffusionLoss(nn.Cell):
     """Weighted mean squared error of the denoised latents."""
 
-    def __init__(self, denoiser):
-        super().__init__()
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(auto_prefix=False)
         self.denoiser = denoiser
 
-    def construct(self, latents, noise, sigma, concat, context, vector, t):
+    def construct(
+        self, latents: Tensor, noise: Tensor, sigma: Tensor, concat: Tensor, context: Tensor, vector: Tensor,
+        t: int,
+    ) -> Tensor:
         """Loss of every frame, float32 (n,); the loss of the batch is its mean.
 
         Args:

@@ -17,7 +17,7 @@ class Preview:
         image: uint8 (h, w, 3). latent: float32 (z, h/f, w/f), the mean of its encoding, not scaled.
     """
 
-    def __init__(self, image, latent):
+    def __init__(self, image: np.ndarray, latent: np.ndarray) -> None:
         height, width = latent.shape[1:]
         small = Image.fromarray(image).resize((width, height), Image.Resampling.BOX)
         colours = np.asarray(small, np.float64).reshape(-1, 3)
@@ -28,7 +28,7 @@ class Preview:
         gram += _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)) + 1e-12 * np.eye(len(gram))
         self._map = np.linalg.solve(gram, rows.T @ colours)
 
-    def __call__(self, latents):
+    def __call__(self, latents: np.ndarray) -> np.ndarray:
         """Scaled latents float32 (t, z, h/f, w/f), as samplers hold them -> uint8 (t, h/f, w/f, 3)."""
         rows = np.moveaxis(latents, 1, -1) / SCALE_FACTOR - self._mean
         return np.clip(np.rint(rows @ self._map + self._colour), 0, 255).astype(np.uint8)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
+
+Denoise = Callable[[np.ndarray, float], np.ndarray]  # (x, sigma) -> estimate of the clean latents
 
 
 class Step(NamedTuple):
     """What a sampler yields: steps are counted from 1; `denoised` is the estimate at the step's beginning."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody looks for here
     total: int
     sigma: float
     latents: np.ndarray
@@ -20,21 +23,24 @@ class Step(NamedTuple):
 class Draws:
     """Normal noise for several videos at once, each from a `numpy.random.Generator` of its own."""
 
-    def __init__(self, generators):
+    def __init__(self, generators: Sequence[np.random.Generator]) -> None:
         self.generators = generators
 
-    def standard_normal(self, shape, dtype):
+    def standard_normal(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """(n, ...): n / len(generators) rows from each generator, in their order."""
         each = shape[0] // len(self.generators), *shape[1:]
         return np.concatenate([generator.standard_normal(each, dtype) for generator in self.generators])
 
 
-def initial_latents(noise, sigmas):
+Random = Union[np.random.Generator, Draws]
+
+
+def initial_latents(noise: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
     """Unit noise float32 (t, 4, h, w) -> latents at the first noise level: noise * sqrt(1 + sigma_0 ** 2)."""
     return noise * np.sqrt(np.float32(1) + sigmas[0] ** 2)
 
 
-def euler(denoise, latents, sigmas, random=None):
+def euler(denoise: Denoise, latents: np.ndarray, sigmas: np.ndarray, random: Random | None = None) -> Iterator[Step]:
     """Euler's method for the probability flow (Karras et al. 2022, the first-order step of algorithm 1).
 
     Args:
@@ -55,7 +61,7 @@ def euler(denoise, latents, sigmas, random=None):
         yield Step(i + 1, total, float(sigmas[i]), x, denoised)
 
 
-def heun(denoise, latents, sigmas, random=None):
+def heun(denoise: Denoise, latents: np.ndarray, sigmas: np.ndarray, random: Random | None = None) -> Iterator[Step]:
     """Heun's method (Karras et al. 2022, algorithm 1): second order, two evaluations in each step but the last.
     Arguments and yields as of `euler`."""
     x = latents
@@ -72,7 +78,7 @@ def heun(denoise, latents, sigmas, random=None):
         yield Step(i + 1, total, float(sigmas[i]), x, denoised)
 
 
-def dpmpp_2m(denoise, latents, sigmas, random=None):
+def dpmpp_2m(denoise: Denoise, latents: np.ndarray, sigmas: np.ndarray, random: Random | None = None) -> Iterator[Step]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2, data prediction): second order from the estimate of the step
     before, one evaluation in each step. Arguments and yields as of `euler`."""
     x, before = latents, None
@@ -92,7 +98,7 @@ def dpmpp_2m(denoise, latents, sigmas, random=None):
         yield Step(i + 1, total, float(sigmas[i]), x, denoised)
 
 
-def lcm(denoise, latents, sigmas, random):
+def lcm(denoise: Denoise, latents: np.ndarray, sigmas: np.ndarray, random: Random) -> Iterator[Step]:
     """Consistency sampling (Song et al. 2023, algorithm 1), for models distilled for it, such as AnimateLCM's: the
     estimate, noised anew to the next level. Arguments and yields as of `euler`."""
     x = latents
@@ -105,4 +111,4 @@ def lcm(denoise, latents, sigmas, random):
         yield Step(i + 1, total, float(sigmas[i]), x, denoised)
 
 
-SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "lcm": lcm}
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "lcm": lcm}

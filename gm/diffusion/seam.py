@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from gm.diffusion.sampling import Denoise
 
-def fade(overlap):
+
+def fade(overlap: int) -> np.ndarray:
     """float32 (overlap, 1, 1, 1): how much the earlier segment counts in the frames of both, all in the first."""
     return (1 - np.arange(overlap, dtype=np.float32) / overlap).reshape(-1, 1, 1, 1)
 
 
-def continued(denoise, known):
+def continued(denoise: Denoise, known: np.ndarray) -> Denoise:
     """A denoiser of one video, (x, sigma) -> D, that is told how the segment before ended.
 
     In every step its estimate of these frames is faded from what they are to its own: so that the noisy video holds
@@ -21,7 +23,7 @@ def continued(denoise, known):
     """
     weight = fade(len(known))
 
-    def denoise_continued(x, sigma):
+    def denoise_continued(x: np.ndarray, sigma: float) -> np.ndarray:
         found = denoise(x, sigma)
         both = weight * known + (1 - weight) * found[:len(known)]
         return np.concatenate([both, found[len(known):]])

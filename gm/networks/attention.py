@@ -1,5 +1,7 @@
 """Transformer parts of the UNet (original: sgm.modules.attention and sgm.modules.video_attention)."""
 
+from __future__ import annotations
+
 import mindspore as ms
 from mindspore import Tensor, nn
 
@@ -11,7 +13,7 @@ from gm.networks.layers import GroupNorm, Identity, LayerNorm, Linear, Mixer, Si
 class Attention(nn.Cell):
     """Multi-head attention; q, k, v without bias, scale 1/sqrt(head size)."""
 
-    def __init__(self, channels, context_channels, heads):
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
         super().__init__()
         self.to_q = Linear(channels, channels, bias=False)
         self.to_k = Linear(context_channels, channels, bias=False)
@@ -19,7 +21,7 @@ class Attention(nn.Cell):
         self.to_out = nn.SequentialCell(Linear(channels, channels), Identity())
         self.heads = heads
 
-    def construct(self, x, context=None):
+    def construct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x (n, s, c), context (n, l, e) or None for self-attention -> (n, s, c), or (n, 1, c) where l = 1.
 
         A softmax over one key is 1: with one context token every query gets the same to_out(to_v(context)), and q, k
@@ -35,29 +37,29 @@ class Attention(nn.Cell):
 class GEGLU(nn.Cell):
     """x (..., channels) -> (..., inner): the first half of the projection times gelu of the second."""
 
-    def __init__(self, channels, inner):
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
         self.proj = Linear(channels, 2 * inner)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return ops.geglu(x, ops.widened(self.proj.weight, x), self.proj.bias)
 
 
 class FeedForward(nn.Cell):
     """Linear(GEGLU(x)), inner width 4 * channels."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.net = nn.SequentialCell(GEGLU(channels, 4 * channels), Identity(), Linear(4 * channels, channels))
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.net(x)
 
 
 class SpatialBlock(nn.Cell):
     """Self-attention, cross-attention and feed-forward within each frame, pre-norm."""
 
-    def __init__(self, channels, context_channels, heads):
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
         super().__init__()
         self.norm1 = LayerNorm(channels)
         self.attn1 = Attention(channels, channels, heads)
@@ -66,7 +68,7 @@ class SpatialBlock(nn.Cell):
         self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def construct(self, x, context):
+    def construct(self, x: Tensor, context: Tensor) -> Tensor:
         """x (n, s, c), context (n, l, e) -> (n, s, c)."""
         x = x + self.attn1(self.norm1(x))
         x = ops.add_to_tokens(x, self.attn2(self.norm2(x), context))
@@ -76,12 +78,14 @@ class SpatialBlock(nn.Cell):
 class TemporalBlock(SpatialBlock):
     """The same along time at every position, after one more feed-forward (the original's extra_ff_mix_layer)."""
 
-    def __init__(self, channels, context_channels, heads):
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
         super().__init__(channels, context_channels, heads)
         self.norm_in = LayerNorm(channels)
         self.ff_in = FeedForward(channels)
 
-    def construct(self, x, context, t):
+    def construct(  # type: ignore[override]  # called where the kind is known; without frames it is nothing
+        self, x: Tensor, context: Tensor, t: int,
+    ) -> Tensor:
         """x (n, s, c), context (n, l, e) -> (n, s, c).
 
         Every position of a video attends to the context of the video's first frame, so the cross-attention takes all
@@ -99,21 +103,24 @@ class TemporalBlock(SpatialBlock):
 
 
 class SpatialVideoTransformer(nn.Cell):
-    """Transformer over space and time with a residual around it (GroupNorm epsilon 1e-6, unlike the ResBlocks')."""
+    """Transformer over space and time with a residual around it (GroupNorm epsilon 1e-6, unlike the ResBlocks').
 
-    def __init__(self, channels, context_channels, heads, depth):
+    One block of each kind, as in every published SVD; lists of one, for the original's names.
+    """
+
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
         super().__init__()
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = Linear(channels, channels)
-        self.transformer_blocks = nn.CellList([SpatialBlock(channels, context_channels, heads) for _ in range(depth)])
-        self.time_stack = nn.CellList([TemporalBlock(channels, context_channels, heads) for _ in range(depth)])
+        self.transformer_blocks = nn.CellList([SpatialBlock(channels, context_channels, heads)])
+        self.time_stack = nn.CellList([TemporalBlock(channels, context_channels, heads)])
         self.time_pos_embed = nn.SequentialCell(Linear(channels, 4 * channels), SiLU(), Linear(4 * channels, channels))
         self.time_mixer = Mixer()
         self.proj_out = Linear(channels, channels)
         self.channels = channels
         self.frequencies = Tensor(frequencies(channels))
 
-    def construct(self, x, context, t, image_only=None):
+    def construct(self, x: Tensor, context: Tensor, t: int, image_only: Tensor | None = None) -> Tensor:
         """x (n, c, h, w), context (n, l, e), image_only None or (n,) -> (n, c, h, w)."""
         n, c, h, w = x.shape
         y = self.norm(x).reshape(n, c, h * w)
@@ -122,8 +129,7 @@ class SpatialVideoTransformer(nn.Cell):
         frame = ops.tile(ops.arange(t), (n // t,)).astype(ms.float32)
         frame = sinusoidal_tensor(frame, self.frequencies, self.channels).astype(x.dtype)
         frame = self.time_pos_embed(frame).reshape(n, 1, c)
-        for spatial, temporal in zip(self.transformer_blocks, self.time_stack):
-            y = spatial(y, context)
-            y = self.time_mixer(y, temporal(ops.add_to_tokens(y, frame), context, t), image_only)
+        y = self.transformer_blocks[0](y, context)
+        y = self.time_mixer(y, self.time_stack[0](ops.add_to_tokens(y, frame), context, t), image_only)
         y = ops.linear_to_channels(y, ops.widened(self.proj_out.weight, x), self.proj_out.bias)
         return x + y.reshape(n, c, h, w)

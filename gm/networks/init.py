@@ -6,7 +6,7 @@ import math
 import zlib
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 # Layers that start at zero, so that an untrained block passes on its input (original: zero_module): the UNet's, and the
 # last of the VAE decoder's temporal ResBlocks, which are of the UNet's class.
@@ -18,7 +18,7 @@ _UNET_MIX_FACTOR = 0.5
 _CLIP_EMBEDDINGS = ("class_embedding", "positional_embedding", "proj")
 
 
-def initialize(cell, seed):
+def initialize(cell: nn.Cell, seed: int) -> nn.Cell:
     """Give a component of `gm.model.build_component` its initial values; returns the cell.
 
     Convolutions and linear layers: uniform, +-1/sqrt(fan_in), PyTorch's kaiming_uniform with a = sqrt(5), weights and
@@ -35,7 +35,7 @@ def initialize(cell, seed):
     return cell
 
 
-def initial_values(name, shapes, seed):
+def initial_values(name: str, shapes: dict[str, tuple[int, ...]], seed: int) -> np.ndarray:
     """float32 array of one parameter: its full checkpoint name, {name: shape} of its component, the seed."""
     layer, _, kind = name.rpartition(".")
     shape = shapes[name]
@@ -57,7 +57,7 @@ def initial_values(name, shapes, seed):
     return _uniform(random, shape, 1 / math.sqrt(math.prod(weight_shape[1:])))
 
 
-def _uniform(random, shape, bound):
+def _uniform(random: np.random.Generator, shape: tuple[int, ...], bound: float) -> np.ndarray:
     values = random.random(shape, np.float32)
     values *= np.float32(2 * bound)
     values -= np.float32(bound)

@@ -1,6 +1,8 @@
 """Residual blocks over space and time (original: sgm.modules.diffusionmodules.openaimodel / video_model)."""
 
-from mindspore import nn
+from __future__ import annotations
+
+from mindspore import Tensor, nn
 
 from gm import ops
 from gm.networks.layers import (
@@ -19,13 +21,15 @@ from gm.networks.layers import (
 class ResBlock(nn.Cell):
     """Layers of: norm, SiLU, conv; plus the embedding; norm, SiLU, conv; plus the input (if need be through 1x1)."""
 
-    conv = Conv2d
+    conv: type[nn.Cell] = Conv2d
 
-    def __init__(self, channels, emb_channels, out_channels):
+    def __init__(self, channels: int, emb_channels: int | None, out_channels: int) -> None:
         super().__init__()
         self.in_layers = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), self.conv(channels, out_channels))
         # VAE decoders have temporal ResBlocks without an embedding.
-        self.emb_layers = nn.SequentialCell(SiLU(), Linear(emb_channels, out_channels)) if emb_channels else None
+        self.emb_layers: nn.SequentialCell = (
+            nn.SequentialCell(SiLU(), Linear(emb_channels, out_channels)) if emb_channels else None
+        )
         self.out_layers = nn.SequentialCell(
             GroupNormSiLU(out_channels, 1e-5), Identity(), Identity(), self.conv(out_channels, out_channels)
         )
@@ -38,10 +42,10 @@ class TemporalResBlock(ResBlock):
 
     conv = TemporalConv
 
-    def __init__(self, channels, emb_channels=None):
+    def __init__(self, channels: int, emb_channels: int | None = None) -> None:
         super().__init__(channels, emb_channels, channels)
 
-    def construct(self, x, emb=None):
+    def construct(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """x (b, c, t, s), emb (n, e), n = b*t -> (b, c, t, s)."""
         y = self.in_layers(x)
         if emb is not None:
@@ -54,17 +58,17 @@ class TemporalResBlock(ResBlock):
 class VideoResBlock(ResBlock):
     """A ResBlock on every frame, then a temporal one on every video, mixed by a learned weight."""
 
-    def __init__(self, channels, emb_channels, out_channels):
+    def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
         super().__init__(channels, emb_channels, out_channels)
         self.time_stack = TemporalResBlock(out_channels, emb_channels)
         self.time_mixer = Mixer()
 
-    def spatial(self, x, emb):
+    def spatial(self, x: Tensor, emb: Tensor) -> Tensor:
         """The per-frame half: x (n, c, h, w), emb (n, e) -> (n, c_out, h, w)."""
         y = ops.add_per_channel(self.in_layers(x), self.emb_layers(emb))
         return self.skip_connection(x) + self.out_layers(y)
 
-    def construct(self, x, emb, t, image_only=None):
+    def construct(self, x: Tensor, emb: Tensor, t: int, image_only: Tensor | None = None) -> Tensor:
         """x (n, c, h, w), emb (n, e), image_only None or (n,) -> (n, c_out, h, w)."""
         x = self.spatial(x, emb)
         y = to_frames(self.time_stack(to_time_major(x, t), emb), x.shape[2], x.shape[3])

@@ -14,18 +14,18 @@ from gm.networks.resblock import VideoResBlock
 class Downsample(nn.Cell):
     """3x3 convolution of stride 2, padded symmetrically (the VAE's is not)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = Conv2d(channels, channels, stride=2)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.op(x)
 
 
 class Stage(nn.Cell):
     """Layers one after the other, each given the inputs that its kind takes; parameters are named 0.…, 1.…"""
 
-    def __init__(self, *layers):
+    def __init__(self, *layers: nn.Cell) -> None:
         super().__init__()
         for i, layer in enumerate(layers):
             self.insert_child_to_cell(str(i), layer)
@@ -37,7 +37,7 @@ class Stage(nn.Cell):
             for layer in layers
         )
 
-    def construct(self, x, emb, context, t, image_only):
+    def construct(self, x: Tensor, emb: Tensor, context: Tensor, t: int, image_only: Tensor | None) -> Tensor:
         for layer, kind in zip(self.layers, self.kinds):
             if kind == "res":
                 x = layer(x, emb, t, image_only)
@@ -60,18 +60,10 @@ class VideoUNet(nn.Cell):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: list[int],
-        channel_mult: list[int],
-        num_head_channels: int,
-        context_dim: int,
+        self, in_channels: int, model_channels: int, out_channels: int, num_res_blocks: int,
+        attention_resolutions: list[int], channel_mult: list[int], num_head_channels: int, context_dim: int,
         adm_in_channels: int,
-        transformer_depth: int = 1,
-    ):
+    ) -> None:
         super().__init__()
         emb = 4 * model_channels
         self.time_embed = nn.SequentialCell(Linear(model_channels, emb), SiLU(), Linear(emb, emb))
@@ -79,11 +71,11 @@ class VideoUNet(nn.Cell):
         self.model_channels = model_channels
         self.frequencies = Tensor(frequencies(model_channels))
 
-        def layers(channels, out, factor):
+        def layers(channels: int, out: int, factor: int) -> list[nn.Cell]:
             """A ResBlock and, where the level has attention, a transformer."""
             block = [VideoResBlock(channels, emb, out)]
             if factor in attention_resolutions:
-                block.append(SpatialVideoTransformer(out, context_dim, out // num_head_channels, transformer_depth))
+                block.append(SpatialVideoTransformer(out, context_dim, out // num_head_channels))
             return block
 
         channels, factor = model_channels, 1
@@ -101,7 +93,7 @@ class VideoUNet(nn.Cell):
 
         self.middle_block = Stage(
             VideoResBlock(channels, emb, channels),
-            SpatialVideoTransformer(channels, context_dim, channels // num_head_channels, transformer_depth),
+            SpatialVideoTransformer(channels, context_dim, channels // num_head_channels),
             VideoResBlock(channels, emb, channels),
         )
 
@@ -117,7 +109,10 @@ class VideoUNet(nn.Cell):
         self.output_blocks = nn.CellList(stages)
         self.out = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), Conv2d(channels, out_channels))
 
-    def construct(self, x, c_noise, context, vector, t, image_only=None):
+    def construct(
+        self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, t: int,
+        image_only: Tensor | None = None, deep: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """F(x) for n = b*t frames.
 
         Args:
@@ -126,39 +121,31 @@ class VideoUNet(nn.Cell):
             context (n, l, context_dim); vector (n, adm_in_channels).
             t: frames of each video.
             image_only: None, or (n,) with 1 for frames that are still images, which ignore the temporal branches.
+            deep: None, or what an earlier call returned as such: the blocks that made it are left out.
 
         Returns:
-            (n, out_channels, h, w), in the dtype of the biases, to which the inputs are cast.
+            (n, out_channels, h, w), in the dtype of the biases, to which the inputs are cast; and what the deep blocks
+            gave, all but the first two and the last two: see `gm.diffusion.deepcache`.
         """
-        return self.with_deep(x, c_noise, context, vector, t, image_only)[0]
-
-    def with_deep(self, x, c_noise, context, vector, t, image_only=None):
-        """(F(x), what the last but one of the output blocks gets from below): see `gm.diffusion.deepcache`."""
-        x, emb, context = self.prepare(x, c_noise, context, vector)
-        skips = ()
-        for stage in self.input_blocks:
-            x = stage(x, emb, context, t, image_only)
-            skips = skips + (x,)
-        x = self.middle_block(x, emb, context, t, image_only)
-        deep = x
-        for i, stage in enumerate(self.output_blocks):
-            if i == len(self.output_blocks) - 2:
-                deep = x
-            x = stage(ops.cat((x, skips[-1 - i]), 1), emb, context, t, image_only)
-        return self.out(x), deep
-
-    def shallow(self, deep, x, c_noise, context, vector, t, image_only=None):
-        """F(x) by the first and the last two blocks alone, with `deep` of an earlier `with_deep`."""
-        x, emb, context = self.prepare(x, c_noise, context, vector)
-        first = self.input_blocks[0](x, emb, context, t, image_only)
-        second = self.input_blocks[1](first, emb, context, t, image_only)
-        x = self.output_blocks[-2](ops.cat((deep, second), 1), emb, context, t, image_only)
-        x = self.output_blocks[-1](ops.cat((x, first), 1), emb, context, t, image_only)
-        return self.out(x)
-
-    def prepare(self, x, c_noise, context, vector):
-        """x and context in the dtype of the biases, and the embedding of c_noise and vector."""
         dtype = self.out[2].bias.dtype
         emb = sinusoidal_tensor(c_noise, self.frequencies, self.model_channels).astype(dtype)
         emb = self.time_embed(emb) + self.label_emb(vector.astype(dtype))
-        return x.astype(dtype), emb, context.astype(dtype)
+        x, context = x.astype(dtype), context.astype(dtype)
+        first = self.input_blocks[0](x, emb, context, t, image_only)
+        second = self.input_blocks[1](first, emb, context, t, image_only)
+        if deep is None:
+            deep = self.inner(second, emb, context, t, image_only)
+        x = self.output_blocks[-2](ops.cat((deep, second), 1), emb, context, t, image_only)
+        x = self.output_blocks[-1](ops.cat((x, first), 1), emb, context, t, image_only)
+        return self.out(x), deep
+
+    def inner(self, x: Tensor, emb: Tensor, context: Tensor, t: int, image_only: Tensor | None) -> Tensor:
+        """The deep blocks."""
+        skips = ()
+        for i in range(2, len(self.input_blocks)):
+            x = self.input_blocks[i](x, emb, context, t, image_only)
+            skips = skips + (x,)  # type: ignore[assignment]  # a tuple grows, as graph mode wants it
+        x = self.middle_block(x, emb, context, t, image_only)
+        for i in range(len(skips)):
+            x = self.output_blocks[i](ops.cat((x, skips[-1 - i]), 1), emb, context, t, image_only)
+        return x

@@ -3,7 +3,9 @@
 Original: sgm.modules.diffusionmodules.model (Encoder, Decoder) and sgm.modules.autoencoding.temporal_ae (VideoDecoder).
 """
 
-from mindspore import nn
+from __future__ import annotations
+
+from mindspore import Tensor, nn
 
 from gm import ops
 from gm.networks.layers import (
@@ -24,7 +26,7 @@ from gm.networks.resblock import TemporalResBlock
 class VaeResBlock(nn.Cell):
     """norm, SiLU, conv, norm, SiLU, conv, plus the input; no embedding; epsilon 1e-6."""
 
-    def __init__(self, channels, out_channels):
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm1 = GroupNormSiLU(channels, 1e-6)
         self.conv1 = Conv2d(channels, out_channels)
@@ -33,24 +35,24 @@ class VaeResBlock(nn.Cell):
         same = channels == out_channels
         self.nin_shortcut = Identity() if same else Conv2d(channels, out_channels, kernel=1)
 
-    def spatial(self, x):
+    def spatial(self, x: Tensor) -> Tensor:
         """x (n, c, h, w) -> (n, c_out, h, w)."""
         y = self.conv1(self.norm1(x))
         return self.nin_shortcut(x) + self.conv2(self.norm2(y))
 
-    def construct(self, x, t=None):
+    def construct(self, x: Tensor, t: int | None = None) -> Tensor:
         return self.spatial(x)
 
 
 class VaeVideoResBlock(VaeResBlock):
     """The same followed by a temporal ResBlock. sigmoid(mix_factor) weighs the temporal branch: not as in the UNet."""
 
-    def __init__(self, channels, out_channels):
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels)
         self.time_stack = TemporalResBlock(out_channels)
         self.mix_factor = parameter(1)
 
-    def construct(self, x, t=None):
+    def construct(self, x: Tensor, t: int | None = None) -> Tensor:
         """x (n, c, h, w) -> (n, c_out, h, w); t None: the frames are still images and skip the temporal branch."""
         x = self.spatial(x)
         if t is None:
@@ -62,7 +64,7 @@ class VaeVideoResBlock(VaeResBlock):
 class VaeAttention(nn.Cell):
     """Single-head self-attention over the pixels of a frame; q, k, v and the output are 1x1 convolutions with bias."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = GroupNorm(channels, 1e-6)
         self.q = Conv2d(channels, channels, kernel=1)
@@ -70,7 +72,7 @@ class VaeAttention(nn.Cell):
         self.v = Conv2d(channels, channels, kernel=1)
         self.proj_out = Conv2d(channels, channels, kernel=1)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         """x (n, c, h, w) -> (n, c, h, w)."""
         n, c, h, w = x.shape
         y = self.norm(x)
@@ -81,31 +83,34 @@ class VaeAttention(nn.Cell):
 class VaeDownsample(nn.Cell):
     """3x3 convolution of stride 2; one row and column of zeros at the bottom and the right only."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv2d(channels, channels, stride=2, padding=(0, 1, 0, 1))
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.conv(x)
 
 
 class Middle(nn.Cell):
     """ResBlock, attention, ResBlock at the lowest resolution."""
 
-    def __init__(self, channels, resblock):
+    def __init__(self, channels: int, resblock: type[VaeResBlock]) -> None:
         super().__init__()
         self.block_1 = resblock(channels, channels)
         self.attn_1 = VaeAttention(channels)
         self.block_2 = resblock(channels, channels)
 
-    def construct(self, x, t=None):
+    def construct(self, x: Tensor, t: int | None = None) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x, t)), t)
 
 
 class Level(nn.Cell):
     """The ResBlocks of one resolution, then a change of resolution (none at the last level)."""
 
-    def __init__(self, blocks, downsample=None, upsample=None):
+    def __init__(
+        self, blocks: list[VaeResBlock], downsample: VaeDownsample | None = None,
+        upsample: Upsample | None = None,
+    ) -> None:
         super().__init__()
         self.block = nn.CellList(blocks)
         if downsample is not None:
@@ -114,7 +119,7 @@ class Level(nn.Cell):
             self.upsample = upsample
         self.resize = "down" if downsample is not None else "up" if upsample is not None else ""
 
-    def construct(self, x, t=None):
+    def construct(self, x: Tensor, t: int | None = None) -> Tensor:
         for block in self.block:
             x = block(x, t)
         if self.resize == "down":
@@ -129,7 +134,7 @@ class Encoder(nn.Cell):
 
     UPPER = ("down",)  # the parts of `upper` that have norms
 
-    def __init__(self, ch, ch_mult, num_res_blocks, z_channels):
+    def __init__(self, ch: int, ch_mult: list[int], num_res_blocks: int, z_channels: int) -> None:
         super().__init__()
         self.conv_in = Conv2d(3, ch)
         levels, channels = [], ch
@@ -144,17 +149,17 @@ class Encoder(nn.Cell):
         self.norm_out = GroupNormSiLU(channels, 1e-6)
         self.conv_out = Conv2d(channels, 2 * z_channels)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.lower(self.upper(x))
 
-    def upper(self, x, t=None):
+    def upper(self, x: Tensor, t: int | None = None) -> Tensor:
         """The part that shrinks: convolutions and norms. It does not look at t, which a decoder's needs."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
         return x
 
-    def lower(self, x):
+    def lower(self, x: Tensor) -> Tensor:
         """The part that attends to the whole picture, at the latents' resolution."""
         return self.conv_out(self.norm_out(self.mid(x)))
 
@@ -162,11 +167,11 @@ class Encoder(nn.Cell):
 class TemporalOutput(Conv2d):
     """The last convolution of the temporal decoder, then a (3, 1, 1) one over the three colours."""
 
-    def __init__(self, channels, out_channels):
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels)
         self.time_mix_conv = TemporalConv(out_channels, out_channels)
 
-    def construct(self, x, t=None):
+    def construct(self, x: Tensor, t: int | None = None) -> Tensor:
         """x (n, c, h, w) -> (n, out_channels, h, w); t None: still images, without the temporal convolution."""
         x = ops.conv2d(x, ops.widened(self.weight, x), self.bias, 1, self.padding)
         if t is None:
@@ -177,23 +182,23 @@ class TemporalOutput(Conv2d):
 class ImageOutput(Conv2d):
     """The last convolution of the frame-wise decoder."""
 
-    def construct(self, x, t=None):
+    def construct(self, x: Tensor, t: int | None = None) -> Tensor:
         return ops.conv2d(x, ops.widened(self.weight, x), self.bias, 1, self.padding)
 
 
 class ImageDecoder(nn.Cell):
     """z (n, z_channels, h, w) -> (n, 3, 8h, 8w) in about [-1, 1], not clamped; every frame by itself."""
 
-    resblock = VaeResBlock
-    output = ImageOutput
+    resblock: type[VaeResBlock] = VaeResBlock
+    output: type[Conv2d] = ImageOutput
     UPPER = ("up", "norm_out")  # the parts of `upper` that have norms
 
-    def __init__(self, ch, ch_mult, num_res_blocks, z_channels):
+    def __init__(self, ch: int, ch_mult: list[int], num_res_blocks: int, z_channels: int) -> None:
         super().__init__()
         channels = ch * ch_mult[-1]
         self.conv_in = Conv2d(z_channels, channels)
         self.mid = Middle(channels, self.resblock)
-        levels = []
+        levels: list[Level] = []
         for i, mult in reversed(list(enumerate(ch_mult))):
             blocks = []
             for _ in range(num_res_blocks + 1):
@@ -204,15 +209,15 @@ class ImageDecoder(nn.Cell):
         self.norm_out = GroupNormSiLU(channels, 1e-6)
         self.conv_out = self.output(channels, 3)
 
-    def construct(self, z, t=None):
+    def construct(self, z: Tensor, t: int | None = None) -> Tensor:
         """t: how many frames make a video. The frame-wise decoder does not look at it."""
         return self.upper(self.lower(z, t), t)
 
-    def lower(self, z, t):
+    def lower(self, z: Tensor, t: int | None) -> Tensor:
         """The part that attends to the whole picture, at the latents' resolution."""
         return self.mid(self.conv_in(z), t)
 
-    def upper(self, x, t):
+    def upper(self, x: Tensor, t: int | None) -> Tensor:
         """The part that enlarges: convolutions and norms."""
         for i in range(len(self.up)):
             x = self.up[len(self.up) - 1 - i](x, t)
@@ -230,23 +235,23 @@ class VideoDecoder(ImageDecoder):
 class VaeEncoder(nn.Cell):
     """Encoder and, with quant_conv, the 1x1 convolution behind it: pixels -> moments (n, 2 * z_channels, h, w)."""
 
-    def __init__(self, ch, ch_mult, num_res_blocks, z_channels, quant_conv):
+    def __init__(self, ch: int, ch_mult: list[int], num_res_blocks: int, z_channels: int, quant_conv: bool) -> None:
         super().__init__()
         self.encoder = Encoder(ch, ch_mult, num_res_blocks, z_channels)
         self.quant_conv = Conv2d(2 * z_channels, 2 * z_channels, kernel=1) if quant_conv else Identity()
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.quant_conv(self.encoder(x))
 
 
 class VaeDecoder(nn.Cell):
     """For frame-wise decoding the 1x1 post_quant_conv, then the decoder: latents (unscaled) -> pixels."""
 
-    def __init__(self, ch, ch_mult, num_res_blocks, z_channels, temporal):
+    def __init__(self, ch: int, ch_mult: list[int], num_res_blocks: int, z_channels: int, temporal: bool) -> None:
         super().__init__()
         decoder = VideoDecoder if temporal else ImageDecoder
         self.post_quant_conv = Identity() if temporal else Conv2d(z_channels, z_channels, kernel=1)
         self.decoder = decoder(ch, ch_mult, num_res_blocks, z_channels)
 
-    def construct(self, z, t=None):
+    def construct(self, z: Tensor, t: int | None = None) -> Tensor:
         return self.decoder(self.post_quant_conv(z), t)

@@ -44,68 +44,170 @@ def train(settings, config, argv=(), data=open_data, memory_check=True, compile_
         folder.make()
     with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another "
                "--train.output_dir"):
-        return _run(plan, folder, argv, memory_check, compile_cache)
+        if plan.train.resume is None and checkpoints(folder.checkpoints):
+            raise UserError(
+                f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
+                "--train.output_dir"
+            )
+        if memory_check:
+            memory.check(plan)
+        if plan.train.cache is not None:
+            fill_cache(plan)
+        return _Run(plan, folder, argv).run(compile_cache)
 
 
-def _run(plan, folder, argv, memory_check, compile_cache):
-    first = parallel.rank() == 0
-    if plan.train.resume is None and checkpoints(folder.checkpoints):
-        raise UserError(
-            f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
-            "--train.output_dir"
-        )
-    if memory_check:
-        memory.check(plan)
-    if plan.train.cache is not None:
-        fill_cache(plan)
-    trainer = Trainer(plan)
-    source = trainer.resume(folder)
-    state = trainer.state
-    _require_equal_steps(state)
-    plan.go_on_from(state.step, state.samples)
-    total = plan.total
-    if first:
-        changes = folder.changes(plan.settings) if source is not None else []
-        if state.step < total:
-            _require_space(trainer, folder)
-        folder.describe(plan.settings, plan.config, argv)
-        if plan.calibration is not None:
-            plan.calibration.save(folder.path / calibration.NAME)
-        folder.cut_metrics(state.step)
-        _announce(trainer, source, changes)
-    log = Log(folder, total, state.step, plan.train.log.tensorboard) if first else None
-    try:
-        with StopOnSignal() as stop, memory_faults(advice(memory.needed(plan))), kept_graphs(trainer, compile_cache):
-            stopped = _steps(trainer, folder, log, stop)
-    finally:
-        if log is not None:
-            log.close()
-    if state.step and not trainer.optimizer.updates:
-        raise UserError(
-            f"none of the {state.step} steps changed the weights, as none had a finite gradient. Look for NaN in the "
-            "weights of train.pretrained; in float16, go on with more --train.max_steps and --train.resume=latest, as "
-            "the loss scale falls, or use --train.amp_level=O0"
-        )
-    if first:
+class _Run:
+    """A run that is under way: a `Plan` with its trainer, folder and log."""
+
+    def __init__(self, plan, folder, argv):
+        self.plan, self.train, self.folder = plan, plan.train, folder
+        self.first = parallel.rank() == 0
+        self.trainer = Trainer(plan)
+        self.source = self.trainer.resume(folder)
+        self.state = self.trainer.state
+        _require_equal_steps(self.state)
+        plan.go_on_from(self.state.step, self.state.samples)
+        if self.first:
+            self._prepare(argv)
+        self.log = Log(folder, plan.total, self.state.step, self.train.log.tensorboard) if self.first else None
+
+    def run(self, compile_cache):
+        """All steps that are left; returns the exit status."""
+        plan, state, trainer = self.plan, self.state, self.trainer
+        needs = advice(memory.needed(plan))
+        try:
+            with StopOnSignal() as stop, memory_faults(needs), kept_graphs(trainer, compile_cache):
+                stopped = self._steps(stop)
+        finally:
+            if self.log is not None:
+                self.log.close()
+        if state.step and not trainer.optimizer.updates:
+            raise UserError(
+                f"none of the {state.step} steps changed the weights, as none had a finite gradient. Look for NaN in "
+                "the weights of train.pretrained; in float16, go on with more --train.max_steps and "
+                "--train.resume=latest, as the loss scale falls, or use --train.amp_level=O0"
+            )
+        if not self.first:
+            return 0  # the others end well: a launcher kills all when one does not
         if state.skipped:
             print(f"{state.skipped} of {state.step} steps made no update, as their gradients were not finite")
         if trainer.exported is None:  # there was no step left to do
-            trainer.export(folder)
+            trainer.export(self.folder)
         print("weights: " + ", ".join(map(str, trainer.exported)))
-        if stopped and state.step < total:
-            print(f"stopped after step {state.step} of {total}; go on with the same command and --train.resume=latest")
-            return 128 + (stop.number or signal.SIGTERM)  # the others end well: a launcher kills all when one does not
-    return 0
+        if stopped and state.step < plan.total:
+            print(f"stopped after step {state.step} of {plan.total}; go on with the same command and "
+                  "--train.resume=latest")
+            return 128 + (stop.number or signal.SIGTERM)
+        return 0
 
+    def _prepare(self, argv):
+        """The folder's records and what the user is told, before the first step."""
+        plan, folder = self.plan, self.folder
+        changes = folder.changes(plan.settings) if self.source is not None else []
+        if self.state.step < plan.total:
+            self._require_space()
+        folder.describe(plan.settings, plan.config, argv)
+        if plan.calibration is not None:
+            plan.calibration.save(folder.path / calibration.NAME)
+        folder.cut_metrics(self.state.step)
+        self._announce(changes)
 
-def _require_space(trainer, folder):
-    """UserError where the disk is too small for the checkpoints to come: one more than are kept, for a moment."""
-    train, base = trainer.train, trainer.plan.base
-    count = max(1, train.checkpoint.keep + 1 - len(checkpoints(folder.checkpoints)))
-    trained = sum(4 * weight.size for weight in trainer.optimizer.weights)
-    whole = sum(math.prod(shape) * np.dtype(base.dtype(name)).itemsize for name, shape in base.shapes.items())
-    exported = (whole if train.save == "full" else trained) * (2 if train.ema else 1)
-    require_space(folder.path, count * trainer.state.size() + exported)
+    def _require_space(self):
+        """UserError where the disk is too small for the checkpoints to come: one more than are kept, for a moment."""
+        base = self.plan.base
+        count = max(1, self.train.checkpoint.keep + 1 - len(checkpoints(self.folder.checkpoints)))
+        trained = sum(4 * weight.size for weight in self.trainer.optimizer.weights)
+        whole = sum(math.prod(shape) * np.dtype(base.dtype(name)).itemsize for name, shape in base.shapes.items())
+        exported = (whole if self.train.save == "full" else trained) * (2 if self.train.ema else 1)
+        require_space(self.folder.path, count * self.state.size() + exported)
+
+    def _announce(self, changes):
+        plan, weights = self.plan, self.trainer.optimizer.weights
+        print(f"base: {plan.base.describe()}")
+        values = sum(weight.size for weight in weights)
+        print(f"{values:,} trainable values in {len(weights)} tensors; {len(plan.dataset)} clips, "
+              f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips")
+        if plan.train.pretrained is None:
+            print("warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not "
+                  "the encoders", file=sys.stderr)
+        for line in plan.describe_sizes():
+            print(line)
+        for warning in plan.warnings():
+            print(f"warning: {warning}", file=sys.stderr)
+        if self.source is not None:
+            print(f"resumed from {self.source}, step {self.state.step}")
+            for change in changes:
+                print(f"warning: {change}", file=sys.stderr)
+        elif plan.train.resume is not None:
+            print("no checkpoint to resume from yet: starting at step 0")
+
+    def _steps(self, stop):
+        """The loop; returns whether it was stopped by a signal."""
+        train, state, trainer, total = self.train, self.state, self.trainer, self.plan.total
+        if state.step == 0:
+            self._validate()
+        loader = trainer.loader()
+        batches = iter(loader)
+        window, saved, stopped = Window(), state.step, False
+        try:
+            while state.step < total and not stopped:
+                start = time.perf_counter()
+                rate = learning_rate(state.step, train.optimizer.learning_rate, train.schedule, total)
+                losses, sigmas = trainer.accumulate(loader, batches)
+                norm = trainer.update(rate)
+                if not math.isfinite(norm):  # the update may be compiled later than something else now
+                    stop_caching()
+                stop.unsaved = True
+                stopped = self._note(window, losses, sigmas, rate, norm, stop, start)
+                if state.step % train.validation.every == 0 or state.step == total:
+                    self._validate()
+                    window.start = time.perf_counter()
+                if trainer.samples is not None and (state.step % train.sample.every == 0 or state.step == total):
+                    self.log.say(f"sample video: {trainer.samples.write(self.folder.samples, state.step)}")
+                    window.start = time.perf_counter()
+                if state.step % train.checkpoint.every == 0 or state.step == total or stopped:
+                    saved = self._save()
+                    stop.unsaved = False
+        except UserError:  # such as too many clips that cannot be decoded: the steps so far are whole
+            # The other devices know nothing of it, and go on: moments that they share out cannot be gathered any more.
+            if state.step > saved and not state.spread:
+                self._save()
+            raise
+        finally:
+            batches.close()
+        return stopped
+
+    def _note(self, window, losses, sigmas, rate, norm, stop, start):
+        """Metrics of a step, over all devices; returns whether any of them was asked to stop."""
+        sums, counts = bucket_sums(losses, sigmas)
+        total = parallel.mean([*sums, *counts, float(stop.requested)]) * parallel.size()
+        sums, counts = total[: len(sums)], total[len(sums):-1]
+        window.add(sums, counts, sigmas)
+        state, log, loss_scale = self.state, self.log, self.trainer.loss_scale
+        if log is not None:
+            # Not where float16's loss scale is only finding its size.
+            if not math.isfinite(norm) and not (loss_scale.dynamic and math.isfinite(sums.sum())):
+                log.skipped(state.step, sums.sum(), sigmas)
+            log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
+            if state.step % self.train.log.every == 0 or state.step == self.plan.total:
+                log.write("train", state.step, lr=rate, grad_norm=norm, skipped=state.skipped,
+                          loss_scale=loss_scale.scale, **window.numbers())
+                window.clear()
+        return bool(total[-1])
+
+    def _validate(self):
+        if self.trainer.validation is None:
+            return
+        found = self.trainer.validation.run()
+        if self.log is not None:
+            self.log.write("validation", self.state.step, **found)
+            self.log.say(f"step {self.state.step}: validation loss {found['loss']:.4f}")
+
+    def _save(self):
+        self.state.save(self.folder.checkpoints, self.train.checkpoint.keep)
+        if self.log is not None:
+            self.trainer.export(self.folder)
+        return self.state.step
 
 
 def _require_equal_steps(state):
@@ -116,96 +218,3 @@ def _require_equal_steps(state):
             f"this device is at step {state.step}, the first one at {first:.0f}: all servers must see the same "
             "--train.output_dir, in a folder that they share"
         )
-
-
-def _announce(trainer, source, changes):
-    plan, values = trainer.plan, sum(w.size for w in trainer.optimizer.weights)
-    print(f"base: {plan.base.describe()}")
-    print(f"{values:,} trainable values in {len(trainer.optimizer.weights)} tensors; {len(plan.dataset)} clips, "
-          f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips")
-    if plan.train.pretrained is None:
-        print("warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not the "
-              "encoders", file=sys.stderr)
-    for line in plan.describe_sizes():
-        print(line)
-    for warning in plan.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
-    if source is not None:
-        print(f"resumed from {source}, step {trainer.state.step}")
-        for change in changes:
-            print(f"warning: {change}", file=sys.stderr)
-    elif plan.train.resume is not None:
-        print("no checkpoint to resume from yet: starting at step 0")
-
-
-def _steps(trainer, folder, log, stop):
-    """The loop; returns whether it was stopped by a signal."""
-    plan, train, state = trainer.plan, trainer.train, trainer.state
-    if state.step == 0:
-        _validate(trainer, log)
-    loader = trainer.loader()
-    batches = iter(loader)
-    window, saved, stopped = Window(), state.step, False
-    try:
-        while state.step < plan.total and not stopped:
-            start = time.perf_counter()
-            rate = learning_rate(state.step, train.optimizer.learning_rate, train.schedule, plan.total)
-            losses, sigmas = trainer.accumulate(loader, batches)
-            norm = trainer.update(rate)
-            if not math.isfinite(norm):  # the update may be compiled later than something else now
-                stop_caching()
-            stop.unsaved = True
-            stopped = _note(trainer, log, window, (losses, sigmas, rate, norm), stop, start)
-            if state.step % train.validation.every == 0 or state.step == plan.total:
-                _validate(trainer, log)
-                window.start = time.perf_counter()
-            if trainer.samples is not None and (state.step % train.sample.every == 0 or state.step == plan.total):
-                log.say(f"sample video: {trainer.samples.write(folder.samples, state.step)}")
-                window.start = time.perf_counter()
-            if state.step % train.checkpoint.every == 0 or state.step == plan.total or stopped:
-                saved = _save(trainer, folder, log)
-                stop.unsaved = False
-    except UserError:  # such as too many clips that cannot be decoded: the steps so far are whole
-        # The other devices know nothing of it, and go on: moments that they share out cannot be gathered any more.
-        if state.step > saved and not state.spread:
-            _save(trainer, folder, log)
-        raise
-    finally:
-        batches.close()
-    return stopped
-
-
-def _note(trainer, log, window, step, stop, start):
-    """Metrics of a step, over all devices; returns whether any of them was asked to stop."""
-    losses, sigmas, rate, norm = step
-    sums, counts = bucket_sums(losses, sigmas)
-    total = parallel.mean([*sums, *counts, float(stop.requested)]) * parallel.size()
-    sums, counts = total[: len(sums)], total[len(sums):-1]
-    window.add(sums, counts, sigmas)
-    state = trainer.state
-    if log is not None:
-        # Not where float16's loss scale is only finding its size.
-        if not math.isfinite(norm) and not (trainer.loss_scale.dynamic and math.isfinite(sums.sum())):
-            log.skipped(state.step, sums.sum(), sigmas)
-        log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
-        if state.step % trainer.train.log.every == 0 or state.step == trainer.plan.total:
-            log.write("train", state.step, lr=rate, grad_norm=norm, skipped=state.skipped,
-                      loss_scale=trainer.loss_scale.scale, **window.numbers())
-            window.clear()
-    return bool(total[-1])
-
-
-def _validate(trainer, log):
-    if trainer.validation is None:
-        return
-    found = trainer.validation.run()
-    if log is not None:
-        log.write("validation", trainer.state.step, **found)
-        log.say(f"step {trainer.state.step}: validation loss {found['loss']:.4f}")
-
-
-def _save(trainer, folder, log):
-    trainer.state.save(folder.checkpoints, trainer.train.checkpoint.keep)
-    if log is not None:
-        trainer.export(folder)
-    return trainer.state.step

@@ -77,26 +77,32 @@ def add_lora(denoiser, settings, temporal_only, seed):
 
     settings: the section train.lora. UserError for a model without such layers.
     """
-    prefix = COMPONENTS["unet"].prefix
-    shapes = {prefix + path: p.shape for path, p in denoiser.unet.parameters_and_names()}
+    shapes = {p.name: p.shape for p in denoiser.get_parameters()}
     layers = set(lora_layers(shapes, temporal_only, settings.targets))
     if not layers:
         raise UserError("this model has no attention layers that train.lora could change")
-    for p in denoiser.unet.get_parameters():
+    for p in denoiser.get_parameters():
         p.requires_grad = False
     chosen = {}
-    for path, cell in denoiser.unet.cells_and_names():
+    for _, cell in denoiser.cells_and_names():
         if not isinstance(cell, Attention):
             continue
         for target in LORA_TARGETS:
-            name = f"{prefix}{path}.{target}" + (".0" if target == "to_out" else "")
+            linear = cell.to_out[0] if target == "to_out" else getattr(cell, target)
+            name = linear.weight.name[: -len(WEIGHT)]
             if name in layers:
-                linear = cell.to_out[0] if target == "to_out" else getattr(cell, target)
                 layer = LoraLinear(linear, name, settings.rank, lora_alpha(settings), seed)
-                if target == "to_out":
-                    cell.to_out[0] = layer
-                else:
-                    setattr(cell, target, layer)
+                _put(cell, target, layer)
                 chosen.update({name + DOWN: layer.lora_down, name + UP: layer.lora_up})
     return chosen
 
+
+def _put(attention, target, layer):
+    """A layer in the place of another, without what MindSpore then puts before its parameters' names."""
+    names = [(p, p.name) for p in layer.get_parameters()]
+    if target == "to_out":
+        attention.to_out[0] = layer
+    else:
+        setattr(attention, target, layer)
+    for p, name in names:
+        p.name = name

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from gm.data.calibration import of_list
 from gm.data.sized_clips import SizedClips
 from gm.ops import parallel
+from gm.sizes import latent_shape
 from gm.training.base import encoders_hash, open_base
 from gm.training.cache import CachedClips
 from gm.training.data import open_data
@@ -91,10 +92,7 @@ class Plan:
 
     def shapes(self, size):
         """(latent_shape (t, z, h, w), pixel_shape (1, 3, H, W)) of a sample of `size`."""
-        vae = self.config.model.vae
-        factor = 2 ** (len(vae.ch_mult) - 1)
-        latent = (self.train.dataset.init_args.frames, vae.z_channels, *(side // factor for side in size))
-        return latent, (1, 3, *size)
+        return (self.train.dataset.init_args.frames, *latent_shape(self.config.model, size)), (1, 3, *size)
 
     def training_draws(self, position):
         """Draws of the sample at `position` of `dataset`."""

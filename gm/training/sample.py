@@ -26,7 +26,7 @@ class SampleVideo:
         image = load_image(train.sample.image)
         self.image = fit_image(image, *nearest_size(image.shape[:2], sizes(data)))
         self.pipeline = ImageToVideo(config, base, amp_level=precision(train))
-        self.pipeline.denoiser = denoiser
+        self.pipeline.components["denoiser"] = denoiser
         self.options = self.pipeline.options(seed=train.sample.seed, num_frames=data.frames)
         self.conditioning = None
 

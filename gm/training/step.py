@@ -7,7 +7,6 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from gm.errors import UserError
-from gm.model import COMPONENTS
 from gm.precision import to_numpy
 
 TEMPORAL = (".time_stack.", ".time_pos_embed.", ".time_mixer.")
@@ -24,12 +23,11 @@ def trainable_parameters(denoiser, temporal_only):
     They get memory of their own: a loaded parameter may share the checkpoint's map, which is read again when saving.
     """
     chosen = {}
-    for path, p in denoiser.unet.parameters_and_names():
-        name = COMPONENTS["unet"].prefix + path
-        p.requires_grad = not temporal_only or is_temporal(name)
+    for p in denoiser.get_parameters():
+        p.requires_grad = not temporal_only or is_temporal(p.name)
         if p.requires_grad:
             p.set_data(Tensor(np.array(to_numpy(p)), p.dtype))
-            chosen[name] = p
+            chosen[p.name] = p
     if not chosen:
         raise UserError("this model has no temporal layers to train: train.temporal_only must be False")
     return chosen

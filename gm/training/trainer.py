@@ -14,6 +14,7 @@ from gm.diffusion.loss import DiffusionLoss
 from gm.errors import UserError
 from gm.ops import parallel
 from gm.precision import needs_loss_scale
+from gm.sizes import embedding_width
 from gm.training.ema import Ema
 from gm.training.examples import Encoded, Encoders, encode, join, make_example, tensors
 from gm.training.export import export
@@ -79,7 +80,7 @@ class Trainer:
         return encode(self.encoders, sample, draws)
 
     def example(self, encoded, draws):
-        return make_example(encoded, draws, self.plan.config.model.unet.adm_in_channels // 3)
+        return make_example(encoded, draws, embedding_width(self.plan.config.model))
 
     def resume(self, folder):
         """Continue where train.resume says; returns the checkpoint's path or None."""

@@ -70,11 +70,10 @@ def _replay_transformer(golden, report):
     meta, inputs = golden.meta, golden.inputs
     t = meta["T"]
     weights = below(golden.weights, "svt/")
-    depth = len({name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")})
     channels = meta["heads"] * meta["dim_head"]
 
     def build(weights=weights):
-        return fill(SpatialVideoTransformer(channels, meta["ctx"], meta["heads"], depth), weights, "svt")
+        return fill(SpatialVideoTransformer(channels, meta["ctx"], meta["heads"]), weights, "svt")
 
     x, context, mixed = inputs["xt"], inputs["context"], inputs["ioi_mixed"].reshape(-1)
     cell = build()

@@ -8,19 +8,22 @@ from gm.diffusion.denoiser import Denoiser
 from gm.diffusion.schedules import SCHEDULES
 from gm.options import Options
 from gm.pipeline import ImageToVideo
+from gm.weights import ModelWeights
 from svd_tools.golden import clip, unet, vae
 from svd_tools.golden.reader import below
 
 
-class Recorded:
+class Recorded(ModelWeights):
     """The weights that a recording names, in the place of a checkpoint's."""
 
-    def __init__(self, golden):
+    def __init__(self, config, golden):
+        super().__init__(config)
         self.meta = golden.meta
         self.files = {name: golden.other(file_name) for name, file_name in golden.meta["weights"].items()}
 
-    def load(self, name, amp_level, progress=None):
-        """The component `name` of a model with its recorded values."""
+    def loading(self, name, amp_level="O0", narrow=False):
+        """The component `name` of a model with its recorded values, at once."""
+        yield from ()
         if name == "unet":
             return Denoiser(unet.build(self.meta["unet_config"], self.files["unet"].weights, amp_level))
         if name == "clip":
@@ -36,7 +39,8 @@ class Replayed(ImageToVideo):
     def __init__(self, golden, amp_level):
         meta = golden.meta
         model = {"unet": meta["unet_config"], "vae": meta["ddconfig"], "clip": meta["clip_config"]["vision_cfg"]}
-        super().__init__(OmegaConf.create({"model": model}), Recorded(golden), amp_level=amp_level)
+        config = OmegaConf.create({"model": model})
+        super().__init__(config, Recorded(config, golden), amp_level=amp_level)
         self.recorded_noise = golden.inputs["cond_noise"], golden.inputs["noise"]
 
     def noise(self, image, options):

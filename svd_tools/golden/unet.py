@@ -10,7 +10,7 @@ from svd_tools.golden.report import NORMS
 PREFIX = "model.diffusion_model."
 FIELDS = (
     "in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "channel_mult",
-    "num_head_channels", "context_dim", "adm_in_channels", "transformer_depth",
+    "num_head_channels", "context_dim", "adm_in_channels",
 )
 
 
@@ -31,7 +31,7 @@ def replay(golden, report, amp_level):
     x, c_noise, vector = inputs["x"], inputs["timesteps"], inputs["y"]
 
     def run(unet, context, image_only=None):
-        out = unet(*tensors(x, c_noise, context, vector), t, *tensors(image_only))
+        out, _ = unet(*tensors(x, c_noise, context, vector), t, *tensors(image_only))
         return to_numpy(out)
 
     unet = build(golden.meta["config"], golden.weights, amp_level)
@@ -59,7 +59,7 @@ def replay(golden, report, amp_level):
 
 def _replay_gradients(inputs, report, unet, t):
     def loss(cell, x, context, vector, c_noise, probe):
-        return probe_loss(cell(x, c_noise, context, vector, t), probe)
+        return probe_loss(cell(x, c_noise, context, vector, t)[0], probe)
 
     arrays = [inputs[name] for name in ("x", "context", "y", "timesteps", "probe")]
     value, found = gradients(unet, loss, arrays)

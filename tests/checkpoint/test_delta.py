@@ -25,7 +25,7 @@ def parameters(dtype=ms.float32):
 
 
 def weights(path, value=1.0, dtype=np.float32):
-    """Something like `gm.model.Weights` of a file that holds SHAPES."""
+    """Something like `gm.weights.Weights` of a file that holds SHAPES."""
     entries = [(name, shape, dtype) for name, shape in SHAPES.items()]
     write_safetensors(path, entries, lambda name: np.full(SHAPES[name], value, dtype))
     return SimpleNamespace(checkpoint=open_model(path), sources={name: name for name in SHAPES})

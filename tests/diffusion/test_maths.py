@@ -10,6 +10,7 @@ from gm.diffusion.latents import decode_in_chunks, kl_divergence, split_moments
 from gm.diffusion.loss import lognormal_sigmas
 from gm.diffusion.sampling import euler, initial_latents
 from gm.diffusion.schedules import karras_sigmas
+from tests.stand_ins import denoiser_of
 
 
 @pytest.mark.parametrize("steps", [1, 2, 25])
@@ -59,7 +60,7 @@ def test_guidance_mixes_per_frame_and_keeps_the_numbers_in_both_halves():
         return np.where(np.arange(len(x)) < t, 1.0, 3.0).reshape(-1, 1, 1, 1) * np.ones_like(x)
 
     x = np.zeros((t, 4, 2, 2), np.float32)
-    result = guided(denoise, cond, linear_scales(1.0, 2.0, t))(x, 5.0)
+    result = guided(denoiser_of(denoise), cond, linear_scales(1.0, 2.0, t), t)(x, 5.0)
     np.testing.assert_allclose(result[:, 0, 0, 0], [3.0, 4.0, 5.0])
     context, concat, vector = calls[0]
     assert not context[:t].any() and not concat[:t].any() and (context[t:] == 2).all()
@@ -74,7 +75,7 @@ def test_guidance_of_1_leaves_the_unconditional_half_out():
         return x
 
     cond = Conditioning(*(np.zeros(shape, np.float32) for shape in ((2, 1, 5), (2, 4, 2, 2), (2, 6))))
-    guided(denoise, cond, linear_scales(1.0, 1.0, 2))(np.zeros((2, 4, 2, 2), np.float32), 1.0)
+    guided(denoiser_of(denoise), cond, linear_scales(1.0, 1.0, 2), 2)(np.zeros((2, 4, 2, 2), np.float32), 1.0)
     assert sizes == [2]
 
 

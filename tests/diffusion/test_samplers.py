@@ -9,6 +9,7 @@ from gm.diffusion.sampling import SAMPLERS, dpmpp_2m, euler, heun, initial_laten
 from gm.diffusion.schedules import ays_sigmas, karras_sigmas
 from gm.errors import UserError
 from gm.options import Options
+from tests.stand_ins import denoiser_of
 
 
 def normal_data(x, sigma):
@@ -72,8 +73,12 @@ def test_align_your_steps(steps, expected):
 def test_no_guidance_outside_its_noise_levels():
     t, batches = 2, []
     cond = Conditioning(*(np.ones(shape, np.float32) for shape in ((t, 1, 5), (t, 4, 2, 2), (t, 6))))
-    denoise = guided(lambda x, sigma, c: batches.append(len(x)) or np.where(np.arange(len(x)) < len(x) - t, 0.0, 1.0)
-                     .reshape(-1, 1, 1, 1) * np.ones_like(x), cond, linear_scales(3.0, 3.0, t), 1.0, 10.0)
+
+    def halves(x, sigma, conditioning):
+        batches.append(len(x))
+        return np.where(np.arange(len(x)) < len(x) - t, 0.0, 1.0).reshape(-1, 1, 1, 1) * np.ones_like(x)
+
+    denoise = guided(denoiser_of(halves), cond, linear_scales(3.0, 3.0, t), t, 1.0, 10.0)
     x = np.zeros((t, 4, 2, 2), np.float32)
     assert [float(denoise(x, sigma).max()) for sigma in (0.5, 1.0, 10.0, 11.0)] == [1.0, 3.0, 3.0, 1.0]
     assert batches == [t, 2 * t, 2 * t, t]

@@ -24,13 +24,14 @@ from gm.data.calibration import Calibration, beside, of_weights
 from gm.data.outputs import write_png
 from gm.data.video_reader import open_video
 from gm.errors import UserError
-from gm.model import Weights, load_model_config
+from gm.model import load_model_config
 from gm.training.log import Log
 from gm.training.memory import _remedies, needed
 from gm.training.plan import Plan
 from gm.training.settings import load_settings
 from gm.training.state import checkpoints, step_of
 from gm.training.step import is_temporal
+from gm.weights import Weights
 from tests.near import difference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,8 +114,8 @@ def test_a_delta_on_its_base_is_the_trained_model(arguments, tmp_path, checkpoin
     weights = Weights(load_model_config(model_path), checkpoint)
     denoiser = weights.load("unet")
     assert apply_delta(denoiser, delta, weights) == []
-    for path, p in denoiser.unet.parameters_and_names():
-        assert np.array_equal(p.asnumpy(), full[f"model.diffusion_model.{path}"])
+    for p in denoiser.get_parameters():
+        assert np.array_equal(p.asnumpy(), full[p.name])
 
 
 def test_without_a_checkpoint_the_whole_unet_is_trained_from_random_values(arguments, tmp_path, model_path):

@@ -11,7 +11,7 @@ from gm.data.images import fit_image, load_image, to_signed
 from gm.data.metrics import psnr
 from gm.data.videos import to_uint8
 from gm.diffusion.latents import split_moments
-from gm.diffusion.tiles import TiledDecoder, TiledEncoder, _joined, _places
+from gm.networks.tiles import TiledDecoder, TiledEncoder, _joined, _places
 from gm.pipeline import ImageToVideo
 
 ROOT = Path(__file__).resolve().parents[2]
