@@ -1,5 +1,10 @@
 """pipeline_golden: the whole way from a picture to frames, with every state of the sampler."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 from omegaconf import OmegaConf
 
@@ -11,39 +16,47 @@ from gm.pipeline import ImageToVideo
 from svd_tools.golden import clip, unet, vae
 from svd_tools.golden.reader import below
 
+if TYPE_CHECKING:
+    from mindspore import nn
+
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
 
 class Recorded:
     """The weights that a recording names, in the place of a checkpoint's."""
 
-    def __init__(self, golden):
+    def __init__(self, golden: Golden) -> None:
         self.meta = golden.meta
         self.files = {name: golden.other(file_name) for name, file_name in golden.meta["weights"].items()}
 
-    def load(self, name, amp_level, progress=None):
+    def load(self, name: str, amp_level: str, progress: Callable[[int, int], None] | None = None) -> nn.Cell:
         """The component `name` of a model with its recorded values."""
         if name == "unet":
             return Denoiser(unet.build(self.meta["unet_config"], self.files["unet"].weights, amp_level))
         if name == "clip":
             return clip.build(self.meta["clip_config"], self.files["clip"].weights, amp_level)
         kind = "image/" if name == "condition_encoder" or self.meta.get("image_decoder") else "video/"
-        build = vae.build_encoder if name == "condition_encoder" else vae.build_decoder
-        return build(self.meta["ddconfig"], below(self.files["vae"].weights, kind))
+        weights = below(self.files["vae"].weights, kind)
+        if name == "condition_encoder":
+            return vae.build_encoder(self.meta["ddconfig"], weights)
+        return vae.build_decoder(self.meta["ddconfig"], weights)
 
 
 class Replayed(ImageToVideo):
     """The pipeline itself, with the recorded weights and, in the place of a seed's, the recorded noise."""
 
-    def __init__(self, golden, amp_level):
+    def __init__(self, golden: Golden, amp_level: str) -> None:
         meta = golden.meta
         model = {"unet": meta["unet_config"], "vae": meta["ddconfig"], "clip": meta["clip_config"]["vision_cfg"]}
         super().__init__(OmegaConf.create({"model": model}), Recorded(golden), amp_level=amp_level)
         self.recorded_noise = golden.inputs["cond_noise"], golden.inputs["noise"]
 
-    def noise(self, image, options):
+    def noise(self, image: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
         return self.recorded_noise
 
 
-def replay(golden, report, amp_level):
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Conditioning, noise levels, every step, latents and frames."""
     meta, image = golden.meta, golden.inputs["image_uint8"]
     options = Options(
