@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from gm.latents_file import GivenLatents
 from gm.options import Options
@@ -19,15 +19,18 @@ class Video(NamedTuple):
     number: int
 
 
-class Batches:
+_Item = TypeVar("_Item")
+
+
+class Batches(Generic[_Item]):
     """`add` what is to be made; the `batch` that are returned together are made together, at the end what `rest`
     returns. The order is the same for the same sizes in the same order, on which kept graphs count."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
-        self._waiting: dict[tuple[int, int], list[Video]] = {}
+        self._waiting: dict[tuple[int, int], list[_Item]] = {}
 
-    def add(self, size: tuple[int, int], video: Video) -> list[Video]:
+    def add(self, size: tuple[int, int], video: _Item) -> list[_Item]:
         """[the videos] of a batch that is full now, else []. size: (height, width); only equal ones go together."""
         waiting = self._waiting.setdefault(size, [])
         waiting.append(video)
@@ -37,7 +40,7 @@ class Batches:
             return self._waiting.pop(max(self._waiting, key=lambda size: len(self._waiting[size])))
         return []
 
-    def rest(self) -> list[list[Video]]:
+    def rest(self) -> list[list[_Item]]:
         """The batches that did not become full."""
         found, self._waiting = list(self._waiting.values()), {}
         return found

@@ -28,7 +28,9 @@ class Rescue:
     """
 
     def __init__(self, base: str | Path) -> None:
-        self.base, self.latents, self.frames = Path(base), None, None
+        self.base = Path(base)
+        self.latents: np.ndarray | None = None
+        self.frames: np.ndarray | None = None
 
     def __enter__(self) -> Rescue:
         return self
