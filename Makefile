@@ -36,9 +36,10 @@ test-package: $(TEST_READY)
 
 lint: $(TEST_READY)
 	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m mypy
 
 clean:
-	rm -rf $(VENV) build outputs/demo .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build outputs/demo .pytest_cache .ruff_cache .mypy_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 check-python:

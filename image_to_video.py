@@ -17,6 +17,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,8 @@ def work(arguments: argparse.Namespace, member: Member | None = None, second: bo
     return 0
 
 
-def kept_graphs(arguments: argparse.Namespace, job: Job, paths: Sequence[Path], member: Member | None, say: bool):
+def kept_graphs(arguments: argparse.Namespace, job: Job, paths: Sequence[Path], member: Member | None,
+                say: bool) -> AbstractContextManager[bool]:
     """The `compile_cache` of this run: None of it where nobody can know what this device will compile."""
     place, asked = compile_cache.chosen(arguments.compile_cache, **job.record())
     conditions = job.graph_conditions_of_any if member else functools.partial(job.graph_conditions, paths)

@@ -3,16 +3,20 @@
 What other programs use is here by name, `from gm import ImageToVideo`; docs/api.md shows it at work.
 """
 
-# Nothing that takes long to import: until a program has run `gm.interrupts.catch`, Ctrl-C is a traceback.
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import os
 import re
 
+# Nothing that takes long to import: until a program has run `gm.interrupts.catch`, Ctrl-C is a traceback.
+from typing import Any
+
 __version__ = "0.2.0"
 
 
-def _cap_onednn_isa():
+def _cap_onednn_isa() -> None:
     """Keep MindSpore >= 2.9 off oneDNN's reference convolution, which is 100 times slower.
 
     On CPUs with AVX-512 those releases find no compiled kernel for Conv2D and fall back to `jit_uni_ncsp:conv+ref:any`
@@ -24,12 +28,13 @@ def _cap_onednn_isa():
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
-def _mindspore_version():
+def _mindspore_version() -> tuple[int, ...]:
     """Of the installed package as (2, 8), without importing it; () where there is none."""
     found = importlib.util.find_spec("mindspore")
-    for name in os.listdir(os.path.dirname(os.path.dirname(found.origin))) if found else ():
-        if name.startswith("mindspore-") and name.endswith(".dist-info"):
-            return tuple(map(int, re.match(r"(\d+)\.(\d+)", name.split("-")[1]).groups()))  # "2.9rc1" too
+    for name in os.listdir(os.path.dirname(os.path.dirname(found.origin))) if found and found.origin else ():
+        numbers = re.match(r"mindspore-(\d+)\.(\d+).*\.dist-info$", name)  # "2.9rc1" too
+        if numbers:
+            return int(numbers[1]), int(numbers[2])
     return ()
 
 
@@ -59,11 +64,11 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})

@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from gm import trust
@@ -23,7 +24,7 @@ from gm.files import temporary_folder
 _TIMEOUT = 300  # seconds for a compilation that takes 3 (C++) or 20 (CUDA)
 
 
-def kept(kind, key, make):
+def kept(kind: str, key: str, make: Callable[[Path], object]) -> Path:
     """Path of the library of that kind and key: found, or made by `make(path)` now.
 
     Raises OSError, RuntimeError or subprocess.SubprocessError where it can be neither.
@@ -32,41 +33,41 @@ def kept(kind, key, make):
     return find(folder, kind, key) or _build(folder, kind, key, make)
 
 
-def key_of(*parts):
+def key_of(*parts: str | Path) -> str:
     """A short hash of texts and of the content of files (Paths)."""
     texts = [part.read_text(encoding="utf-8") if isinstance(part, Path) else part for part in parts]
     return digest("\0".join(texts).encode())
 
 
-def output(*command):
+def output(*command: str | Path) -> str:
     """What a compiler prints. Raises OSError or subprocess.SubprocessError when it fails."""
-    done = subprocess.run([*map(os.fspath, command)], check=True, capture_output=True, text=True, errors="replace",
-                          timeout=_TIMEOUT)
+    done = subprocess.run([os.fspath(part) for part in command], check=True, capture_output=True, text=True,
+                          errors="replace", timeout=_TIMEOUT)
     return done.stdout
 
 
-def reason(error):
+def reason(error: Exception) -> str:
     """The first line of what went wrong."""
     said = getattr(error, "stderr", None) or getattr(error, "stdout", None) or str(error)
     return said.strip().split("\n")[0]
 
 
-def say(line):
+def say(line: str) -> None:
     """One line to the person at the terminal."""
     print(line, file=sys.stderr)
 
 
-def digest(content):
+def digest(content: bytes) -> str:
     """A short hash of bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _cache_folder():
+def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "svd_mindspore"
 
 
-def kept_folder():
+def kept_folder() -> Path:
     """The folder of compiled libraries, this user's alone; or one for this process, with a line that says why."""
     folder = _cache_folder()
     try:
@@ -94,7 +95,7 @@ def kept_folder():
     return folder
 
 
-def find(folder, kind, key):
+def find(folder: Path, kind: str, key: str) -> Path | None:
     """The library in a folder, None where there is none; one that is damaged, or could be another's, is removed."""
     for path in sorted(folder.glob(f"{kind}-{key}-*.so")):
         if _is_whole(path):
@@ -104,7 +105,7 @@ def find(folder, kind, key):
     return None
 
 
-def _is_whole(path):
+def _is_whole(path: Path) -> bool:
     """Whether a file is this user's or root's, writable by nobody else, and has the content that its name promises."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
@@ -115,7 +116,7 @@ def _is_whole(path):
         return False
 
 
-def _build(folder, kind, key, make):
+def _build(folder: Path, kind: str, key: str, make: Callable[[Path], object]) -> Path:
     with temporary_folder(folder) as place:
         made = place / f"{kind}.so"
         make(made)

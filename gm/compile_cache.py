@@ -24,6 +24,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gm import places, trust
@@ -36,15 +37,15 @@ _CHECKSUMS = "checksums.json"
 _PROGRAMS = ("app.py", "image_to_video.py", "train.py")  # beside gm/
 _LIMIT = 2**30  # bytes of all graphs in a folder; those of svd_tiny take 1.5 MB for each size of video
 _IN_USE = 3600  # seconds since its last use after which a run that uses it has read all of it
-_used = []  # folders of this process: MindSpore reads the path once and counts on, so there can be one
+_used: list[Path] = []  # folders of this process: MindSpore reads the path once and counts on, so there can be one
 
 
-def quiet():
+def quiet() -> None:
     """Silence MindSpore's warnings at every graph that it caches or loads. Before mindspore is imported."""
     os.environ.setdefault("MS_SUBMODULE_LOG_v", "{PIPELINE:3}")
 
 
-def ignore_environment():
+def ignore_environment() -> None:
     """MindSpore's own switch would mix the graphs of different runs up (see above); with a line if it is on."""
     if os.environ.get(_ENABLE) == "1":
         print(f"warning: {_ENABLE} is left out of account: it gives wrong results; --compile_cache is safe",
@@ -52,12 +53,12 @@ def ignore_environment():
     stop()
 
 
-def default_folder():
+def default_folder() -> Path:
     """Where graphs are kept without being asked for."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svd_mindspore" / "graphs"
 
 
-def chosen(asked, device_target, mode, **_):
+def chosen(asked: str | Path | None, device_target: str, mode: int, **_: object) -> tuple[Path | None, bool]:
     """(folder for graphs or None, whether somebody asked for it) from the option, a folder or "off", or None.
 
     device_target, mode: in use. Where it was never tried, none is used without being asked for.
@@ -68,7 +69,7 @@ def chosen(asked, device_target, mode, **_):
     return (default_folder(), False) if asked is None else (Path(asked), True)
 
 
-def key(conditions, root=places.ROOT):
+def key(conditions: object, root: Path = places.ROOT) -> str:
     """Name of the folder for conditions (anything that json can write) and the sources as they are now.
 
     root: the folder of the programs and of gm.
@@ -83,14 +84,14 @@ def key(conditions, root=places.ROOT):
     return digest.hexdigest()[:32]
 
 
-def stop():
+def stop() -> None:
     """No cache from here on. For when a picture failed: graphs were left out, and the count is not right any more."""
     for name in (_ENABLE, _PATH):
         os.environ.pop(name, None)
 
 
 @contextlib.contextmanager
-def compile_cache(folder, conditions, asked=True):
+def compile_cache(folder: Path | None, conditions: Callable[[], object], asked: bool = True) -> Iterator[bool]:
     """Within it, graphs come from `folder`, or go there when the body has ended without an exception.
 
     Yields whether the graphs were there already. Once in a process, and before any network has run.
@@ -130,7 +131,7 @@ def compile_cache(folder, conditions, asked=True):
             _give_up_oldest(folder)
 
 
-def entries(folder):
+def entries(folder: str | Path) -> list[tuple[float, int, Path]]:
     """[(last use in seconds since 1970, bytes, path)] of what is kept in a folder, the latest first."""
     found = []
     for path in Path(folder).glob("*"):
@@ -140,7 +141,7 @@ def entries(folder):
     return sorted(found, reverse=True)
 
 
-def _give_up_oldest(folder):
+def _give_up_oldest(folder: Path) -> None:
     total = 0
     for used, size, path in entries(folder):
         total += size
@@ -148,7 +149,7 @@ def _give_up_oldest(folder):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _own_folder(folder, asked):
+def _own_folder(folder: Path, asked: bool) -> Path | None:
     """The folder of all caches, made if need be; None, with a line, where others could write into it."""
     folder = Path(folder).resolve()
     try:
@@ -167,24 +168,24 @@ def _own_folder(folder, asked):
     return folder
 
 
-def _note_more(kept):
+def _note_more(kept: Path) -> None:
     """Take note of graphs that were added to a kept folder: the run that made it was stopped before they came."""
     with contextlib.suppress(OSError, ValueError):  # another run has removed them
         if len(json.loads((kept / _CHECKSUMS).read_bytes())) < sum(path.is_file() for path in kept.rglob("*")) - 1:
             _write_checksums(kept)
 
 
-def _write_checksums(folder):
+def _write_checksums(folder: Path) -> None:
     (folder / _CHECKSUMS).write_text(json.dumps(_checksums(folder)), encoding="utf-8")
 
 
-def _checksums(folder):
+def _checksums(folder: Path) -> dict[str, str]:
     """{path below the folder: hash} of all files."""
     paths = sorted(path for path in folder.rglob("*") if path.name != _CHECKSUMS and not path.is_dir())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def _is_whole(kept):
+def _is_whole(kept: Path) -> bool:
     """Whether a kept folder is as it was written and calls no foreign library; else it is removed, with a line."""
     try:
         if trust.fault(kept) is None:
@@ -198,7 +199,7 @@ def _is_whole(kept):
     return False
 
 
-def _foreign_libraries(kept):
+def _foreign_libraries(kept: Path) -> bool:
     """Whether a graph would load anything but the kernels of this run."""
     from gm import ops
 
@@ -212,7 +213,7 @@ def _foreign_libraries(kept):
     return False
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(description="The compiled networks that are kept for later runs.")

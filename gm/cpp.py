@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from gm import built
@@ -19,7 +20,7 @@ _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", 
 _COMPILERS = ("g++", "clang++", "c++")
 
 
-def library(kind, units, headers, faster, without):
+def library(kind: str, units: Sequence[Path], headers: Sequence[Path], faster: str, without: str) -> str | None:
     """Path of the shared library made of C++ files as a string, or None where it can't be had; a line on stderr then
     says so: what it would make faster, and what happens without it.
 
@@ -43,16 +44,16 @@ def library(kind, units, headers, faster, without):
     return os.fspath(path)
 
 
-def key(compiler, units, headers):
+def key(compiler: str, units: Sequence[Path], headers: Sequence[Path]) -> str:
     """Of what decides the library's content, for its name."""
     return built.key_of(built.output(compiler, "--version"), _processor(), " ".join(_FLAGS), *units, *headers)
 
 
-def _compile(compiler, units, path):
+def _compile(compiler: str, units: Sequence[Path], path: Path) -> None:
     built.output(compiler, *_FLAGS, *units, "-o", path)
 
 
-def _processor():
+def _processor() -> str:
     """What -march=native looks at: a library must not be used on another kind of processor that shares the home."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -4,7 +4,9 @@ these settings. No mindspore here."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,8 +23,9 @@ _INDIFFERENT = {
 class Done:
     """The results in an output folder, as they are when this is made."""
 
-    def __init__(self, folder):
-        self._found = {}  # (picture, seed): [(JSON file, what it tells)], the latest last
+    def __init__(self, folder: str | Path) -> None:
+        # {(picture, seed): [(JSON file, what it tells)]}, the latest last
+        self._found: dict[tuple[str, int], list[tuple[Path, dict[str, Any]]]] = {}
         for path in sorted(Path(folder).glob("*.json"), key=lambda path: (len(path.name), path.name)):
             try:
                 told = json.loads(path.read_text(encoding="utf-8"))
@@ -30,7 +33,8 @@ class Done:
             except (OSError, ValueError, KeyError, TypeError):  # another program's, or one of latents
                 continue
 
-    def look(self, told, kind, pictures):
+    def look(self, told: dict[str, Any], kind: str,
+             pictures: Mapping[str, np.ndarray]) -> tuple[Path | None, str | None]:
         """(path of the video that is there, None), or (None, why the latest of this picture and seed will not do), or
         (None, None) where there is none.
 
@@ -38,7 +42,8 @@ class Done:
             told: what the JSON file would tell. kind: one of `gm.options.OUTPUT_TYPES`.
             pictures: {"image", perhaps "end": uint8 (h, w, 3)} as the model gets them.
         """
-        told, why = json.loads(json.dumps(told, default=str)), None
+        told = json.loads(json.dumps(told, default=str))
+        why: str | None = None
         for path, before in reversed(self._found.get((told["image"], told["seed"]), ())):
             fault = _other_settings(told, before) or _other_kind(before, kind) or _damaged(path, before) \
                 or _other_picture(path, before, pictures) or _newer_weights(path, told)
@@ -48,18 +53,18 @@ class Done:
         return None, why
 
 
-def _other_settings(told, before):
+def _other_settings(told: dict[str, Any], before: dict[str, Any]) -> str | None:
     for name in told.keys() - _INDIFFERENT:
         if told[name] != before.get(name):
             return f"{name} was {before.get(name)} and is {told[name]}"
     return None
 
 
-def _other_kind(before, kind):
+def _other_kind(before: dict[str, Any], kind: str) -> str | None:
     return None if str(before.get("video")).endswith(ENDINGS[kind]) else f"it is {before.get('video')}, not {kind}"
 
 
-def _damaged(path, before):
+def _damaged(path: Path, before: dict[str, Any]) -> str | None:
     files = before.get("files")
     if not isinstance(files, dict) or not {"video", "image"} <= files.keys():
         return "it does not tell what its files were"
@@ -73,7 +78,7 @@ def _damaged(path, before):
     return None
 
 
-def _other_picture(path, before, pictures):
+def _other_picture(path: Path, before: dict[str, Any], pictures: Mapping[str, np.ndarray]) -> str | None:
     for name, picture in pictures.items():
         if name not in before["files"]:
             return f"it has no {name}"
@@ -83,7 +88,7 @@ def _other_picture(path, before, pictures):
     return None
 
 
-def _newer_weights(path, told):
+def _newer_weights(path: Path, told: dict[str, Any]) -> str | None:
     weights = [told["config"], told["checkpoint"], told["base"], *(delta["path"] for delta in told["delta"] or ())]
     for place in filter(None, weights):
         if Path(place).stat().st_mtime > path.stat().st_mtime:

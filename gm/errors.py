@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from gm import interrupts, streams
 
@@ -25,7 +27,7 @@ _OUT_OF_MEMORY = re.compile(
 
 
 @contextlib.contextmanager
-def memory_faults(advice="take a smaller size or fewer frames, or free some memory"):
+def memory_faults(advice: str = "take a smaller size or fewer frames, or free some memory") -> Iterator[None]:
     """Exceptions of the body that mean that memory is out become a UserError that says so, and the advice."""
     try:
         yield
@@ -37,7 +39,7 @@ def memory_faults(advice="take a smaller size or fewer frames, or free some memo
         raise UserError(f"out of memory ({max(told, key=len, default=type(error).__name__)}): {advice}") from error
 
 
-def run_cli(main, argv=None):
+def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> NoReturn:
     """Call `main(argv)` as a program: its return value, or 1 after a printed UserError, is the exit status.
 
     Ctrl-C, SIGTERM and SIGHUP end it with one line and the shell's status for them, see `gm.interrupts`. What cannot be

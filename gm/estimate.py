@@ -12,7 +12,13 @@ units, one unit being a float32 activation of all frames at full resolution with
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from gm.options import Options
 
 FLOAT = 4  # bytes
 # Bytes of the process when MindSpore is imported: of its own, and pages of libraries.
@@ -46,15 +52,15 @@ class Need(NamedTuple):
     """The most that a process holds in a stage: {what: bytes} of its own, and pages of files, which the system can take
     back, but which the stage reads all the time."""
 
-    parts: dict
+    parts: dict[str, float]
     mapped: float
 
     @property
-    def own(self):
+    def own(self) -> float:
         return sum(self.parts.values())
 
     @property
-    def total(self):
+    def total(self) -> float:
         """What is measured as the resident memory, in bytes."""
         return self.own + self.mapped
 
@@ -65,10 +71,10 @@ class Setting(NamedTuple):
     graph: bool = True
     kernels: bool = True
 
-    def units(self, network):
+    def units(self, network: str) -> float:
         return (_UNITS if self.kernels else _UNITS_PLAIN)[network][0 if self.graph else 1]
 
-    def compiled(self, size):
+    def compiled(self, size: float) -> float:
         """Bytes of the compiler for `size` bytes of blocks."""
         return size * (1 if self.kernels else _PLAIN_COMPILED) if self.graph else 0
 
@@ -82,7 +88,7 @@ class Size(NamedTuple):
     evaluated: int
 
 
-def held(values):
+def held(values: Iterable[tuple[int, int, int]]) -> Held:
     """`Held` of weights: (number of values, bytes of each in the file, bytes of each in the network) of each."""
     own = mapped = 0
     for count, stored, wanted in values:
@@ -93,7 +99,7 @@ def held(values):
     return Held(own, mapped)
 
 
-def unet_blocks(unet):
+def unet_blocks(unet: DictConfig) -> list[tuple[bool, int, int]]:
     """[(is a transformer, channels, how often its side is halved)] of the UNet's blocks, from its config section."""
     blocks = []
     for level, mult in enumerate(unet.channel_mult):
@@ -105,19 +111,19 @@ def unet_blocks(unet):
     return blocks + [(kind, widest, last) for kind in (False, True, False)]
 
 
-def _vae_blocks(vae, per_level):
+def _vae_blocks(vae: DictConfig, per_level: int) -> int:
     return len(vae.ch_mult) * per_level + 3
 
 
-def _factor(vae):
+def _factor(vae: DictConfig) -> int:
     return 2 ** (len(vae.ch_mult) - 1)
 
 
-def _latent_pixels(model, size):
+def _latent_pixels(model: DictConfig, size: Size) -> float:
     return size.height * size.width / _factor(model.vae) ** 2
 
 
-def _encoder_activations(model, size, setting, tile=None):
+def _encoder_activations(model: DictConfig, size: Size, setting: Setting, tile: int | None = None) -> float:
     vae = model.vae
     pixels = size.height * size.width
     if tile is not None:
@@ -125,24 +131,24 @@ def _encoder_activations(model, size, setting, tile=None):
     return setting.units("encoder") * pixels * vae.ch * FLOAT
 
 
-def _tile_side(vae, tile, blocks):
+def _tile_side(vae: DictConfig, tile: int, blocks: int) -> int:
     """Pixels of a tile's side with its margins (`gm.networks.tiles`)."""
     margin = math.ceil(sum((2 * blocks + 1) / 2**i for i in range(len(vae.ch_mult))))
     return tile + 2 * margin * _factor(vae)
 
 
-def _unet_units(model, size):
+def _unet_units(model: DictConfig, size: Size) -> list[tuple[str, float]]:
     """[(kind, bytes of an activation)] of the UNet's blocks."""
     values = size.evaluated * _latent_pixels(model, size) * FLOAT
     return [("transformer" if transformer else "resblock", values * channels / 4**level)
             for transformer, channels, level in unet_blocks(model.unet)]
 
 
-def _unet_activations(model, size, setting):
+def _unet_activations(model: DictConfig, size: Size, setting: Setting) -> float:
     return max(setting.units(kind) * unit for kind, unit in _unet_units(model, size))
 
 
-def _scores(model, size, setting, most):
+def _scores(model: DictConfig, size: Size, setting: Setting, most: int) -> float:
     """Attention's scores and their softmax: the kernels hold none."""
     if setting.kernels:
         return 0
@@ -152,7 +158,7 @@ def _scores(model, size, setting, most):
     return 2 * FLOAT * min(found, most)
 
 
-def _decoder_activations(model, size, setting, chunk, tile=None):
+def _decoder_activations(model: DictConfig, size: Size, setting: Setting, chunk: int, tile: int | None = None) -> float:
     vae = model.vae
     frames = min(chunk, size.frames)
     pixels = size.height * size.width
@@ -164,8 +170,9 @@ def _decoder_activations(model, size, setting, chunk, tile=None):
     return found
 
 
-def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(None, None), decoded=True, scores=2**26,
-               sampled=True, kept=0):
+def generation(model: DictConfig, weights: Mapping[str, Held], size: Size, chunk: int, setting: Setting,
+               low_memory: bool = False, tiles: tuple[int | None, int | None] = (None, None), decoded: bool = True,
+               scores: int = 2**26, sampled: bool = True, kept: int = 0) -> dict[str, Need]:
     """{"conditioning", "sampling", "decoding": `Need`} of making one video.
 
     Args:
@@ -176,8 +183,12 @@ def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(No
         scores: the most that attention holds at once, see `gm.memory.attention_scores`.
         sampled: False where latents are given, which are decoded alone. kept: frames of a longer video's segments.
     """
-    parts = {"program": _PROGRAM + _FIRST_CALL, "compiled graphs": 0, "encoders": 0, "UNet": 0, "decoder": 0}
-    mapped, activations, stages = {"program": _LIBRARIES}, 0, {}
+    parts: dict[str, float] = {
+        "program": _PROGRAM + _FIRST_CALL, "compiled graphs": 0, "encoders": 0, "UNet": 0, "decoder": 0
+    }
+    mapped: dict[str, float] = {"program": _LIBRARIES}
+    stages: dict[str, Need] = {}
+    activations = 0.0
     if sampled:
         stages, activations = _sampling(model, weights, size, setting, low_memory, tiles[0], scores, parts, mapped)
     if not decoded:
@@ -194,7 +205,9 @@ def generation(model, weights, size, chunk, setting, low_memory=False, tiles=(No
     return stages
 
 
-def _sampling(model, weights, size, setting, low_memory, encode_tile, scores, parts, mapped):
+def _sampling(model: DictConfig, weights: Mapping[str, Held], size: Size, setting: Setting, low_memory: bool,
+              encode_tile: int | None, scores: int, parts: dict[str, float],
+              mapped: dict[str, float]) -> tuple[dict[str, Need], float]:
     """The stages before decoding, and bytes of their activations; adds to `parts` and `mapped` what they leave."""
     small = model.clip.layers + _vae_blocks(model.vae, model.vae.num_res_blocks)
     parts["compiled graphs"] += setting.compiled(_COMPILED_SMALL * small)
@@ -212,7 +225,7 @@ def _sampling(model, weights, size, setting, low_memory, encode_tile, scores, pa
     return stages, activations
 
 
-def _need(parts, activations, mapped):
+def _need(parts: Mapping[str, float], activations: float, mapped: Mapping[str, float]) -> Need:
     kept = {name: value for name, value in {**parts, "activations": activations}.items() if value}
     return Need(kept, sum(mapped.values()))
 
@@ -223,13 +236,14 @@ class Basis(NamedTuple):
     Fields as the arguments of `generation`.
     """
 
-    model: object
-    weights: dict
+    model: DictConfig
+    weights: Mapping[str, Held]
     setting: Setting
     low_memory: bool
     scores: int
 
-    def stages(self, size, options, decoded=True, sampled=True, kept=0, batch=1, devices=1):
+    def stages(self, size: tuple[int, int], options: Options, decoded: bool = True, sampled: bool = True, kept: int = 0,
+               batch: int = 1, devices: int = 1) -> dict[str, Need]:
         """`generation` for videos of (height, width) pixels with `gm.options.Options`, `batch` of them at once, perhaps
         one half of guidance on each of two devices."""
         halves = 2 if options.guided() and not self.low_memory and devices == 1 else 1
@@ -240,8 +254,9 @@ class Basis(NamedTuple):
         )
 
 
-def training(model, weights, size, setting, trained, *, half=False, ema=False, recompute=False, devices=1,
-             encoders=True, clips=0, sample=False, sizes=1):
+def training(model: DictConfig, weights: Mapping[str, Held], size: Size, setting: Setting, trained: int, *,
+             half: bool = False, ema: bool = False, recompute: bool = False, devices: int = 1, encoders: bool = True,
+             clips: int = 0, sample: bool = False, sizes: int = 1) -> dict[str, Need]:
     """{"encoding", "training", perhaps "sample video": `Need`} of one device of a training run.
 
     Args:
@@ -292,7 +307,7 @@ def training(model, weights, size, setting, trained, *, half=False, ema=False, r
     return stages
 
 
-def _kept_activations(model, size, setting, recompute):
+def _kept_activations(model: DictConfig, size: Size, setting: Setting, recompute: bool) -> float:
     """Bytes of what the forward pass leaves for the backward pass, which is then computed beside it."""
     blocks = _unet_units(model, size)
     if not recompute:

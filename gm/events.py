@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
 
@@ -86,8 +86,11 @@ class Written(NamedTuple):
 
     video: Path
     files: dict[str, Path]
-    record: dict
+    record: dict[str, Any]
     seconds: dict[str, float]
     frames: np.ndarray | None
     path: Path | None = None
     number: int = 0
+
+
+Event = Union[Warned, Started, Skipped, Failed, Loading, Encoding, Compiling, Sampling, Decoding, Written]

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gm import interrupts
@@ -20,7 +21,7 @@ _searched = set()  # folders in which this process has looked for leftovers
 
 
 @contextlib.contextmanager
-def temporary_folder(parent):
+def temporary_folder(parent: str | Path) -> Iterator[Path]:
     """A new folder in `parent` that only this user can enter; removed at the end, and by an interrupt.
 
     The process holds a lock on it, by which `remove_leftovers` knows that it lives. Before the first one in `parent`,
@@ -33,7 +34,7 @@ def temporary_folder(parent):
     with interrupts.lock:
         place, held = _locked_folder(parent)
 
-        def remove():
+        def remove() -> None:
             shutil.rmtree(place, ignore_errors=True)
 
         interrupts.add(remove)
@@ -45,7 +46,7 @@ def temporary_folder(parent):
         os.close(held)
 
 
-def _locked_folder(parent):
+def _locked_folder(parent: str) -> tuple[Path, int]:
     """(path, descriptor) of a new folder; made again where another process took it for a leftover before the lock."""
     while True:
         place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
@@ -58,7 +59,7 @@ def _locked_folder(parent):
             os.close(held)
 
 
-def _lock(descriptor):
+def _lock(descriptor: int) -> bool:
     """Whether this process has the lock of an open file or folder now; where there are no locks, it has not."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +68,7 @@ def _lock(descriptor):
     return True
 
 
-def remove_leftovers(parent):
+def remove_leftovers(parent: str | Path) -> None:
     """Delete what killed processes of this user left half-made in a folder; a living one's stays."""
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
@@ -75,7 +76,7 @@ def remove_leftovers(parent):
                 _remove_if_left(entry)
 
 
-def _remove_if_left(entry):
+def _remove_if_left(entry: os.DirEntry[str]) -> None:
     with contextlib.suppress(OSError):
         info = entry.stat(follow_symlinks=False)
         if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
@@ -89,7 +90,7 @@ def _remove_if_left(entry):
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """`with atomic_path(path) as temporary:` make a file or folder there; it takes the name `path` when all went well.
 
     Nothing is at `temporary` yet. It has the same name, in a folder beside `path` that nobody else can enter, so that
@@ -113,13 +114,13 @@ def atomic_path(path):
             raise UserError(f"cannot write {path}: {_reason(error, temporary)}") from error
 
 
-def _place(path, error):
+def _place(path: Path, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return f"{error.strerror}; choose a shorter one"
     return f"{path.parent}: {error.strerror}; choose another folder"
 
 
-def _flush(path):
+def _flush(path: Path) -> None:
     """Put a file, or all files of a folder, on the disk: a power cut after the rename could leave them empty."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if not file.is_dir():
@@ -127,7 +128,7 @@ def _flush(path):
                 os.fsync(opened.fileno())
 
 
-def _reason(error, temporary):
+def _reason(error: OSError, temporary: Path) -> str:
     """What went wrong in words for the user; names the file where it is another one, such as one that was read."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -136,7 +137,7 @@ def _reason(error, temporary):
     return f"{reason}: {error.filename}" if other else reason
 
 
-def require_file(path, what):
+def require_file(path: str | Path, what: str) -> None:
     """Raise UserError where something is at `path` that is no ordinary file, before it is opened.
 
     what: the kind of file in words, such as "the config". What does not exist is left to the one that opens it.
@@ -147,7 +148,7 @@ def require_file(path, what):
             raise UserError(f"{what} {path} is {kind}, not a file: name the file itself")
 
 
-def require_space(folder, size):
+def require_space(folder: str | Path, size: float) -> None:
     """Raise UserError unless the file system of `folder` has `size` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -157,7 +158,7 @@ def require_space(folder, size):
         )
 
 
-def count_suffixes(names):
+def count_suffixes(names: Iterable[str | Path]) -> str:
     """Names of files → "3 other files (2 .cr2, 1 .txt)", the most frequent suffix first; "0 other files"."""
     suffixes = [Path(name).suffix.lower() or "without suffix" for name in names]
     found = collections.Counter(sorted(suffixes)).most_common()
@@ -165,7 +166,7 @@ def count_suffixes(names):
     return f"{total} ({', '.join(f'{count} {suffix}' for suffix, count in found)})" if found else total
 
 
-def kind_of(path):
+def kind_of(path: str | Path) -> str | None:
     """What is at `path` where a file should be: "a folder", "a pipe", …, "a link to nothing"; None: nothing at all.
 
     Looks without opening: a pipe that nobody writes to would be waited for without end.

@@ -12,6 +12,11 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import ctypes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL = 1.0  # seconds, after which the waiting thread looks whether there is a library
@@ -19,22 +24,23 @@ _GRACE = 3  # seconds
 
 # Taken for good by what ends the process: whoever makes, names or removes a file holds it, or stops here.
 lock = threading.RLock()
-_undo = []  # functions, called in reverse
-_listeners = []  # functions of a signal's number -> whether it is dealt with; the last one is asked first
-_waiting = None  # the numbers that a thread waits for
-_library = None  # see `use`
+_undo: list[Callable[[], object]] = []  # functions, called in reverse
+# Functions of a signal's number -> whether it is dealt with; the last one is asked first.
+_listeners: list[Callable[[int], bool]] = []
+_waiting: set[signal.Signals] | None = None  # the numbers that a thread waits for
+_library: ctypes.CDLL | None = None  # see `use`
 
 
-def catch():
+def catch() -> None:
     """Wait for the signals from here on; the first thing that a program does. Ignored ones (nohup) stay ignored."""
     global _waiting
     if _waiting is None:
         _waiting = {number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
         signal.pthread_sigmask(signal.SIG_BLOCK, _waiting)  # threads started later inherit it
-        threading.Thread(target=_wait, name="signals", daemon=True).start()
+        threading.Thread(target=_wait, args=(_waiting,), name="signals", daemon=True).start()
 
 
-def use(library):
+def use(library: str) -> None:
     """Let the compiled kernels at this path wait in place of Python, in a program; elsewhere without effect.
 
     Python hears of a signal only where MindSpore gives its lock away, and in large graphs it keeps that for seconds (18
@@ -47,14 +53,14 @@ def use(library):
         _library = ctypes.CDLL(library)
 
 
-def finish_first(yes):
+def finish_first(yes: bool) -> None:
     """Say whether what the process does now must be finished before a signal may end it without asking Python."""
     if _library is not None:
         _library.FinishFirst(int(yes))
 
 
 @contextlib.contextmanager
-def undone_by(function):
+def undone_by(function: Callable[[], object]) -> Iterator[None]:
     """While the body runs, an interrupt calls `function` before the process ends."""
     add(function)
     try:
@@ -63,18 +69,18 @@ def undone_by(function):
         remove(function)
 
 
-def add(function):
+def add(function: Callable[[], object]) -> None:
     with lock:
         _undo.append(function)
 
 
-def remove(function):
+def remove(function: Callable[[], object]) -> None:
     with lock, contextlib.suppress(ValueError):
         _undo.remove(function)
 
 
 @contextlib.contextmanager
-def listener(function):
+def listener(function: Callable[[int], bool]) -> Iterator[None]:
     """While the body runs, function(number) is asked first: where it returns True the process goes on."""
     _listeners.append(function)
     try:
@@ -83,19 +89,19 @@ def listener(function):
         _listeners.remove(function)
 
 
-def say(line):
+def say(line: str) -> None:
     """A line on stderr, below a progress bar; from any thread, whatever the others are doing."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{line}\n".encode())
 
 
-def receive(number):
+def receive(number: int) -> None:
     """What happens when a signal has come."""
     if not any(function(number) for function in reversed(_listeners)):
         end(number)
 
 
-def end(number):
+def end(number: int) -> NoReturn:
     """Undo what is under way, say so and end the process with the shell's own status for this signal."""
     lock.acquire()  # never given back
     for function in reversed(_undo):
@@ -105,12 +111,12 @@ def end(number):
     os._exit(128 + number)
 
 
-def _wait():
+def _wait(numbers: set[signal.Signals]) -> NoReturn:
     while True:
         if _library is not None:
             number = _library.WaitForSignal(_GRACE)
         else:
-            found = signal.sigtimedwait(_waiting, _POLL)
+            found = signal.sigtimedwait(numbers, _POLL)
             number = 0 if found is None else found.si_signo
         if number:
             receive(number)

@@ -29,8 +29,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gm import compile_cache, memory, ops, segments, video_memory
 from gm.batches import Batches, Video
@@ -43,6 +45,15 @@ from gm.making import Making
 from gm.options import Options
 from gm.picture import plan
 from gm.pipeline import PARTS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gm.estimate import Need
+    from gm.events import Event
+    from gm.loaded import Model
+    from gm.options import VideoSettings
+    from gm.picture import Picture
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
 _NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
@@ -63,7 +74,7 @@ class Job:
         UserError: sampling settings that cannot be, or an output folder that cannot be written to.
     """
 
-    def __init__(self, model, settings, command=None):
+    def __init__(self, model: Model, settings: VideoSettings, command: str | None = None) -> None:
         self.model, self.settings, self.command = model, settings, command
         self.pipeline = model.pipeline
         known = [f.name for f in fields(Options)]
@@ -73,7 +84,7 @@ class Job:
         self.options = self.pipeline.options(**settings.sampling)
         self.overlap = segments.overlap_of(self.options, settings)
         segments.options_of(self.options, settings)  # says what cannot be
-        self._waiting = Batches(settings.batch)
+        self._waiting: Batches[Video] = Batches(settings.batch)
         outputs.make_folder(settings.output_dir)
         if model.pair is not None:
             model.pair.meet_in(settings.output_dir)
@@ -84,7 +95,7 @@ class Job:
         if settings.output_type in ("mp4", "gif"):
             videos.try_out(settings.output_type, settings.output_fps or self.options.fps, settings.output_dir)
 
-    def _check_pair(self):
+    def _check_pair(self) -> None:
         options = self.options
         if self.model.settings.guidance_devices == 1:
             return
@@ -96,11 +107,11 @@ class Job:
                             "would be taken for the other where guidance begins or ends: leave "
                             "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max out")
 
-    def warnings(self):
+    def warnings(self) -> list[str]:
         """Sentences that the user should see, the model's included."""
         return self.options.warnings() + self.model.warnings() + self._motion()[1]
 
-    def record(self):
+    def record(self) -> dict[str, Any]:
         """Everything that decides the result, for the JSON file."""
         return {
             **self.model.record(), **asdict(self.options), "output_fps": self.settings.output_fps or self.options.fps,
@@ -111,17 +122,18 @@ class Job:
             "batch": self.settings.batch,
         }
 
-    def motion(self):
+    def motion(self) -> list[str]:
         """Lines on what the motion bucket asks for, where the weights were trained with a scale of their own."""
         return self._motion()[0]
 
-    def _motion(self):
+    def _motion(self) -> tuple[list[str], list[str]]:
         weights = self.model.settings.checkpoint, *(delta.path for delta in self.pipeline.deltas)
         return calibration.meaning(self.options.motion_bucket_id, weights)
 
-    def graph_conditions(self, paths):
+    def graph_conditions(self, paths: Iterable[str | Path]) -> list[Any]:
         """For `gm.compile_cache`: every setting but the numbers that only go through the networks."""
-        batches, waiting = [], Batches(self.settings.batch)
+        batches: list[list[tuple[int, int]]] = []
+        waiting: Batches[tuple[int, int]] = Batches(self.settings.batch)
         for path in paths:
             with contextlib.suppress(UserError):  # it is told when its turn comes
                 source = self.plan(path)
@@ -131,28 +143,29 @@ class Job:
             sizes = list(dict.fromkeys(sizes))
         return self._conditions(sizes)
 
-    def graph_conditions_of_any(self):
+    def graph_conditions_of_any(self) -> list[Any] | None:
         """`graph_conditions` of whatever pictures come, for one of several devices; None where they decide."""
         height, width = self.settings.height, self.settings.width
-        if None in (height, width) or self.model.settings.low_memory or self.settings.batch > 1:
+        if height is None or width is None or self.model.settings.low_memory or self.settings.batch > 1:
             return None
         return self._conditions([(height, width, 1)])
 
-    def _conditions(self, sizes):
+    def _conditions(self, sizes: list[tuple[int, int, int]]) -> list[Any]:
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
         done = self.settings.output_type != "latents", bool(self.settings.end_image)  # what else is computed
         narrow = sorted(self.pipeline.narrow())
         return [settings, self.pipeline.config.model, ops.compiled_library(), done, sizes, narrow]
 
-    def plan(self, path):
+    def plan(self, path: str | Path) -> Picture:
         """The `Picture` of a file, at the size that the settings ask for."""
         return plan(self.pipeline.config, self.settings, path)
 
-    def read_latents(self, path):
+    def read_latents(self, path: str | Path) -> GivenLatents:
         """The `GivenLatents` of a file, to be run as a `Picture` is."""
         return read_latents(self.pipeline.config, self.settings, path)
 
-    def memory(self, size, low_memory=None, frames=None, batch=None, **changes):
+    def memory(self, size: tuple[int, int], low_memory: bool | None = None, frames: int | None = None,
+               batch: int | None = None, **changes: Any) -> dict[str, Need]:
         """{stage: `gm.estimate.Need`} of a video of (height, width) pixels; changes: to the options; frames: of given
         latents; batch: in place of the settings'."""
         options, longer = replace(self.options, **changes), self.settings.segments > 1
@@ -163,7 +176,7 @@ class Job:
                  "batch": batch or self.settings.batch, "devices": self.model.settings.guidance_devices}
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
 
-    def check_memory(self, size, frames=None, batch=None):
+    def check_memory(self, size: tuple[int, int], frames: int | None = None, batch: int | None = None) -> str:
         """A sentence about the memory that a video of (height, width) pixels needs; frames, batch: as in `memory`.
 
         UserError where it is not there: with both numbers and what would fit. Other devices than the CPU have memory of
@@ -176,7 +189,7 @@ class Job:
         remedies = video_memory.remedies(self.pipeline, size, self.options, stages, batch)
         return memory.check(stages(size, batch=batch), remedies)
 
-    def told(self, source, options):
+    def told(self, source: Picture | GivenLatents, options: Options) -> dict[str, Any]:
         """What the JSON file of a video of `source` says of its making."""
         told = {**self.record(), **asdict(options), "height": source.size[0], "width": source.size[1]}
         if not isinstance(source, GivenLatents):
@@ -187,17 +200,21 @@ class Job:
         # The JSON file beside them says how they were sampled.
         return {**told, "num_frames": source.frames, **dict.fromkeys(_SAMPLED)}
 
-    def pictures(self, source):
+    def pictures(self, source: Picture | GivenLatents) -> dict[str, np.ndarray]:
         """{"image", perhaps "end": uint8 (h, w, 3)} that are written beside a video."""
         if isinstance(source, GivenLatents):
             return {}
-        return {"image": source.image, **({"end": source.end} if self.settings.end_image else {})}
+        found = {"image": source.image}
+        if self.settings.end_image and source.end is not None:
+            found["end"] = source.end
+        return found
 
     @functools.cached_property
-    def _done(self):
+    def _done(self) -> Done:
         return Done(self.settings.output_dir)
 
-    def _look(self, source, numbers=None):
+    def _look(self, source: Picture | GivenLatents,
+              numbers: Iterable[int] | None = None) -> list[tuple[int, Options, Path | None, str | None]]:
         """[(number, its options, path of the video that is there or None, why what is there will not do or None)]."""
         found = []
         for number in range(self.settings.num_videos) if numbers is None else numbers:
@@ -208,18 +225,19 @@ class Job:
             found.append((number, options, there, why))
         return found
 
-    def run(self, source, numbers=None):
+    def run(self, source: Picture | GivenLatents, numbers: Iterable[int] | None = None) -> Generator[Event, None, None]:
         """Make all videos of a `Picture`, or those of these numbers, from 0, or the one of `GivenLatents`: a generator
         of `gm.events`."""
         yield from self.gather(source, numbers)
         yield from self.finish()
 
-    def gather(self, source, numbers=None):
+    def gather(self, source: Picture | GivenLatents,
+               numbers: Iterable[int] | None = None) -> Generator[Event, None, None]:
         """`run`, but where several are made at once, what does not fill a batch waits for the next of its size, or for
         `finish`. `Failed` are those of a batch that cannot be made."""
-        given = isinstance(source, GivenLatents)
-        if given and self.settings.segments > 1 and source.frames <= self.overlap:
-            raise UserError(f"{source.path}: {source.frames} frames cannot be continued with --overlap={self.overlap}: "
+        given = source.frames if isinstance(source, GivenLatents) else None
+        if given is not None and self.settings.segments > 1 and given <= self.overlap:
+            raise UserError(f"{source.path}: {given} frames cannot be continued with --overlap={self.overlap}: "
                             "it must be less")
         found = self._look(source, numbers)
         for number, _, there, why in found:
@@ -227,8 +245,8 @@ class Job:
                 yield Skipped(there, source.path, number)
             elif why:
                 yield Warned(f"made anew, as what is there will not do: {why}")
-        trained = self.pipeline.config.sampling
-        if not given and source.size != (trained.height, trained.width) and not all(there for _, _, there, _ in found):
+        trained, missing = self.pipeline.config.sampling, not all(there for _, _, there, _ in found)
+        if given is None and source.size != (trained.height, trained.width) and missing:
             yield Warned(f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
                          "look worse")
         for number, options, there, _ in found:
@@ -236,12 +254,12 @@ class Job:
             if batch:
                 yield from self._made(batch)
 
-    def finish(self):
+    def finish(self) -> Generator[Event, None, None]:
         """Make what waits: a generator of events."""
         for batch in self._waiting.rest():
             yield from self._made(batch)
 
-    def _made(self, batch):
+    def _made(self, batch: list[Video]) -> Generator[Event, None, None]:
         """Make a batch, or one by one what fails at once."""
         if self.settings.batch == 1:
             yield from self._tried(batch)
@@ -264,7 +282,7 @@ class Job:
             for video in batch:
                 yield from self._made([video])
 
-    def _tried(self, batch):
+    def _tried(self, batch: list[Video]) -> Generator[Event, None, None]:
         source = batch[0].source
         frames = getattr(source, "frames", None)
         self.check_memory(source.size, frames, len(batch))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gm.data import outputs
 from gm.errors import UserError
 from gm.sizes import vae_factor
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from gm.options import VideoSettings
 
 
 class GivenLatents(NamedTuple):
@@ -20,17 +25,17 @@ class GivenLatents(NamedTuple):
 
     path: Path
     latents: np.ndarray
-    size: tuple
+    size: tuple[int, int]
     change: str
     fps: float | None
 
     @property
-    def frames(self):
+    def frames(self) -> int:
         """How many there are."""
         return len(self.latents)
 
 
-def read_latents(config, settings, path):
+def read_latents(config: DictConfig, settings: VideoSettings, path: str | Path) -> GivenLatents:
     """The `GivenLatents` of a .npy file.
 
     Args:
@@ -60,7 +65,7 @@ def read_latents(config, settings, path):
                         f"{len(latents)} frames of {height}x{width} (height x width)", _told_fps(path))
 
 
-def _told_fps(path):
+def _told_fps(path: Path) -> float | None:
     try:
         fps = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["output_fps"]
     except (OSError, ValueError, KeyError, TypeError):  # they may have travelled alone

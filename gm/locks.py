@@ -6,6 +6,8 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from gm import interrupts
 from gm.errors import UserError
@@ -17,21 +19,21 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)  # what fi
 class Lock:
     """A lock file that this process holds until `release`, its end or an interrupt; made by `take`."""
 
-    def __init__(self, path, descriptor):
+    def __init__(self, path: str | Path, descriptor: int) -> None:
         self.path, self._descriptor = path, descriptor
         interrupts.add(self._remove)
 
-    def release(self):
+    def release(self) -> None:
         interrupts.remove(self._remove)
         self._remove()
         os.close(self._descriptor)
 
-    def _remove(self):
+    def _remove(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 
 
-def take(path):
+def take(path: str | Path) -> Lock | None:
     """The `Lock` of a file that is made for it, or None where a living process, or this one, holds it.
 
     Where the file system has no locks, a file that is there already counts as held. OSError where it cannot be made.
@@ -53,7 +55,7 @@ def take(path):
 
 
 @contextlib.contextmanager
-def held(path, busy):
+def held(path: str | Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path` during the body. UserError(busy) where another process does, or it cannot be made."""
     try:
         lock = take(path)
@@ -67,7 +69,7 @@ def held(path, busy):
         lock.release()
 
 
-def _lock(descriptor, new):
+def _lock(descriptor: int, new: bool) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -79,7 +81,7 @@ def _lock(descriptor, new):
     return True
 
 
-def _is_at(descriptor, path):
+def _is_at(descriptor: int, path: str | Path) -> bool:
     with contextlib.suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     return False

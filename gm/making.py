@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,25 +25,34 @@ from gm.latents_file import GivenLatents
 from gm.pipeline import PARTS
 from gm.results import fingerprint, write_results
 
+if TYPE_CHECKING:
+    from gm.batches import Video
+    from gm.diffusion.conditioning import Conditioning
+    from gm.events import Event
+    from gm.job import Job
+    from gm.options import Options
+    from gm.picture import Picture
+
 
 class _Begun:
     """A `gm.batches.Video` under way. seconds: of each stage, its share of what several do together."""
 
-    def __init__(self, video, base, overlap):
+    def __init__(self, video: Video, base: str | Path, overlap: int) -> None:
         self.source, self.options, self.number = video
-        self.base, self.rescue, self.seconds = base, Rescue(base), {}
+        self.base, self.rescue = base, Rescue(base)
+        self.seconds: dict[str, float] = {}
         self.chain = segments.Chain(getattr(self.source, "image", None), overlap)
 
 
 class Making:
     """The videos of a `gm.job.Job`, one by one or several of one size at once."""
 
-    def __init__(self, job):
+    def __init__(self, job: Job) -> None:
         self.job, self.settings, self.model, self.pipeline = job, job.settings, job.model, job.pipeline
         self.pair = job.model.pair
         self.writes = self.pair is None or self.pair.rank == 0
 
-    def videos(self, batch):
+    def videos(self, batch: list[Video]) -> Iterator[Event]:
         """Make `gm.batches.Video`s of one size, sampled together: a generator of events.
 
         Several: what goes wrong with one of them when they are sampled is `Failed`, and the others are written.
@@ -60,7 +72,7 @@ class Making:
             yield from self._make(begun)
 
     @contextlib.contextmanager
-    def _base(self, source):
+    def _base(self, source: Picture | GivenLatents) -> Iterator[Path]:
         """A name for the files of one video, for whose pixels there is space."""
         frames = segments.length(self.job.options, self.settings, getattr(source, "frames", None))
         base = outputs.next_base(self.settings.output_dir, source.path.stem)
@@ -70,7 +82,7 @@ class Making:
         finally:
             outputs.give_back(base)
 
-    def _make(self, begun):
+    def _make(self, begun: list[_Begun]) -> Iterator[Event]:
         parts = [segments.options_of(video.options, self.settings) for video in begun]
         for k in range(self.settings.segments):
             options, first, last = [each[k] for each in parts], begun[0], k == self.settings.segments - 1
@@ -84,7 +96,7 @@ class Making:
             for video, own, each in zip(begun, latents, options):
                 yield from self._alone(video, len(begun) == 1, self._sampled_is(video, own, each, last, len(begun)))
 
-    def _alone(self, video, only, events):
+    def _alone(self, video: _Begun, only: bool, events: Iterator[Event]) -> Iterator[Event]:
         """The events of one video after sampling; what goes wrong leaves the others of a batch as they are."""
         if only:
             yield from events
@@ -97,7 +109,8 @@ class Making:
         finally:
             video.rescue.latents = video.rescue.frames = None
 
-    def _sampled_is(self, video, latents, options, last, batch):
+    def _sampled_is(self, video: _Begun, latents: np.ndarray, options: Options, last: bool,
+                    batch: int) -> Iterator[Event]:
         """One segment of one video is sampled: decode it, and write the video if it was the last."""
         if not np.isfinite(latents).all():
             raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
@@ -110,11 +123,12 @@ class Making:
         if last:
             yield from self._finish(video, batch)
 
-    def _finish(self, video, batch):
+    def _finish(self, video: _Begun, batch: int) -> Iterator[Event]:
         """Write the files."""
         source, chain, kind = video.source, video.chain, self.settings.output_type
         fps = self.settings.output_fps or getattr(source, "fps", None) or video.options.fps
         frames = None if kind == "latents" else chain.frames
+        assert chain.latents is not None  # every segment was sampled
         with timed(video.seconds, "writing"):
             pictures = self.job.pictures(source)
             files = write_results(video.base, kind, chain.latents, frames, fps, self.model.about, pictures)
@@ -124,20 +138,23 @@ class Making:
                   "files": written}
         files["json"] = Path(f"{video.base}.json")
         outputs.write_json(record, files["json"])
-        video.chain = None
+        del video.chain  # what it holds is free
         yield Written(files["video"], files, record, video.seconds, frames, source.path, video.number)
 
-    def _sampled(self, begun, options):
+    def _sampled(self, begun: list[_Begun], options: list[Options]) -> Generator[Event, None, list[np.ndarray]]:
         """Returns the latents of one segment of each video, the first or one that goes on from its chain."""
-        conditionings, ends = [], []
+        conditionings: list[Conditioning] = []
+        ends: list[Conditioning | None] = []
         for video, each in zip(begun, options):
             with timed(video.seconds, "conditioning"):
                 yield from self._load("clip", "condition_encoder")
                 yield Encoding()
                 keep = {} if video is begun[-1] else {"keep": True}
                 image, end = video.chain.image, getattr(video.source, "end", None)
-                for found, one in zip((conditionings, ends), self._condition(image, end, each, keep)):
-                    found.append(one)
+                assert image is not None  # given latents are a first segment, which is not sampled
+                first, last = self._condition(image, end, each, keep)
+                conditionings.append(first)
+                ends.append(last)
         start = time.monotonic()
         latents = yield from self._sample(begun, options, conditionings, ends)
         for video in begun:
@@ -145,12 +162,13 @@ class Making:
             video.seconds["sampling"] = video.seconds.get("sampling", 0.0) + seconds
         return np.split(latents, len(begun))
 
-    def _load(self, *parts):
+    def _load(self, *parts: str) -> Iterator[Event]:
         for part in parts:
             for done, total in self.pipeline.load(part):
                 yield Loading(PARTS[part], done, total)
 
-    def _condition(self, image, end, options, keep):
+    def _condition(self, image: np.ndarray, end: np.ndarray | None, options: Options,
+                   keep: dict[str, bool]) -> tuple[Conditioning, Conditioning | None]:
         """`Conditioning` of the picture and of what the video ends with, or None. keep: the last argument of
         `gm.pipeline.ImageToVideo.condition`, if any."""
         if end is not None and end is not image:
@@ -159,10 +177,11 @@ class Making:
         conditioning = self.pipeline.condition(image, options, **keep)
         return conditioning, None if end is None else conditioning
 
-    def _sample(self, begun, options, conditionings, ends):
+    def _sample(self, begun: list[_Begun], options: list[Options], conditionings: list[Conditioning],
+                ends: list[Conditioning | None]) -> Generator[Event, None, np.ndarray]:
         """Returns the latents of one segment of each video, one behind the other."""
         yield from self._load("denoiser")
-        images = [video.chain.image for video in begun]
+        images = [video.chain.image for video in begun if video.chain.image is not None]  # see `_sampled`
         shape = (images[0].shape, options[0].num_frames, len(begun))
         if self.model.settings.mode == ops.GRAPH_MODE and not self.model.cached and shape not in self.model.compiled:
             yield Compiling()
@@ -177,10 +196,10 @@ class Making:
         for step in steps:
             self.model.compiled.add(shape)
             latents = step.latents
-            yield Sampling(step.index, step.total, step.sigma, lambda step=step: preview(step.denoised[:frames]))
+            yield Sampling(step.index, step.total, step.sigma, functools.partial(preview, step.denoised[:frames]))
         return latents
 
-    def _decode(self, latents, options):
+    def _decode(self, latents: np.ndarray, options: Options) -> Generator[Event, None, tuple[np.ndarray, np.ndarray]]:
         """Returns the frames uint8 (t, h, w, 3) of one segment, and the one that the next segment begins with, which
         never has the watermark."""
         yield from self._load("decoder")

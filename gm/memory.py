@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from gm.errors import UserError
 from gm.system import available_memory, resident_memory
+
+if TYPE_CHECKING:
+    from gm.estimate import Need
 
 _UNITS = {"": 1, **{f"{letter}{end}": base**power for power, letter in enumerate("KMGT", 1)
                     for end, base in (("B", 1000), ("IB", 1024))}, "B": 1}
@@ -17,7 +22,7 @@ _BYTES_PER_SCORE = 4
 FEWEST_SCORES, MOST_SCORES = 2**16, 2**28
 
 
-def parse_size(text):
+def parse_size(text: str | int) -> int:
     """Bytes of a size such as "8GB", "7.5GiB", "500MB" or "8000000000"; capitals do not matter.
 
     Raises:
@@ -25,19 +30,19 @@ def parse_size(text):
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)?\s*", str(text), re.IGNORECASE)
     unit = (found[2] or "").upper() if found else None
-    size = int(Decimal(found[1]) * _UNITS[unit]) if unit in _UNITS else 0
+    size = int(Decimal(found[1]) * _UNITS[unit]) if found and unit in _UNITS else 0
     if size < 1:
         raise UserError(f"memory size {text!r}: write for instance 8GB, 8GiB, 500MB or a number of bytes above 0")
     return size
 
 
-def attention_scores(budget):
+def attention_scores(budget: float) -> int:
     """How many attention scores may be held at once with a budget in bytes: a power of two within the limits above."""
     scores = int(budget) // (_SHARE * _BYTES_PER_SCORE)
     return min(max(1 << max(scores.bit_length() - 1, 0), FEWEST_SCORES), MOST_SCORES)
 
 
-def report(stages):
+def report(stages: Mapping[str, Need]) -> str:
     """The text that --dry_run prints: a line for each stage, with its largest parts."""
     lines = []
     for name, need in stages.items():
@@ -48,7 +53,8 @@ def report(stages):
     return "\n".join(lines)
 
 
-def check(stages, remedies=(), available=None, resident=None):
+def check(stages: Mapping[str, Need], remedies: Iterable[tuple[str, Callable[[], Mapping[str, Need]]]] = (),
+          available: int | None = None, resident: int | None = None) -> str:
     """A sentence that says that the memory suffices.
 
     Args:
@@ -76,17 +82,17 @@ def check(stages, remedies=(), available=None, resident=None):
     )
 
 
-def advice(stages):
+def advice(stages: Mapping[str, Need]) -> str:
     """What to say when memory ran out all the same."""
     stage = max(stages, key=lambda name: stages[name].own)
     return (f"the estimate was {stages[stage].own / 1e9:.1f} GB in {stage}, --dry_run shows of what; take a smaller "
             "size or fewer frames, or free some memory")
 
 
-def peak(stages):
+def peak(stages: Mapping[str, Need]) -> float:
     """The most bytes of its own that the process holds in any stage."""
     return max(need.own for need in stages.values())
 
 
-def _gb(size):
+def _gb(size: float) -> str:
     return f"{size / 1e9:.2f}"

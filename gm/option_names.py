@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Sequence
 
 # Names in diffusers, ComfyUI, the original's pages and scripts, and trainers → ours. Those that are ours but for the
 # "SVD." in front are found without this table.
@@ -61,7 +62,7 @@ _NAMES = {name: ours for ours, names in _HERE.items() for name in names}
 _REASONS = {name: reason for reason, names in _NOT_HERE.items() for name in names}
 
 
-def answer_unknown(words, known):
+def answer_unknown(words: Sequence[str], known: Iterable[str]) -> str:
     """One message about command-line words that no option took.
 
     Args:
@@ -74,7 +75,7 @@ def answer_unknown(words, known):
     return "\n  ".join([f"{option}: {_answer(option, known)}" for option in dict.fromkeys(options)])
 
 
-def _answer(option, known):
+def _answer(option: str, known: Iterable[str]) -> str:
     name = option.lstrip("-").replace("-", "_").lower()
     plain = {ours.lstrip("-").lower(): ours for ours in known}
     leaves = {full.rsplit(".", 1)[-1]: ours for full, ours in reversed(plain.items())}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from gm.data.images import fit_image, load_image
 from gm.data.watermark import check_size
 from gm.errors import UserError
 from gm.sizes import choose_size
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from gm.options import VideoSettings
 
 CENTRE = (0.5, 0.5)
 
@@ -24,16 +29,17 @@ class Picture(NamedTuple):
     path: Path
     image: np.ndarray
     change: str
-    crop: tuple = CENTRE
+    crop: tuple[float, float] = CENTRE
     end: np.ndarray | None = None
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.image.shape[:2]
+        height, width = self.image.shape[:2]
+        return height, width
 
 
-def plan(config, settings, path, crop=CENTRE):
+def plan(config: DictConfig, settings: VideoSettings, path: str | Path, crop: tuple[float, float] = CENTRE) -> Picture:
     """The `Picture` of a file.
 
     Args:
@@ -58,4 +64,4 @@ def plan(config, settings, path, crop=CENTRE):
         change = f"{before} scaled and cropped {where} to {change} (height x width)"
     fitted = fit_image(image, *size, crop)
     end = fit_image(load_image(settings.end_image), *size) if settings.end_image else fitted if settings.loop else None
-    return Picture(path, fitted, change, tuple(crop), end)
+    return Picture(path, fitted, change, (crop[0], crop[1]), end)

@@ -17,7 +17,7 @@ GOLDENS = ROOT / "svd_tools" / "goldens" if INSTALLED else ROOT / "tests" / "gol
 DEMO = ASSETS / "demo.png"
 
 
-def config(path):
+def config(path: str | Path) -> Path:
     """A YAML file's path as it is; where there is no such file, that of the config of this name that comes with the
     program: "svd", "svd.yaml" and "configs/svd.yaml" are found from every folder."""
     path = Path(path)
@@ -28,20 +28,20 @@ def config(path):
     return next((candidate for candidate in found if candidate.is_file()), path)
 
 
-def weights():
+def weights() -> Path:
     """The folder where weights are kept unless another one is asked for."""
     if not INSTALLED:
         return ROOT / "checkpoints"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "svd_mindspore" / "checkpoints"
 
 
-def command(script):
+def command(script: str) -> str:
     """How a program is started here, by its file in a checkout: svd_tools/download.py -> svd-download if installed."""
     return COMMANDS[script] if INSTALLED else f"python {script}"
 
 
 
-def install(extra):
+def install(extra: str) -> str:
     """The command that installs what a part of the program needs; extra: as in pyproject.toml."""
     return f'pip install "svd-mindspore[{extra}]"' if INSTALLED else f"pip install -r requirements-{extra}.txt"
 

@@ -5,8 +5,10 @@ A layer computes in the dtype of its input; the networks cast what they are give
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import mindspore as ms
+import numpy as np
 
 from gm import ops
 from gm.errors import UserError
@@ -26,7 +28,7 @@ FLOAT32 = (
 )
 
 
-def level(amp_level, dtype=None):
+def level(amp_level: str, dtype: str | None = None) -> str:
     """The options amp_level and dtype as one value, which the rest of the program calls amp_level.
 
     bfloat16 has float32's range: no loss scale is needed, and results are 8 times coarser than float16's.
@@ -49,13 +51,13 @@ def level(amp_level, dtype=None):
     return BFLOAT16
 
 
-def check_amp_level(amp_level):
+def check_amp_level(amp_level: str) -> None:
     """Raise a UserError unless it is one of `AMP_LEVELS`, or what `level` makes of them."""
     if amp_level not in (*AMP_LEVELS, BFLOAT16):
         raise UserError(f"amp_level {amp_level!r}: choose O0 (float32) or O2 (float16 for UNet and CLIP)")
 
 
-def parameter_dtype(name, amp_level):
+def parameter_dtype(name: str, amp_level: str) -> ms.Type:
     """mindspore dtype of the parameter with that full checkpoint name, at amp_level "O0" (all float32) or "O2"."""
     check_amp_level(amp_level)
     if amp_level == "O0" or any(re.search(pattern, name) for pattern, _ in FLOAT32):
@@ -63,22 +65,22 @@ def parameter_dtype(name, amp_level):
     return ms.bfloat16 if amp_level == BFLOAT16 else ms.float16
 
 
-def needs_loss_scale(amp_level):
+def needs_loss_scale(amp_level: str) -> bool:
     """Whether gradients can leave the dtype's range: float16 alone has a narrow one."""
     return amp_level == "O2"
 
 
-def numpy_name(dtype):
+def numpy_name(dtype: ms.Type) -> str:
     """NumPy's name of the type that a parameter's values are read as: float32 for bfloat16, which NumPy lacks."""
     return "float32" if dtype == ms.bfloat16 else str(dtype).lower()
 
 
-def to_numpy(tensor):
+def to_numpy(tensor: ms.Tensor) -> np.ndarray:
     """A tensor's values as float32 where NumPy has no such dtype (bfloat16), else as they are."""
     return (tensor.astype(ms.float32) if tensor.dtype == ms.bfloat16 else tensor).asnumpy()
 
 
-def kept_narrow(name, shape):
+def kept_narrow(name: str, shape: Sequence[int]) -> bool:
     """Whether low_memory may keep the parameter in the float16 of its file: a weight that its layer widens when it is
     called (`gm.ops.widened`), so that the result is the same to the last bit."""
     return name.endswith("weight") and len(shape) > 1

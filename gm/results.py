@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import av
+import numpy as np
 from PIL import Image
 
 from gm import __version__
@@ -15,7 +17,7 @@ from gm.data import outputs, videos
 ENDINGS = {"mp4": ".mp4", "gif": ".gif", "frames": "_frames", "latents": ".npy"}
 
 
-def made_by(model, weights):
+def made_by(model: str, weights: str) -> str:
     """The line that a video's metadata tells of its making: that it was generated, by which model and version.
 
     model, weights: names. "trainedAlgorithmicMedia" is the IPTC's digital source type for such pictures, by which
@@ -25,7 +27,7 @@ def made_by(model, weights):
             f"Program: svd-mindspore {__version__}")
 
 
-def read_about(path):
+def read_about(path: str | Path) -> str:
     """What `made_by` wrote into a video's or a picture's metadata, or any other comment there; "" without one."""
     path = Path(path)
     try:
@@ -40,7 +42,7 @@ def read_about(path):
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
 
 
-def fingerprint(path):
+def fingerprint(path: str | Path) -> list[str]:
     """[name, SHA-256] of a file, or of all files of a folder, by which it is known again."""
     path, digest = Path(path), hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
@@ -49,7 +51,8 @@ def fingerprint(path):
     return [path.name, digest.hexdigest()]
 
 
-def write_results(base, kind, latents, frames, fps, about, pictures=None):
+def write_results(base: str | Path, kind: str, latents: np.ndarray, frames: np.ndarray | None, fps: float, about: str,
+                  pictures: Mapping[str, np.ndarray] | None = None) -> dict[str, Path]:
     """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png.
 
     Args:
@@ -61,7 +64,7 @@ def write_results(base, kind, latents, frames, fps, about, pictures=None):
         {"video", those of `pictures`, perhaps "sheet": path}.
     """
     files = {"video": Path(f"{base}{ENDINGS[kind]}")}
-    if kind == "latents":  # what took long comes first
+    if kind == "latents" or frames is None:  # what took long comes first
         outputs.write_npy(latents, files["video"])
     elif kind == "frames":
         videos.write_frames(frames, files["video"], about)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,8 +11,11 @@ from gm.diffusion.seam import fade
 from gm.errors import UserError
 from gm.options import OVERLAP
 
+if TYPE_CHECKING:
+    from gm.options import Options, VideoSettings
 
-def numbers(text, count, name):
+
+def numbers(text: str | None, count: int, name: str) -> list[float] | None:
     """A float for each of `count` segments from "160,60,160,60", or None for no text.
 
     Raises:
@@ -28,7 +32,7 @@ def numbers(text, count, name):
     return found
 
 
-def options_of(options, settings):
+def options_of(options: Options, settings: VideoSettings) -> list[Options]:
     """The `Options` of every segment: seeds of their own, and motion and frame rate as `settings` tell.
 
     Args:
@@ -36,7 +40,9 @@ def options_of(options, settings):
     """
     found = []
     for k in range(settings.segments):
-        changes = {} if k == 0 else {"seed": int(np.random.SeedSequence([options.seed, k]).generate_state(1)[0])}
+        changes: dict[str, Any] = {}
+        if k > 0:
+            changes["seed"] = int(np.random.SeedSequence([options.seed, k]).generate_state(1)[0])
         for field, text in (("motion_bucket_id", settings.segment_motion), ("fps", settings.segment_fps)):
             values = numbers(text, settings.segments, "segment_" + field.split("_")[0])
             changes.update({field: values[k]} if values else {})
@@ -44,7 +50,7 @@ def options_of(options, settings):
     return found
 
 
-def overlap_of(options, settings):
+def overlap_of(options: Options, settings: VideoSettings) -> int:
     """Frames that a segment shares with the one before. Arguments as of `options_of`.
 
     Raises:
@@ -56,7 +62,7 @@ def overlap_of(options, settings):
     return overlap
 
 
-def length(options, settings, given=None):
+def length(options: Options, settings: VideoSettings, given: int | None = None) -> int:
     """Frames of the whole video. given: of latents that are its first segment."""
     each = options.num_frames
     return (given or each) + (settings.segments - 1) * (each - overlap_of(options, settings))
@@ -73,21 +79,23 @@ class Chain:
     next segment begins with, and the latents of its first frames, None for the first segment.
     """
 
-    def __init__(self, image, overlap):
+    def __init__(self, image: np.ndarray | None, overlap: int) -> None:
         self.image, self.overlap = image, overlap
-        self.latents = self.frames = self.known = None
+        self.latents: np.ndarray | None = None
+        self.frames: np.ndarray | None = None
+        self.known: np.ndarray | None = None
 
-    def sampled(self, latents):
+    def sampled(self, latents: np.ndarray) -> None:
         """A segment's latents, all of its frames'."""
         self.latents = self._joined(self.latents, latents)
         self.known = latents[-self.overlap:]
 
-    def decoded(self, frames, image):
+    def decoded(self, frames: np.ndarray, image: np.ndarray) -> None:
         """Its frames; image: its frame number -overlap as the next segment begins with it."""
         self.frames = self._joined(self.frames, frames)
         self.image = image
 
-    def _joined(self, before, more):
+    def _joined(self, before: np.ndarray | None, more: np.ndarray) -> np.ndarray:
         """The frames that both have are faded from one to the other."""
         if before is None:
             return more

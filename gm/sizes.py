@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gm.data.images import fit_size
 from gm.errors import UserError
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 LARGEST_AREA = 2.0
 LONGEST_SIDE = 16384  # pixels
 
 
-def size_multiple(model):
+def size_multiple(model: DictConfig) -> int:
     """Height and width in pixels must be multiples of this: the VAE's and the UNet's halvings together (64 for SVD)."""
     return vae_factor(model) * 2 ** (len(model.unet.channel_mult) - 1)
 
@@ -33,7 +38,7 @@ def embedding_width(model):
     return model.unet.adm_in_channels // 3
 
 
-def check_picture(image, model):
+def check_picture(image: object, model: DictConfig) -> None:
     """UserError, with the remedy, unless a picture is what the networks take: uint8 (h, w, 3), h and w multiples of
     `size_multiple`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
@@ -57,7 +62,8 @@ def check_picture(image, model):
         raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
 
 
-def choose_size(config, size, height=None, width=None):
+def choose_size(config: DictConfig, size: Sequence[int], height: int | None = None,
+                width: int | None = None) -> tuple[int, int]:
     """(height, width) in pixels of the video of a picture of `size`.
 
     Both given: as asked. One given: the other follows the picture's aspect. None: the picture's own size, or, where
@@ -82,31 +88,31 @@ def choose_size(config, size, height=None, width=None):
         return _nearest(width * size[0] / size[1], multiple), width
     trained = config.sampling.height * config.sampling.width
     if size[0] * size[1] <= LARGEST_AREA * trained:
-        return fit_size(*size, multiple)
+        return fit_size(size[0], size[1], multiple)
     reduced = [round((trained * a / b) ** 0.5) for a, b in (size, size[::-1])]
     if min(reduced) < multiple:
         raise UserError(
             f"image of {size[1]}x{size[0]} pixels (width x height) is {reduced[1]}x{reduced[0]} at the model's area, "
             f"smaller than {multiple} in a direction: crop it, or pass --height and --width"
         )
-    return fit_size(*reduced, multiple)
+    return fit_size(reduced[0], reduced[1], multiple)
 
 
-def nearest_size(source, sizes):
+def nearest_size(source: tuple[int, int], sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """The one of `sizes` whose aspect is nearest to that of a video of size `source`, all (height, width) in pixels.
 
     Nearest: the least of the picture is lost when it is scaled to cover the size and cropped. Of several with the same
     loss it is the largest that needs no enlarging, or else the one that needs the least.
     """
 
-    def cost(size):
+    def cost(size: tuple[int, int]) -> tuple[Fraction, Fraction, int]:
         (height, width), (old_height, old_width) = size, source
         across, down = Fraction(width, old_width), Fraction(height, old_height)
         kept, scale = min(across, down) / max(across, down), max(across, down)
-        return -kept, max(scale, 1), -height * width
+        return -kept, max(scale, Fraction(1)), -height * width
 
     return min(sizes, key=cost)
 
 
-def _nearest(value, multiple):
+def _nearest(value: float, multiple: int) -> int:
     return max(multiple, round(value / multiple) * multiple)

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 
-def fault(path):
+def fault(path: str | Path) -> str | None:
     """Why somebody else could change what is at a path, in words for the user; None where nobody could.
 
     Looked at are the file or folder and every folder above it, links followed first (so use `path.resolve()`). In a

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from gm import estimate, ops
 from gm.ops import reference
 from gm.pipeline import PARTS
 from gm.sizes import size_multiple
 
+if TYPE_CHECKING:
+    from gm.options import Options
+    from gm.pipeline import ImageToVideo
 
-def needed(pipeline, size, options, low_memory=None, **kinds):
+
+def needed(pipeline: ImageToVideo, size: tuple[int, int], options: Options, low_memory: bool | None = None,
+           **kinds: Any) -> dict[str, estimate.Need]:
     """{stage: `gm.estimate.Need`} of a video by a `gm.pipeline.ImageToVideo`, on the device and in the mode of now.
 
     Args:
@@ -21,7 +28,7 @@ def needed(pipeline, size, options, low_memory=None, **kinds):
     return basis(pipeline, low_memory).stages(size, options, **kinds)
 
 
-def basis(pipeline, low_memory=None):
+def basis(pipeline: ImageToVideo, low_memory: bool | None = None) -> estimate.Basis:
     """What of a pipeline decides memory: `gm.estimate.Basis`. low_memory: in place of the pipeline's own."""
     low_memory = pipeline.low_memory if low_memory is None else low_memory
     weights = {name: pipeline.weights.held(name, pipeline.amp_level, low_memory) for name in PARTS.values()}
@@ -30,7 +37,9 @@ def basis(pipeline, low_memory=None):
     return estimate.Basis(pipeline.config.model, weights, ops.memory_setting(), low_memory, reference.MAX_SCORES)
 
 
-def remedies(pipeline, size, options, stages, batch=1):
+def remedies(pipeline: ImageToVideo, size: tuple[int, int], options: Options,
+             stages: Callable[..., dict[str, estimate.Need]],
+             batch: int = 1) -> Iterator[tuple[str, Callable[[], dict[str, estimate.Need]]]]:
     """Pairs for `gm.memory.check`: what a user can change, what costs the least first.
 
     stages: function of size and changes, by the options' names, low_memory and batch, that gives the stages. batch: of
@@ -53,7 +62,7 @@ def remedies(pipeline, size, options, stages, batch=1):
             yield words, functools.partial(stages, smaller, **least)
 
 
-def _words(changes):
+def _words(changes: dict[str, Any]) -> str:
     named = {"low_memory": lambda _: "--low_memory", "batch": lambda value: f"--batch={value}"}
     return " ".join(named.get(name, lambda value, name=name: f"--SVD.{name}={value}")(value)
                     for name, value in changes.items())

@@ -16,7 +16,9 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 from jsonargparse import ArgumentParser
@@ -28,13 +30,20 @@ from gm.data.spread import spread
 from gm.data.table import listing
 from gm.errors import UserError, run_cli
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gm.data.metadata import Clip, Metadata
+
 _CHUNK = 8  # frames held at a time
 
 
-def decode_all(clips, workers=2, scheduler=None):
+def decode_all(clips: Iterable[Clip], workers: int = 2,
+               scheduler: str | None = None) -> tuple[list[tuple[int, str]], list[tuple[int, int]]]:
     """([(line, what is wrong)], [(h, w) of what is trained on of each clip whose file opens]): every frame of their
     files is decoded. workers, scheduler: as of `gm.data.spread.spread`."""
-    faults, sizes = [], []
+    faults: list[tuple[int, str]] = []
+    sizes: list[tuple[int, int]] = []
     done = spread(_decoded, by_file(clips), workers, scheduler, desc="decoding", unit="file",
                   given_up=lambda same, reason: ([(same[0].line, f"{same[0].path}: {reason}")], []))
     for found, shapes in done:
@@ -43,10 +52,11 @@ def decode_all(clips, workers=2, scheduler=None):
     return faults, sizes
 
 
-def _decoded(same):
+def _decoded(same: list[Clip]) -> tuple[list[tuple[int, str]], list[tuple[int, int]]]:
     """What `decode_all` gives, of the clips of one file."""
     cv2.setNumThreads(1)
-    found, size = [], None
+    found: list[tuple[int, str]] = []
+    size: tuple[int, int] | None = None
     try:
         with open_clip(same[0].path) as video:
             length, size = video.length, video.size
@@ -59,7 +69,8 @@ def _decoded(same):
     return found, [clip.crop.size if clip.crop else size for clip in same] if size else []
 
 
-def summary(metadata, numbers, frames, step, batch_size, height, width):
+def summary(metadata: Metadata, numbers: Mapping[str, np.ndarray], frames: int, step: int, batch_size: int, height: int,
+            width: int) -> str:
     """Text: how many samples an epoch has, what is dropped, and what has to be enlarged."""
     clips, dropped = metadata.clips, metadata.dropped
     span = (frames - 1) * step + 1
@@ -72,7 +83,7 @@ def summary(metadata, numbers, frames, step, batch_size, height, width):
         f"dropped: {len(dropped)} rows shorter than frames * step = {frames * step} frames",
     ]
     heights, widths = numbers.get("height"), numbers.get("width")
-    if heights is None or len(heights) != len(widths) or not len(heights):
+    if heights is None or widths is None or len(heights) != len(widths) or not len(heights):
         lines.append("sizes are not in the list: --deep, or label_videos.py --split_scenes, tells them")
     else:
         scale = [max(height / h, width / w) for h, w in zip(heights.tolist(), widths.tolist())]
@@ -85,7 +96,7 @@ def summary(metadata, numbers, frames, step, batch_size, height, width):
     return "\n".join(lines)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("labels", type=Path, help="the CSV file")
     parser.add_argument("--data_dir", default=".", help="the folder that the paths start from, as in train.py")
@@ -108,7 +119,8 @@ def main(argv=None):
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     data_dir = os.path.abspath(options.data_dir) if options.scheduler else options.data_dir
     metadata = read_metadata(options.labels, data_dir, options.frames, options.step)
-    faults, sizes = [], None
+    faults: list[tuple[int, str]] = []
+    sizes: list[tuple[int, int]] | None = None
     if options.deep:
         faults, sizes = decode_all([*metadata.clips, *metadata.dropped], options.workers, options.scheduler)
     numbers = statistics.collect(options.labels, metadata, sizes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from gm import interrupts, places
 
 
-def main():
+def main() -> None:
     """Run the program that the command was called as (`gm.places.COMMANDS`)."""
     interrupts.catch()  # before all that takes time
     from gm.errors import run_cli

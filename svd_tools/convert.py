@@ -13,6 +13,8 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -21,7 +23,7 @@ from gm.checkpoint.export import LAYOUTS, MINDSPORE
 from gm.errors import run_cli
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--pt_weights_file",
@@ -60,15 +62,15 @@ def main(argv=None):
             options.to, options.base, options.use_ema, lambda parts: _configs(options.config, parts))
 
 
-def _configs(config, parts):
+def _configs(config: str, parts: Iterable[str]) -> dict[str, Any]:
     """diffusers' configs of a model's YAML file, and a word where diffusers cannot build that model."""
     from gm.checkpoint.diffusers_configs import model_configs
     from gm.model import load_model_config
 
-    config = load_model_config(config)
-    if "vae" in parts and config.model.vae.num_res_blocks != 2:
+    loaded = load_model_config(config)
+    if "vae" in parts and loaded.model.vae.num_res_blocks != 2:
         print("warning: diffusers builds the video VAE only with num_res_blocks 2", file=sys.stderr)
-    return model_configs(config, parts)
+    return model_configs(loaded, parts)
 
 
 if __name__ == "__main__":

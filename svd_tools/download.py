@@ -19,7 +19,9 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -36,7 +38,7 @@ _PIECE = 2**22  # bytes read at a time
 _AGAIN = "The same command goes on where it stopped."
 
 
-def download(version, folder):
+def download(version: str, folder: str | Path) -> Path:
     """Fetch <version>.safetensors into the folder and check its size and SHA-256; returns its path.
 
     What is there and is the hub's file is not fetched again. Until it is whole and right a file lies in a hidden folder
@@ -72,7 +74,7 @@ def download(version, folder):
     return path
 
 
-def _library():
+def _library() -> Any:
     """huggingface_hub; over HTTP alone, which mirrors have and which can go on with half a file (Xet is neither)."""
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     try:
@@ -83,7 +85,7 @@ def _library():
     return huggingface_hub
 
 
-def _fetch(hub, repository, name, about, partial):
+def _fetch(hub: Any, repository: str, name: str, about: Any, partial: Path) -> str:
     """Path of the fetched file below `partial`. A connection that breaks is made again while it brings anything."""
     while True:
         before = _so_far(partial, about.etag)
@@ -97,16 +99,16 @@ def _fetch(hub, repository, name, about, partial):
             print(f"the connection broke at {got / 1e9:.2f} of {about.size / 1e9:.2f} GB; going on", file=sys.stderr)
 
 
-def _so_far(partial, sha256):
+def _so_far(partial: Path, sha256: str) -> int:
     """Bytes of the file that an earlier try has left."""
     return sum(file.stat().st_size for file in partial.rglob(f"*{sha256}.incomplete"))
 
 
-def _endpoint():
+def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
 
 
-def _promised(about, url):
+def _promised(about: Any, url: str) -> tuple[int, str]:
     """(size in bytes, SHA-256 in hexadecimal) that the server states."""
     if about.size is None or about.commit_hash is None or not _SHA256.fullmatch(about.etag or ""):
         raise UserError(f"{url}: the answer has no size and SHA-256, so it is not the hub's but perhaps a proxy's or a "
@@ -114,7 +116,7 @@ def _promised(about, url):
     return about.size, about.etag
 
 
-def _check(path, size, sha256, otherwise):
+def _check(path: str | Path, size: int, sha256: str, otherwise: str) -> None:
     """UserError ending in `otherwise` unless the file has the size and the SHA-256; a bar over its bytes."""
     found = os.path.getsize(path)
     if found != size:
@@ -128,7 +130,7 @@ def _check(path, size, sha256, otherwise):
         raise UserError(f"{path}: SHA-256 {digest.hexdigest()} where the hub has {sha256}; it {otherwise}")
 
 
-def _explain(error, hub, repository, name, folder):
+def _explain(error: OSError, hub: Any, repository: str, name: str, folder: Path) -> str:
     """A message with what to do for an error of the library, of the network or of the disk."""
     errors = hub.errors
     status = _status(error)
@@ -147,7 +149,7 @@ def _explain(error, hub, repository, name, folder):
             f"name a mirror, for instance HF_ENDPOINT=https://hf-mirror.com. {elsewhere}")
 
 
-def _refused(hub, repository, status):
+def _refused(hub: Any, repository: str, status: int | None) -> str:
     page, token = f"{_HUB}/{repository}", hub.get_token()
     have = "no token is set" if token is None else "the token that is set was refused"
     lines = [
@@ -160,19 +162,19 @@ def _refused(hub, repository, status):
     return "\n  ".join(lines)
 
 
-def _status(error):
+def _status(error: BaseException) -> int | None:
     """The server's answer, such as 404; None where there was none."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _cause(error):
+def _cause(error: BaseException) -> str:
     """The innermost cause, in short."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while inner := error.__cause__ or error.__context__:
+        error = inner
     return (str(error).strip() or type(error).__name__).splitlines()[-1][:160]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("version", choices=list(REPOSITORIES), help="the version to fetch; svd_tiny needs no download")
     parser.add_argument("--checkpoints_dir", help="folder for it; by default SVD_CHECKPOINTS of the environment, else "

@@ -12,7 +12,9 @@ if __name__ == "__main__":  # before all that takes time
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
@@ -23,8 +25,12 @@ from gm.data.metrics import MEANINGS, evaluate
 from gm.data.outputs import write_json
 from gm.errors import UserError, run_cli
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def evaluate_file(path, image=None, frames_fps=None):
+
+def evaluate_file(path: str | Path, image: np.ndarray | None = None,
+                  frames_fps: float | None = None) -> dict[str, float]:
     """`gm.data.metrics.evaluate` of a video file or folder of frames; image: uint8 picture of any size, fitted as
     image_to_video.py does; frames_fps: frames per second of a folder of frames.
 
@@ -38,11 +44,11 @@ def evaluate_file(path, image=None, frames_fps=None):
             raise UserError(f"{path}: a folder of pictures states no frame rate: give it by --frames_fps")
         frames = video.frames(range(video.length))
     if image is not None:
-        image = fit_image(image, *frames.shape[1:3])
+        image = fit_image(image, frames.shape[1], frames.shape[2])
     return evaluate(frames, fps, image)
 
 
-def table(results):
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
     """Text: a row for each metric, a column for each of {video: numbers}."""
     names = list(results)
     width = max([12, *(len(Path(name).name) for name in names)])
@@ -54,7 +60,7 @@ def table(results):
     return "\n".join(lines)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("videos", nargs="+", help="video files, or folders of frames")
     parser.add_argument("--frames_fps", type=float, help="frames per second of folders of frames")

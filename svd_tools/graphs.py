@@ -6,8 +6,9 @@ is not here. Forward pass, loss, backward pass and the optimizer's update, in fl
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from mindspore import Tensor
@@ -24,14 +25,19 @@ from gm.precision import parameter_dtype
 from gm.training.optimizer import AdamW
 from gm.training.step import GradientSums
 
+if TYPE_CHECKING:
+    from mindspore import nn
+
 T, SIDE, CONTEXT, VECTOR = 3, 8, 16, 12
 SCALE = 1024.0  # of the loss, without which float16's small gradients vanish
-UNET = {
+UNET: dict[str, Any] = {
     "in_channels": 8, "model_channels": 32, "out_channels": 4, "num_res_blocks": 1, "attention_resolutions": [],
     "num_head_channels": 16, "context_dim": CONTEXT, "adm_in_channels": VECTOR,
 }  # with a transformer in the middle, where every UNet has one
-CLIP = {"image_size": 8, "patch_size": 4, "width": 32, "layers": 1, "head_width": 16, "mlp_ratio": 2.0, "embed_dim": 16}
-VAE = {"ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 4}
+CLIP: dict[str, Any] = {
+    "image_size": 8, "patch_size": 4, "width": 32, "layers": 1, "head_width": 16, "mlp_ratio": 2.0, "embed_dim": 16,
+}
+VAE: dict[str, Any] = {"ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 4}
 # What only arranges a graph: nothing of it runs on a device.
 BOOKKEEPING = {"Constant", "Depend", "Load", "MakeTuple", "Return", "TupleGetItem", "UpdateState", "Partial", "Call"}
 
@@ -41,23 +47,23 @@ class Node(NamedTuple):
 
     graph: str
     operator: str
-    tensors: tuple
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class Compiled(NamedTuple):
     """A cell that has run, and its result."""
 
-    cell: object
-    result: object
+    cell: nn.Cell
+    result: Any
 
 
-def use_reference_forms(mode=ops.GRAPH_MODE):
+def use_reference_forms(mode: int = ops.GRAPH_MODE) -> None:
     """What a device without forms of its own runs, on the CPU."""
     ops.set_device("CPU", mode)
     ops.bind(ops.choose("GPU", ops.version()))
 
 
-def filled(cell, amp_level="O0", prefix="", seed=0):
+def filled(cell: nn.Cell, amp_level: str = "O0", prefix: str = "", seed: int = 0) -> nn.Cell:
     """The cell with random values; norms get ones. prefix: of the parameters' names in a checkpoint."""
     random = np.random.default_rng(seed)
     for name, p in cell.parameters_and_names():
@@ -69,7 +75,7 @@ def filled(cell, amp_level="O0", prefix="", seed=0):
     return cell
 
 
-def training_inputs(seed=1):
+def training_inputs(seed: int = 1) -> tuple[Any, ...]:
     """Loss scale, then latents, noise, sigma, concat, context, vector and t of one video: see `DiffusionLoss`."""
     random = np.random.default_rng(seed)
     shapes = (T, 4, SIDE, SIDE), (T, 4, SIDE, SIDE), (T,), (T, 4, SIDE, SIDE), (T, 1, CONTEXT), (T, VECTOR)
@@ -78,7 +84,7 @@ def training_inputs(seed=1):
     return (Tensor(np.float32(SCALE)), *map(Tensor, arrays), T)
 
 
-def training_step(amp_level, levels):
+def training_step(amp_level: str, levels: int) -> tuple[GradientSums, AdamW]:
     """(`GradientSums` of the small UNet with so many levels, its optimizer). Every parameter is trained."""
     unet = VideoUNet(**{**UNET, "channel_mult": [1] * levels})
     denoiser = Denoiser(filled(unet, amp_level, "model.diffusion_model."))
@@ -90,7 +96,7 @@ def training_step(amp_level, levels):
     return step, AdamW(parameters, step.sums, settings, values.__getitem__)
 
 
-def compile_training(amp_level, levels=2):
+def compile_training(amp_level: str, levels: int = 2) -> dict[str, Compiled]:
     """{name: `Compiled`} of a training step: gradients, their norm, the update and what belongs to it.
 
     The result of the first is (losses, {parameter: gradient}).
@@ -105,14 +111,14 @@ def compile_training(amp_level, levels=2):
     return found
 
 
-def compile_first_stages(amp_level="O0"):
+def compile_first_stages(amp_level: str = "O0") -> dict[str, Compiled]:
     """{name: `Compiled`} of CLIP, VAE encoder and both decoders, forward. The VAE is float32 at every level."""
     random = np.random.default_rng(2)
 
-    def normal(*shape):
+    def normal(*shape: int) -> Tensor:
         return Tensor(random.standard_normal(shape).astype(np.float32))
 
-    parts = {
+    parts: dict[str, tuple[nn.Cell, str, tuple[Any, ...]]] = {
         f"clip {amp_level}": (ClipVision(**CLIP), "conditioner.embedders.0.", (normal(1, 3, 8, 8),)),
         "encoder": (VaeEncoder(**VAE, quant_conv=True), "first_stage_model.", (normal(1, 3, 16, 16),)),
         "decoder": (VaeDecoder(**VAE, temporal=True), "first_stage_model.", (normal(T, 4, 8, 8), T)),
@@ -124,17 +130,17 @@ def compile_first_stages(amp_level="O0"):
     return found
 
 
-def compile_all(amp_level, levels=2):
+def compile_all(amp_level: str, levels: int = 2) -> dict[str, Compiled]:
     """{name: `Compiled`} of everything that runs on a device at this amp_level; levels: of the UNet."""
     return {**compile_training(amp_level, levels), **compile_first_stages(amp_level)}
 
 
-def all_nodes(compiled):
+def all_nodes(compiled: Mapping[str, Compiled]) -> list[Node]:
     """The `Node`s of {name: `Compiled`}."""
     return [node for name, part in compiled.items() for node in nodes(name, part.cell)]
 
 
-def faults(found):
+def faults(found: Iterable[Node]) -> list[str]:
     """What devices refuse or compute slowly, in a list of `Node`s: sentences."""
     known = []
     for node in found:
@@ -149,7 +155,7 @@ def faults(found):
     return known
 
 
-def nodes(name, cell):
+def nodes(name: str, cell: nn.Cell) -> list[Node]:
     """The `Node`s of every graph that was compiled for a cell, before the CPU's own passes."""
     found = []
     for phase in cell.compile_cache:
@@ -163,7 +169,7 @@ def nodes(name, cell):
     return found
 
 
-def _nodes_of(name, graph, operators):
+def _nodes_of(name: str, graph: Any, operators: Mapping[str, str]) -> list[Node]:
     known = {}
     for item in (*graph.parameter, *graph.input):
         known[item.name] = tuple(_described(t) for t in getattr(item, "tensor", None) or [item])
@@ -179,12 +185,12 @@ def _nodes_of(name, graph, operators):
     return found
 
 
-def _tensors(attribute):
+def _tensors(attribute: Any) -> Iterator[TensorProto]:
     yield from attribute.tensors
     for value in attribute.values:
         yield from _tensors(value)
 
 
-def _described(tensor):
+def _described(tensor: TensorProto) -> tuple[str, tuple[int, ...]]:
     return TensorProto.DataType.Name(tensor.data_type), tuple(tensor.dims)
 

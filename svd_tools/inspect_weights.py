@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jsonargparse import ArgumentParser
@@ -23,6 +24,9 @@ from gm.checkpoint.model_file import open_model
 from gm.checkpoint.rules import DELTA_KIND, unused_reason
 from gm.console import progress_bar
 from gm.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from gm.checkpoint.view import View
 
 _READERS = 4  # threads; NumPy's arithmetic leaves Python's lock
 _TEMPORAL = (".time_stack.", ".time_pos_embed.", ".time_mixer.", ".time_mix_conv.")
@@ -48,7 +52,7 @@ class Found(NamedTuple):
     before: float = 0.0
 
 
-def module_of(name):
+def module_of(name: str) -> str:
     """The part of the model that a tensor belongs to: for the UNet its block, in the order in which it computes."""
     if name.startswith(UNET):
         pieces = name[len(UNET):].split(".")
@@ -56,7 +60,7 @@ def module_of(name):
     return next((word for start, word in _MODULES if name.startswith(start)), name.split(".")[0])
 
 
-def variant_of(view):
+def variant_of(view: View) -> str:
     """Which of SVD's checkpoints it looks like, in words."""
     names = set(view.names())
     parts = parts_of(names)
@@ -81,11 +85,11 @@ class _AnyLayer:
     """Stands for `gm.checkpoint.lora.Names` where no model is at hand: every layer is one."""
 
     @staticmethod
-    def weight(layer):
+    def weight(layer: str) -> str:
         return layer
 
 
-def look(view, name, other=None):
+def look(view: View, name: str, other: View | None = None) -> Found:
     """`Found` of a tensor; other: the view with the tensor's values before training."""
     array = view.read(name).reshape(-1)
     before = other.read(name).reshape(-1) if other is not None else None
@@ -104,7 +108,7 @@ def look(view, name, other=None):
     return Found(array.size, nans, infinities, change, squares)
 
 
-def examine(view, names, other=None):
+def examine(view: View, names: Sequence[str], other: View | None = None) -> dict[str, Found]:
     """{name: `Found`}; a few tensors in memory at a time."""
     found = {}
     with ThreadPoolExecutor(_READERS) as pool, progress_bar(len(names), "reading", "tensor") as bar:
@@ -117,20 +121,20 @@ def examine(view, names, other=None):
     return found
 
 
-def by_module(found):
+def by_module(found: Mapping[str, Found]) -> dict[str, list[tuple[str, Found]]]:
     """{module: [(name, Found)]} in the order of the computation."""
-    groups = {}
+    groups: dict[str, list[tuple[str, Found]]] = {}
     for name, result in found.items():
         groups.setdefault(module_of(name), []).append((name, result))
     return dict(sorted(groups.items(), key=lambda item: _place(item[0])))
 
 
-def _place(module):
+def _place(module: str) -> tuple[int, int, str]:
     head, _, number = module.partition(".")
     return _ORDER.index(head) if head in _ORDER else len(_ORDER), int(number) if number.isdigit() else 0, module
 
 
-def describe(view, found):
+def describe(view: View, found: Mapping[str, Found]) -> list[str]:
     """The lines for one file."""
     kinds = Counter(view.precision(name) for name in view.names())
     total = sum(result.size for result in found.values())
@@ -156,7 +160,7 @@ def describe(view, found):
     return lines + [f"  {name}: {result.nans} NaN, {result.infinities} infinite" for name, result in bad[:20]]
 
 
-def describe_changes(found):
+def describe_changes(found: Mapping[str, Found]) -> list[str]:
     """The table of what changed, by module: |after - before| / |before|, of all values and of the temporal ones."""
     lines = ["| module | changed tensors | relative change | temporal layers | other layers |", "|---|---|---|---|---|"]
     for module, members in [*by_module(found).items(), ("all", list(found.items()))]:
@@ -168,14 +172,14 @@ def describe_changes(found):
     return lines
 
 
-def relative(members):
+def relative(members: Iterable[tuple[str, Found]]) -> float:
     """The norm of the change relative to that of the values before, over several tensors."""
     before = sum(result.before for _, result in members)
     change = sum(result.change for _, result in members)
     return math.sqrt(change / before) if before else float("inf") if change else 0.0
 
 
-def draw(found, path):
+def draw(found: Mapping[str, Found], path: str | Path) -> None:
     """A bar for every module, by the size of its change, in logarithmic scale, as a PNG file."""
     from PIL import Image, ImageDraw
 
@@ -201,7 +205,7 @@ def draw(found, path):
     write_png(np.asarray(image), path)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", help="one file or folder of weights, or two: before and after training")
     parser.add_argument("--use_ema", type=bool, nargs="?", const=True, default=False,
@@ -220,7 +224,7 @@ def main(argv=None):
     return 0
 
 
-def compare(before, after, picture=None):
+def compare(before: View, after: View, picture: str | Path | None = None) -> None:
     """Print what changed from one view to another, and draw it. UserError if they have no tensor in common."""
     if is_lora(after.names()):
         raise UserError(f"{after.path} is a LoRA: merge it (svd_tools/merge.py), then compare")

@@ -17,8 +17,10 @@ import io
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -37,13 +39,18 @@ from gm.errors import UserError, run_cli
 from gm.files import count_suffixes
 from gm.locks import held
 
+if TYPE_CHECKING:
+    from gm.data.scenes import Scene
+    from gm.data.video_reader import VideoReader
+
 COLUMNS = ("path", "length", "motion_bucket_id", "fps", "motion_score")
 SCENE_COLUMNS = (*COLUMNS, "start", "width", "height", "black", "frozen", "faded", "crop", "overlay")
 _CHUNK = 8  # frames of a long video held at a time
 _LOOKS = 8  # frames of a scene, at least, in which bars and overlays are looked for
 
 
-def label(folder, path, frames_fps=None, hdr="map", split_scenes=False):
+def label(folder: Path, path: str, frames_fps: float | None = None, hdr: str = "map",
+          split_scenes: bool = False) -> list[tuple[str, ...]]:
     """The rows of one clip, tuples of strings in the order of COLUMNS, or of SCENE_COLUMNS with a row for each scene of
     two frames or more. UserError if it cannot be read.
 
@@ -72,12 +79,13 @@ def label(folder, path, frames_fps=None, hdr="map", split_scenes=False):
         return rows
 
 
-def _row(video, path, fps, start, length, look):
+def _row(video: VideoReader, path: str, fps: float, start: int, length: int,
+         look: Callable[[np.ndarray], None]) -> tuple[str, ...]:
     """The cells of COLUMNS of the frames from `start` on. look: function that is shown the frames that are read."""
     times = video.times and video.times[start : start + length]
     indices = motion.sample_indices(length, fps, times)
 
-    def pictures():
+    def pictures() -> Iterator[np.ndarray]:
         for place in range(0, len(indices), _CHUNK):
             for frame in video.frames([start + index for index in indices[place : place + _CHUNK]]):
                 look(frame)
@@ -87,7 +95,7 @@ def _row(video, path, fps, start, length, look):
     return path, str(length), str(motion.bucket(score)), f"{fps:.6g}", f"{score:.4f}"
 
 
-def _scene_row(video, path, fps, scene):
+def _scene_row(video: VideoReader, path: str, fps: float, scene: Scene) -> tuple[str, ...]:
     """The cells of SCENE_COLUMNS."""
     overlays = Overlays()
     cells = _row(video, path, fps, scene.start, scene.length, overlays.add)
@@ -98,7 +106,7 @@ def _scene_row(video, path, fps, scene):
     return (*cells, str(scene.start), str(width), str(height), *shares, overlays.crop(), f"{overlays.overlay():.2f}")
 
 
-def read_rows(path, columns=COLUMNS):
+def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> dict[str, list[tuple[str, ...]]]:
     """Complete rows of an earlier run as {path: [row, ...]}; {} if there is no such file.
 
     A last line without its end was cut off when that run was killed, and is left out.
@@ -114,15 +122,15 @@ def read_rows(path, columns=COLUMNS):
     rows = list(csv.reader(io.StringIO(complete, newline="")))
     if rows and tuple(rows[0]) != columns:
         raise UserError(f"cannot resume: {path} does not have the columns {','.join(columns)}; remove it or rename it")
-    found = {}
+    found: dict[str, list[tuple[str, ...]]] = {}
     for row in rows[1:]:
         if len(row) == len(columns):
             found.setdefault(row[0], []).append(tuple(row))
     return found
 
 
-def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="map", split_scenes=False,
-                 scheduler=None):
+def label_videos(folder: Path, output: Path, workers: int = 2, resume: bool = False, frames_fps: float | None = None,
+                 hdr: str = "map", split_scenes: bool = False, scheduler: str | None = None) -> list[tuple[str, str]]:
     """Label all clips of `folder` into the CSV `output`; returns [(path, reason)] of those that could not be read.
 
     workers, scheduler: as of `gm.data.spread.spread`; the other options as of `label`. What is left out for its suffix,
@@ -134,7 +142,8 @@ def label_videos(folder, output, workers=2, resume=False, frames_fps=None, hdr="
         return _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes, scheduler)
 
 
-def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes, scheduler):
+def _label_videos(folder: Path, output: Path, workers: int, resume: bool, frames_fps: float | None, hdr: str,
+                  split_scenes: bool, scheduler: str | None) -> list[tuple[str, str]]:
     if split_scenes:
         cut_detector()  # is there, or it is told now
     columns = SCENE_COLUMNS if split_scenes else COLUMNS
@@ -156,14 +165,14 @@ def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes
     write_rows(partial, columns, chain.from_iterable(done.values()))
     todo = [path for path in videos if path not in done]
     failures = list(found.unreadable)
-    for _, reason in failures:
-        print(f"left out: {reason}", file=sys.stderr)
+    for _, fault in failures:
+        print(f"left out: {fault}", file=sys.stderr)
     with open(partial, "a", newline="", encoding="utf-8") as file:
         one = functools.partial(_labelled, folder.absolute() if scheduler else folder, (frames_fps, hdr, split_scenes))
         for path, rows, reason in spread(one, todo, workers, scheduler, desc="labelling", unit="video",
                                          given_up=lambda path, reason: (path, None, reason)):
-            if reason:
-                failures.append((path, reason))
+            if rows is None:
+                failures.append((path, str(reason)))
                 say(f"left out: {reason}")
             else:
                 done[path] = rows
@@ -179,7 +188,8 @@ def _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes
     return failures
 
 
-def _labelled(folder, options, path):
+def _labelled(folder: Path, options: tuple[float | None, str, bool],
+              path: str) -> tuple[str, list[tuple[str, ...]] | None, str | None]:
     """(path, rows, None) or (path, None, reason) of a video."""
     cv2.setNumThreads(1)  # the workers are the parallel part; OpenCV's own threads would only get in each other's way
     try:
@@ -188,7 +198,7 @@ def _labelled(folder, options, path):
         return path, None, str(error)
 
 
-def set_scale(path, calibration=None):
+def set_scale(path: Path, calibration: Calibration | None = None) -> Calibration:
     """Write the buckets of the finished list `path` anew, by a `Calibration` or one fitted to its scores, and keep that
     beside the list. Returns it. UserError where there are too few clips."""
     with held(path.with_name(f".{path.name}.lock"), f"another process is writing {path}: wait for it"):
@@ -203,7 +213,7 @@ def set_scale(path, calibration=None):
     return calibration
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("videos_dir", type=Path, help="folder with the videos; folders in it, and linked ones, are "
                         "searched too. A folder of pictures without videos or folders in it is a clip, its frames in "

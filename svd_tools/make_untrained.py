@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before all that takes time
 
     interrupts.catch()
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -18,7 +19,7 @@ from gm import places
 from gm.errors import run_cli
 
 
-def write_untrained(config_path, output, seed=0, overwrite=False):
+def write_untrained(config_path: str | Path, output: str | Path, seed: int = 0, overwrite: bool = False) -> None:
     """Write every parameter of the model of a config, float32, under the original's names.
 
     Raises:
@@ -39,7 +40,7 @@ def write_untrained(config_path, output, seed=0, overwrite=False):
     write_safetensors(output, [(name, a.shape, a.dtype) for name, a in arrays.items()], arrays.__getitem__)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config", default=str(places.CONFIGS / "svd_untrained.yaml"),
                         help="YAML file of a model small enough for the memory")

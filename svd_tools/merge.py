@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before all that takes time
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from gm.console import progress_bar
 from gm.errors import UserError, run_cli
 
 
-def merge(config, checkpoint, deltas, output, base=None, use_ema=False, dtype=None, overwrite=False):
+def merge(config: str | Path, checkpoint: str | Path, deltas: str, output: str | Path, base: str | Path | None = None,
+          use_ema: bool = False, dtype: str | None = None, overwrite: bool = False) -> list[str]:
     """Write `output`, under the original names; one tensor in memory at a time.
 
     Args:
@@ -55,7 +57,7 @@ def merge(config, checkpoint, deltas, output, base=None, use_ema=False, dtype=No
     make_folder(Path(output).parent)
     with progress_bar(len(entries), "merging", "tensor") as bar:
 
-        def read(name):
+        def read(name: str) -> np.ndarray:
             bar.update()
             source.release()
             old = source.read(weights.sources[name])
@@ -69,7 +71,7 @@ def merge(config, checkpoint, deltas, output, base=None, use_ema=False, dtype=No
     return changes.warnings(weights)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd.yaml"),
                         help="YAML file of the model")

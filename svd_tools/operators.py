@@ -16,7 +16,9 @@ import inspect
 import pkgutil
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import mindspore as ms
 from jsonargparse import ArgumentParser
@@ -40,7 +42,7 @@ CLASSES = re.compile(
 )
 
 
-def platforms(operator):
+def platforms(operator: str) -> tuple[str, ...] | None:
     """Devices in the docstring of an operator, or of the function that it refers to; None where none are named."""
     for text in _docstrings(operator):
         found = re.search(r"Supported Platforms:\s*\n\s*(.*)", text)
@@ -50,7 +52,7 @@ def platforms(operator):
     return None
 
 
-def _docstrings(operator):
+def _docstrings(operator: str) -> Iterator[str]:
     for module in _modules():
         cell = getattr(module, operator, None)
         text = (inspect.isclass(cell) and cell.__dict__.get("__doc__")) or ""
@@ -60,13 +62,13 @@ def _docstrings(operator):
 
 
 @functools.lru_cache(maxsize=1)
-def _modules():
+def _modules() -> list[ModuleType]:
     names = [f"mindspore.ops.operations.{module.name}" for module in pkgutil.iter_modules(operations.__path__)]
     return [importlib.import_module(name) for name in ("mindspore.ops.auto_generate.gen_ops_prim", *names)]
 
 
 @functools.lru_cache(maxsize=len(DEVICES))
-def kernels(device):
+def kernels(device: str) -> set[str] | None:
     """Names of the kernels in a device's libraries; None where this mindspore has none of them."""
     root = Path(ms.__file__).parent / "lib"
     files = [root / name for name in LIBRARIES[device] if (root / name).exists()]
@@ -74,7 +76,7 @@ def kernels(device):
     return {name.decode() for match in found for name in match if name} if files else None
 
 
-def support(operator):
+def support(operator: str) -> dict[str, str]:
     """{device: "documented", "plugin", "rewritten" or ""} of an operator, for Ascend and GPU; "" where it has none."""
     named, found = platforms(operator), {}
     for device in DEVICES[:2]:
@@ -87,15 +89,15 @@ def support(operator):
     return found
 
 
-def used(nodes):
+def used(nodes: Iterable[graphs.Node]) -> dict[str, list[str]]:
     """{operator: sorted dtypes} of `svd_tools.graphs.Node`s."""
-    found = defaultdict(set)
+    found: defaultdict[str, set[str]] = defaultdict(set)
     for node in nodes:
         found[node.operator].update(dtype for dtype, _ in node.tensors)
     return {operator: sorted(found[operator]) for operator in sorted(found)}
 
 
-def table(operators):
+def table(operators: Mapping[str, Sequence[str]]) -> str:
     """Markdown of {operator: dtypes}, one row each."""
     lines = [f"MindSpore {ms.__version__}: {len(operators)} operators.", "",
              "| operator | dtypes here | Ascend | GPU |", "|---|---|---|---|"]
@@ -107,7 +109,7 @@ def table(operators):
     return "\n".join(lines)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/devices.md")
     options = parser.parse_args(argv)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gm import places
 from gm.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PAGE = places.ROOT / "docs" / "devices.md"
 
 
-def read(name, page=PAGE):
+def read(name: str, page: Path = PAGE) -> tuple[str, str, str]:
     """(text before the table `name`, the table, text behind it). UserError where the marks are missing."""
     begin, end = _marks(name)
     if not page.exists():
@@ -20,12 +25,12 @@ def read(name, page=PAGE):
     return before, shown.strip(), after
 
 
-def write(name, text, page=PAGE):
+def write(name: str, text: str, page: Path = PAGE) -> None:
     """Put a table into its place."""
     before, _, after = read(name, page)
     begin, end = _marks(name)
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
-def _marks(name):
+def _marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

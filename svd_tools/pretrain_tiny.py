@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before all that takes time
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -24,7 +25,7 @@ from gm import places
 from gm.errors import run_cli
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd_tiny_train.yaml"),
                         help="YAML file of the recipe")

@@ -20,8 +20,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import List  # noqa: UP035  (jsonargparse needs it on Python 3.9)
+from typing import TYPE_CHECKING, Any, List  # noqa: UP035  (jsonargparse needs List on Python 3.9)
 
 import numpy as np
 from jsonargparse import ArgumentParser
@@ -39,6 +40,11 @@ from gm.files import atomic_path
 from gm.training.data import open_data
 from gm.training.settings import load_settings, size_name
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from gm.data.clips import ClipDataset
+
 _DATASET = ("frames", "step", "height", "width", "sizes", "flip")
 _MARGIN, _TEXT = 8, 18  # pixels of the sheet: around everything, and of the font
 _PAGE = """<!DOCTYPE html>
@@ -54,7 +60,7 @@ figcaption {{ overflow-wrap: anywhere }}
 """
 
 
-def preview_settings(path, labels, data_dir, changes):
+def preview_settings(path: str | Path, labels: Path, data_dir: Path, changes: Mapping[str, Any]) -> DictConfig:
     """The section train of a YAML file of train.py's options, for the clips of the CSV `labels`.
 
     changes: {option below train: value}, None for what the file says. UserError as `load_settings`.
@@ -69,7 +75,8 @@ def preview_settings(path, labels, data_dir, changes):
     return load_settings(path, overrides).train
 
 
-def draw_samples(train, count, draw, scheduler=None):
+def draw_samples(train: DictConfig, count: int, draw: int,
+                 scheduler: str | None = None) -> tuple[str, list[dict[str, Any]]]:
     """(header, samples): `count` random samples of the first epochs of a run, in random order, and what all share.
 
     train: a section train. draw: another number draws other samples. scheduler: as of `gm.data.spread.spread`. A sample
@@ -85,21 +92,24 @@ def draw_samples(train, count, draw, scheduler=None):
     found = dict(spread(functools.partial(_sample, given), positions, train.loader.workers, scheduler,
                         desc="reading samples", unit="sample",
                         given_up=lambda position, reason: (position, UserError(f"sample {position}: {reason}"))))
-    for sample in found.values():
+    samples = []
+    for position in positions:
+        sample = found[position]
         if isinstance(sample, UserError):
             raise sample
-    return header, [found[position] for position in positions]
+        samples.append(sample)
+    return header, samples
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(given):
+def _opened(given: str) -> tuple[dict[tuple[int, int], ClipDataset], SizedClips]:
     """(clips by size, their stream) of a section train as YAML: once in a process, a worker of a cluster perhaps."""
     train = OmegaConf.create(given)
     parts = open_data(train)[0]
     return parts, SizedClips(parts, train.loader.batch_size, train.seed)
 
 
-def _sample(given, position):
+def _sample(given: str, position: int) -> tuple[int, dict[str, Any] | UserError]:
     """(position, the sample there or a UserError)."""
     try:
         sample = _opened(given)[1].at(position)
@@ -109,7 +119,7 @@ def _sample(given, position):
     return position, {**sample, "frames": np.rint((pixels + 1) * np.float32(127.5)).astype(np.uint8)}
 
 
-def describe(sample, data_dir):
+def describe(sample: Mapping[str, Any], data_dir: str | Path) -> str:
     """What a sample is, in two lines of text."""
     path = os.path.relpath(sample["path"], data_dir).encode(errors="surrogateescape").decode(errors="backslashreplace")
     fps = sample["fps_id"]
@@ -120,7 +130,7 @@ def describe(sample, data_dir):
     return f"{path}\n{told}, {size} from frame {sample['start']}{mirrored}{instead}"
 
 
-def write_sheet(header, samples, data_dir, path):
+def write_sheet(header: str, samples: Sequence[Mapping[str, Any]], data_dir: Path, path: Path) -> None:
     """A PNG file with a row of frames for each sample, under its description."""
     strips = [contact_sheet(sample["frames"], len(sample["frames"])) for sample in samples]
     font = ImageFont.load_default(_TEXT)
@@ -142,7 +152,7 @@ def write_sheet(header, samples, data_dir, path):
     write_png(np.asarray(sheet), path)
 
 
-def write_page(header, samples, data_dir, path):
+def write_page(header: str, samples: Sequence[Mapping[str, Any]], data_dir: Path, path: Path) -> None:
     """An HTML file, whole in itself, in which each sample is a video that loops at the rate that the model is told."""
     figures = []
     with tempfile.TemporaryDirectory() as folder:
@@ -151,14 +161,14 @@ def write_page(header, samples, data_dir, path):
             write_video(sample["frames"], video, sample["fps_id"] + 1)
             content = base64.b64encode(video.read_bytes()).decode()
             caption = "<br>".join(map(html.escape, describe(sample, data_dir).rsplit("\n", 1)))
-            video = f'<video autoplay loop muted playsinline controls src="data:video/mp4;base64,{content}"></video>'
-            figures.append(f"<figure>{video}<figcaption>{caption}</figcaption></figure>")
+            shown = f'<video autoplay loop muted playsinline controls src="data:video/mp4;base64,{content}"></video>'
+            figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     page = _PAGE.format(title=html.escape(header), figures="\n".join(figures))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("labels", type=Path, help="the CSV file with the list of clips")
     parser.add_argument("--data_dir", type=Path, help="folder that the paths in it start from; default: the CSV's own")

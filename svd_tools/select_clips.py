@@ -16,7 +16,9 @@ if __name__ == "__main__":  # before all that takes time
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jsonargparse import ArgumentParser
@@ -27,31 +29,35 @@ from gm.data.metadata import REQUIRED
 from gm.data.table import read_table, write_rows
 from gm.errors import UserError, run_cli
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from jsonargparse import Namespace
+
 
 class Selection:
     """The rows of a list that are still in, and why the others are not."""
 
-    def __init__(self, table, lines):
+    def __init__(self, table: pd.DataFrame, lines: np.ndarray) -> None:
         self.table, self.lines = table, lines
         self.numbers = selection.with_numbers(table)
         self.rows = np.arange(len(table))  # still in
-        self.reasons = {}  # of those that went
+        self.reasons: dict[int, str] = {}  # of those that went
 
-    def keep(self, kept, name, reasons):
+    def keep(self, kept: np.ndarray, name: str, reasons: str | Sequence[str | None]) -> None:
         """kept: bool, of `rows`. reasons: text for each of them, or one for all. Prints how many went."""
         for place in np.flatnonzero(~kept):
-            self.reasons[int(self.rows[place])] = reasons if isinstance(reasons, str) else reasons[place]
+            self.reasons[int(self.rows[place])] = reasons if isinstance(reasons, str) else str(reasons[place])
         gone = int((~kept).sum())
         self.rows = self.rows[kept]
         print(f"{name}: {gone} rows go, {len(self.rows)} stay")
         if not len(self.rows):
             raise UserError(f"{name}: no row would stay; nothing is written")
 
-    def values(self):
+    def values(self) -> pd.DataFrame:
         """The numbers of the rows that are still in."""
         return self.numbers.iloc[self.rows].reset_index(drop=True)
 
-    def clips(self, data_dir):
+    def clips(self, data_dir: str | Path) -> list[tuple[str, int, int]]:
         """[(absolute path, start, length)] of the rows that are still in. UserError: a length or start that is none."""
         values = self.values()
         try:
@@ -62,16 +68,17 @@ class Selection:
         return [(_place(data_dir, path), int(start), int(length))
                 for path, start, length in zip(values["path"], starts, lengths)]
 
-    def cells(self, rows):
+    def cells(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[str, ...]]:
         return (tuple(row) for row in self.table.iloc[rows].itertuples(index=False))
 
 
-def _place(data_dir, path):
+def _place(data_dir: str | Path, path: str) -> str:
     whole = os.path.normpath(os.path.join(os.path.abspath(data_dir), path))
     return whole if os.path.lexists(whole) else os.path.normpath(os.path.join(os.path.abspath(data_dir), path.strip()))
 
 
-def drop_duplicates(chosen, data_dir, kind, distance, workers, scheduler):
+def drop_duplicates(chosen: Selection, data_dir: str | Path, kind: str, distance: float, workers: int,
+                    scheduler: str | None) -> int:
     """Take the clips out that show what an earlier one shows → number of those that could not be looked at."""
     clips = chosen.clips(data_dir)
     _drop(chosen, duplicates.same_bytes(clips, workers, scheduler), "duplicates, exact", "the same bytes as")
@@ -86,13 +93,13 @@ def drop_duplicates(chosen, data_dir, kind, distance, workers, scheduler):
     return len(failed)
 
 
-def _drop(chosen, found, name, what):
+def _drop(chosen: Selection, found: Sequence[int | None], name: str, what: str) -> None:
     lines, paths = chosen.lines[chosen.rows], chosen.table["path"].to_numpy()[chosen.rows]
     reasons = [None if other is None else f"{what} line {lines[other]}: {paths[other]}" for other in found]
     chosen.keep(np.array([other is None for other in found]), name, reasons)
 
 
-def select(chosen, options):
+def select(chosen: Selection, options: Namespace) -> int:
     """Apply what the options say → number of clips that could not be looked at."""
     failures = 0
     if options.where is not None:
@@ -113,7 +120,7 @@ def select(chosen, options):
     return failures
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("labels", type=Path, help="the CSV file to choose from")
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write, for train.py")
@@ -145,7 +152,7 @@ def main(argv=None):
     return 1 if failures else 0
 
 
-def _check(options):
+def _check(options: Namespace) -> None:
     if options.workers < 1 or options.seed < 0:
         raise UserError(f"--workers must be at least 1 and --seed 0, not {options.workers} and {options.seed}")
     if options.split is not None and not 0 < options.split < 1:
@@ -159,11 +166,11 @@ def _check(options):
         duplicates.perceptual_hash()  # is there, or it is told now
 
 
-def _beside(options, what):
+def _beside(options: Namespace, what: str) -> Path:
     return options.output.with_name(f"{options.output.stem}.{what}{options.output.suffix}")
 
 
-def _write(chosen, options):
+def _write(chosen: Selection, options: Namespace) -> None:
     columns, rows = tuple(chosen.table), chosen.rows
     if options.split is not None:
         paths = [_place(options.data_dir, path) for path in chosen.table["path"].iloc[rows]]

@@ -16,18 +16,23 @@ if __name__ == "__main__":  # before all that takes time
 
 import importlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
 from gm import places
 from gm.errors import UserError, run_cli
 
+if TYPE_CHECKING:
+    from svd_tools.golden.report import Report
+
 KINDS = ("blocks", "unet", "vae", "clip", "scalars", "loss", "pipeline", "watermark")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def replay(path, dtype, fast_float32=False):
+def replay(path: str | Path, dtype: str, fast_float32: bool = False) -> Report:
     """The `Report` of one golden file, at the device and mode already set. UserError: the device lacks the dtype."""
     from gm import ops
     from gm.precision import level
@@ -49,7 +54,7 @@ def replay(path, dtype, fast_float32=False):
     return report
 
 
-def print_report(path, report, seconds):
+def print_report(path: str | Path, report: Report, seconds: float) -> int:
     """The rows as a table, failed ones marked."""
     failed = sum(not row.passed for row in report.rows)
     width = max(len(row.stage) for row in report.rows)
@@ -63,7 +68,7 @@ def print_report(path, report, seconds):
     return failed
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="golden files: .safetensors with .json beside; default: tests/goldens")
     parser.add_argument("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode, 1 PyNative")

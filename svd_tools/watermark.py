@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before all that takes time
 
     interrupts.catch()
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from gm.results import read_about
 _BATCH = 16  # frames read at a time
 
 
-def frames_of(path):
+def frames_of(path: str | Path) -> Iterator[np.ndarray]:
     """The frames of a video, of a folder of frames or of a picture, uint8 (h, w, 3): a generator. UserError for what
     cannot be read."""
     if Path(path).suffix.lower() in frame_folder.SUFFIXES:
@@ -39,13 +40,13 @@ def frames_of(path):
             yield from video.frames(range(start, min(start + _BATCH, video.length)))
 
 
-def read(path):
+def read(path: str | Path) -> tuple[int, list[int]]:
     """(bits that agree with the mark, of 48, by all frames together; such bits of each frame's own, a list)."""
     counts = [votes(frame) for frame in progress(frames_of(path), Path(path).name, "frame")]
     return agreement(np.sum(counts, 0)), [agreement(one) for one in counts]
 
 
-def report(path):
+def report(path: str | Path) -> tuple[bool, str]:
     """(whether the mark is there, text)."""
     together, each = read(path)
     said = "found" if together >= FOUND else "not found"
@@ -57,7 +58,7 @@ def report(path):
     return together >= FOUND, "\n".join(lines)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", help="videos, folders of frames, pictures")
     options = parser.parse_args(argv)

@@ -156,6 +156,12 @@ def test_mindspores_version_is_known_before_it_is_imported(tmp_path, monkeypatch
     spec = ModuleSpec("mindspore", None, origin=str(tmp_path / "mindspore" / "__init__.py"))
     monkeypatch.setattr("importlib.util.find_spec", {"mindspore": spec}.get)
     assert gm._mindspore_version() == ()
+    folder = ModuleSpec("mindspore", None)  # of that name where the program was started, for instance
+    monkeypatch.setattr("importlib.util.find_spec", {"mindspore": folder}.get)
+    assert gm._mindspore_version() == ()
+    monkeypatch.setattr("importlib.util.find_spec", {"mindspore": spec}.get)
+    (tmp_path / "mindspore-of_mine.dist-info").mkdir()
+    assert gm._mindspore_version() == ()
     (tmp_path / "mindspore-2.9rc1.dist-info").mkdir()
     assert gm._mindspore_version() == (2, 9)
     (tmp_path / "mindspore-2.9rc1.dist-info").rename(tmp_path / "mindspore-2.10.0.dist-info")

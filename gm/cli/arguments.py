@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gm import places
 from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_checkpoint
@@ -78,7 +78,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
 
     chosen = vars(arguments)
 
-    def those_of(kind):
+    def those_of(kind: type) -> dict[str, Any]:
         return {f.name: chosen[f.name] for f in fields(kind) if f.name in chosen}
 
     settings = VideoSettings(those_of(Options), **those_of(VideoSettings))

@@ -16,6 +16,7 @@ from gm.events import Failed
 from gm.memory import report
 
 if TYPE_CHECKING:
+    from gm.events import Event
     from gm.job import Job
 
 SHOWN_FAILURES = 20  # in the summary at the end
@@ -27,7 +28,7 @@ class Run:
     silent: say nothing, as the second of two devices that make each video together.
     """
 
-    def __init__(self, job: Job, paths: Sequence[Path], latents: bool = False, silent: bool = False):
+    def __init__(self, job: Job, paths: Sequence[Path], latents: bool = False, silent: bool = False) -> None:
         self.job, self.paths, self.silent = job, paths, silent
         self._read = job.read_latents if latents else job.plan
 
@@ -42,21 +43,21 @@ class Run:
         for_each(self.paths, self._make, lambda: done(peak_memory() / 1e9),
                  lambda: self._shown(self.job.finish()), self.silent)
 
-    def _check(self, path):
+    def _check(self, path: Path) -> None:
         source = self._read(path)
         size, frames = source.size, getattr(source, "frames", None)
         needed = report(self.job.memory(size, frames=frames))
         print(f"{source.path}: {source.change}\nmemory, estimated:\n{needed}")
         print(self.job.check_memory(size, frames))
 
-    def _make(self, path):
+    def _make(self, path: Path) -> dict[Path, str]:
         source = self._read(path)
         if not self.silent:
             print(f"{path}: {source.change}")
         return self._shown(self.job.gather(source))
 
-    def _shown(self, events):
-        failed = {}
+    def _shown(self, events: Iterable[Event]) -> dict[Path, str]:
+        failed: dict[Path, str] = {}
         told = _noted(events, failed)
         collections.deque(told, maxlen=0) if self.silent else show(told)
         return failed
@@ -70,7 +71,7 @@ def introduce(job: Job) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _noted(events: Iterable, failed: dict[Path, str]) -> Iterator:
+def _noted(events: Iterable[Event], failed: dict[Path, str]) -> Iterator[Event]:
     """The events; what failed is put into `failed`, {path: why}."""
     for event in events:
         if isinstance(event, Failed):
@@ -82,12 +83,12 @@ def for_each(paths: Sequence[Path], function: Callable[[Path], Mapping[Path, str
              finish: Callable[[], Mapping[Path, str]] = dict, silent: bool = False) -> None:
     """function(path) of every picture and in the end finish(), both of which may return {path: why} of what failed;
     then a line of how many have the result; UserError if one could not be done."""
-    failures = {}
+    failures: dict[Path, str] = {}
     for path in (*paths, None):
         try:
             failed = (finish() if path is None else function(path)) or {}
         except UserError as error:
-            if len(paths) == 1 or isinstance(error, EndsAll):
+            if path is None or len(paths) == 1 or isinstance(error, EndsAll):
                 raise
             failed = {path: str(error)}
             if not silent:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +30,11 @@ class Calibration:
     """scores: motion scores (see `gm.data.motion`) of the buckets 0, 1 … 254, never falling. clips: that it was fitted
     to."""
 
-    scores: tuple
+    scores: tuple[float, ...]
     clips: int
 
     @classmethod
-    def fit(cls, scores):
+    def fit(cls, scores: Sequence[float]) -> Calibration:
         """The scale of a collection's motion scores. UserError where there are too few."""
         different = len(set(scores))
         if different < _FEWEST:
@@ -43,7 +44,7 @@ class Calibration:
         return cls(tuple(float(f"{value:.6g}") for value in quantiles), len(scores))
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> Calibration:
         """From a file that `save` wrote. UserError if it is none."""
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -58,16 +59,16 @@ class Calibration:
             raise UserError(f"{path} is no motion calibration of this program, or damaged")
         return cls(tuple(scores), clips)
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write it as a JSON file."""
         write_json({"format": FORMAT, "clips": self.clips, "scores": self.scores}, path)
 
-    def bucket(self, score):
+    def bucket(self, score: float) -> int:
         """motion_bucket_id, 0..254, of a motion score; of several buckets of the same score the first."""
         scores, buckets = np.unique(self.scores, return_index=True)
         return round(float(np.interp(score, scores, buckets)))
 
-    def describe(self, bucket):
+    def describe(self, bucket: float) -> str:
         """What a bucket asks for, in words."""
         score = np.interp(bucket, np.arange(MOST + 1), self.scores)
         share = min(max(bucket / MOST, 0.0), 1.0)
@@ -75,17 +76,17 @@ class Calibration:
         return f"{what} of the {self.clips} clips that the scale was fitted to (score {score:.3g})"
 
 
-def beside(csv_path):
+def beside(csv_path: str | Path) -> Path:
     """Where the scale of a list of clips is kept: LABELS.csv → LABELS.calibration.json."""
     return Path(csv_path).with_suffix("." + NAME)
 
 
-def of_list(csv_path):
+def of_list(csv_path: str | Path) -> Calibration | None:
     """The `Calibration` of a list of clips, None where it has none of its own. UserError if it is damaged."""
     return Calibration.load(beside(csv_path)) if beside(csv_path).exists() else None
 
 
-def of_weights(path):
+def of_weights(path: str | Path) -> tuple[Path, Calibration] | None:
     """(file, `Calibration`) of the run that wrote the weights at `path`, or None: calibration.json in the run's folder,
     or beside the weights. UserError if it is damaged."""
     path = Path(path)
@@ -96,7 +97,7 @@ def of_weights(path):
     return None
 
 
-def meaning(bucket, paths):
+def meaning(bucket: float, paths: Iterable[str | Path]) -> tuple[list[str], list[str]]:
     """(lines, warnings) on what a motion bucket asks for, by the scales of the runs that wrote the weights `paths`."""
     lines, warnings = [], []
     for path in paths:

@@ -13,6 +13,9 @@ import functools
 import hashlib
 import logging
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +24,9 @@ from gm.data.frame_folder import clip_files, open_clip
 from gm.diffusion.conditioning import fps_id
 from gm.errors import UserError
 
+if TYPE_CHECKING:
+    from gm.data.metadata import Clip, Metadata
+
 # The first number after the seed in every key: what the random numbers are for.
 _SHUFFLE, _SAMPLE, _REPLACE = 1, 2, 3
 _MAX_REPLACEMENTS = 10  # in a row, for one sample
@@ -28,7 +34,15 @@ _MIN_FAILURES = 3  # before a share of failures means anything
 _log = logging.getLogger(__name__)
 
 
-def fit_frames(frames, height, width):
+class Samples(Protocol):
+    """What a loader reads: an endless stream of samples, `at` each position; len: how many there are in an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, position: int) -> dict[str, Any]: ...
+
+
+def fit_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 (t, h, w, 3) → uint8 (t, height, width, 3): scaled until it covers the size, then cropped at the centre."""
     old_height, old_width = frames.shape[1:3]
     scale = max(height / old_height, width / old_width)
@@ -51,8 +65,8 @@ class ClipDataset:
     draws other numbers.
     """
 
-    def __init__(self, metadata, frames, step, height, width, flip=0.0, seed=0, index_folder=None, threads=1,
-                 stream=0):
+    def __init__(self, metadata: Metadata, frames: int, step: int, height: int, width: int, flip: float = 0.0,
+                 seed: int = 0, index_folder: str | Path | None = None, threads: int = 1, stream: int = 0) -> None:
         for name, value in (("frames", frames), ("step", step), ("height", height), ("width", width)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
@@ -71,25 +85,25 @@ class ClipDataset:
         self._stream = (stream,) if stream else ()
         self._order = functools.lru_cache(maxsize=4)(self._draw_order)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.clips)
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         """The permutation of epoch `epoch`: int array of positions in `clips`."""
         return self._order(epoch)
 
-    def _draw_order(self, epoch):
+    def _draw_order(self, epoch: int) -> np.ndarray:
         return self._random(_SHUFFLE, epoch).permutation(len(self.clips))
 
-    def _random(self, *key):
+    def _random(self, *key: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, *key, *self._stream))
 
-    def at(self, position):
+    def at(self, position: int) -> dict[str, Any]:
         """The sample at `position` (from 0) of the endless stream of epochs."""
         epoch, index = divmod(position, len(self.clips))
         return self.sample(index, epoch)
 
-    def sample(self, index_in_epoch, epoch):
+    def sample(self, index_in_epoch: int, epoch: int) -> dict[str, Any]:
         """One sample as a dict:
 
         pixels float32 (t, 3, h, w) in [-1, 1]; fps_id and motion_bucket_id floats; path; start (index of the first
@@ -110,7 +124,7 @@ class ClipDataset:
                 return {**sample, "failures": failures}
         raise UserError(f"{len(failures)} clips in a row cannot be read; the last one: {failures[-1][1]}")
 
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         """{what: value} of everything that decides what the samples show, for a cache made of them."""
         digest = hashlib.sha256()
         for clip in self.clips:
@@ -124,18 +138,20 @@ class ClipDataset:
             "seed": self.seed, **({"stream": self._stream[0]} if self._stream else {}),
         }
 
-    def _candidates(self, first, epoch):
+    def _candidates(self, first: int, epoch: int) -> Iterator[int]:
         yield first
         others = np.delete(np.arange(len(self.clips)), first)
         yield from self._random(_REPLACE, epoch, first).permutation(others)[:_MAX_REPLACEMENTS].tolist()
 
-    def _read(self, clip, random):
+    def _read(self, clip: Clip, random: np.random.Generator) -> dict[str, Any]:
         span = (self.frames - 1) * self.step + 1
         start = clip.start + int(random.integers(clip.length - span + 1))
         mirrored = random.random() < self.flip
         with open_clip(clip.path, self.index_folder, threads=self.threads) as video:
             frames = video.frames(range(start, start + span, self.step))
             fps = video.fps if clip.fps is None else clip.fps
+        if fps is None:
+            raise UserError(f"{clip.path}: a folder of pictures states no frame rate: give it in the column fps")
         if clip.crop is not None:
             frames = clip.crop.of(frames, clip.path)
         frames = fit_frames(frames, self.height, self.width)
@@ -160,14 +176,14 @@ class FailureLimit:
     UserError as soon as more than `max_share` of the clips tried have failed, and at least three of them.
     """
 
-    def __init__(self, max_share=0.1):
+    def __init__(self, max_share: float = 0.1) -> None:
         if not 0 <= max_share <= 1:
             raise UserError(f"max_failed_share is a share between 0 and 1, not {max_share}")
         self.max_share = max_share
         self.tried = 0
         self.failed = 0
 
-    def count(self, sample):
+    def count(self, sample: dict[str, Any]) -> None:
         """Take note of one sample of `ClipDataset.sample`; logs a warning for each clip that it stands in for."""
         failures = sample["failures"]
         self.tried += 1 + len(failures)

@@ -13,6 +13,9 @@ from __future__ import annotations
 import functools
 import io
 import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -50,7 +53,7 @@ class ToSrgb:
     UnusableProfile: damaged, or of another kind.
     """
 
-    def __init__(self, profile):
+    def __init__(self, profile: bytes) -> None:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             self.space = source.profile.xcolor_space.strip()
@@ -66,6 +69,7 @@ class ToSrgb:
             )
         except (OSError, ImageCms.PyCMSError, ImportError) as error:  # ImportError: a Pillow without LittleCMS
             raise UnusableProfile(str(error)) from error
+        self.greys: np.ndarray | None
         levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         if self.space == "CMYK":
             self.greys, self.unchanged = None, False
@@ -75,19 +79,20 @@ class ToSrgb:
         before, after = (np.asarray(picture.convert("RGB"), np.int16) for picture in (probe, self(probe)))
         self.unchanged = bool(np.abs(before - after).max() <= 1)
 
-    def __call__(self, picture):
+    def __call__(self, picture: Image.Image) -> Image.Image:
         """Picture of mode RGB, L or CMYK, after `space` → picture of mode RGB."""
         if self.space == "GRAY":
+            assert self.greys is not None  # only CMYK has none
             return Image.merge("RGB", [picture.point(self.greys[:, i].tolist()) for i in range(3)])
         return self._transform.apply(picture)
 
 
 @functools.lru_cache(maxsize=32)  # photographs of one camera all have the same
-def _to_srgb(profile):
+def _to_srgb(profile: bytes) -> ToSrgb:
     return ToSrgb(profile)
 
 
-def conversion(picture, path):
+def conversion(picture: Image.Image, path: Path) -> ToSrgb | None:
     """The `ToSrgb` for an open picture of the file `path`, or None: it is sRGB already.
 
     UnusableProfile: there is something, but it cannot be followed; take the colours for sRGB.
@@ -105,7 +110,7 @@ def conversion(picture, path):
     return None if found.unchanged else found
 
 
-def _stated(picture, path):
+def _stated(picture: Image.Image, path: Path) -> bytes | None:
     """Bytes of an ICC profile, the file's own or one made of its numbers; None for sRGB."""
     info = picture.info
     numbers = _png_cicp(path) if picture.format == "PNG" else None
@@ -123,7 +128,7 @@ def _stated(picture, path):
     return make_profile(_ADOBE_RGB, (563 / 256,)) if _is_dcf_adobe_rgb(picture) else None
 
 
-def _profile_of_numbers(primaries, transfer):
+def _profile_of_numbers(primaries: int, transfer: int) -> bytes | None:
     if transfer in _HDR:
         raise UnusableProfile(f"it is an HDR picture ({_HDR[transfer]}): save it as SDR to have its colours")
     if primaries not in _PRIMARIES and transfer not in _CURVES:
@@ -131,7 +136,7 @@ def _profile_of_numbers(primaries, transfer):
     return make_profile(_PRIMARIES.get(primaries, _BT709), _CURVES.get(transfer, _SRGB_CURVE))
 
 
-def _profile_of_png(info):
+def _profile_of_png(info: dict[Any, Any]) -> bytes | None:
     gamma, places = info.get("gamma"), info.get("chromaticity", _BT709)
     curve = _SRGB_CURVE if not gamma or abs(gamma * 2.2 - 1) < _SAME_GAMMA else (1 / gamma,)
     if max(abs(a - b) for a, b in zip(places, _BT709)) < _SAME_CHROMATICITY:
@@ -141,14 +146,14 @@ def _profile_of_png(info):
     return make_profile(tuple(places), curve)
 
 
-def _is_dcf_adobe_rgb(picture):
+def _is_dcf_adobe_rgb(picture: Image.Image) -> bool:
     try:
         return str(picture.getexif().get_ifd(0xA005).get(1, "")).startswith("R03")
     except Exception:  # unreadable metadata is no reason to refuse good pixels
         return False
 
 
-def _png_cicp(path):
+def _png_cicp(path: Path) -> tuple[int, int] | None:
     """(primaries, transfer) of a PNG's cICP chunk, which Pillow does not hand on; None without one."""
     with open(path, "rb") as file:
         file.seek(8)
@@ -162,7 +167,7 @@ def _png_cicp(path):
             file.seek(int.from_bytes(header[:4], "big") + 4, 1)
 
 
-def _box_numbers(path):
+def _box_numbers(path: Path) -> tuple[int, int] | None:
     """(primaries, transfer) of the first `colr` box with numbers in an AVIF or HEIC; None without one.
 
     ISO/IEC 23008-12: file → meta → iprp → ipco → colr; ISO/IEC 14496-12, section 12.1.5.
@@ -178,7 +183,7 @@ def _box_numbers(path):
     return None
 
 
-def _boxes(content, kind):
+def _boxes(content: bytes, kind: bytes) -> Iterator[bytes]:
     """Contents of the boxes of one kind that stand side by side in `content`."""
     position = 0
     while position + 8 <= len(content):
@@ -191,7 +196,7 @@ def _boxes(content, kind):
 
 
 @functools.lru_cache(maxsize=32)
-def make_profile(chromaticities, curve):
+def make_profile(chromaticities: tuple[float, ...], curve: tuple[float, ...]) -> bytes:
     """Bytes of an RGB profile (ICC.1:2010, version 4). UnusableProfile where the numbers describe no colour space.
 
     chromaticities: x and y of white, red, green and blue. curve: exponent, or the five numbers of ICC's type 3.
@@ -223,5 +228,5 @@ def make_profile(chromaticities, curve):
     return header + struct.pack(">I", len(tags)) + table + body
 
 
-def _xyz_tag(values):
+def _xyz_tag(values: np.ndarray) -> bytes:
     return struct.pack(">4s4x3i", b"XYZ ", *np.rint(np.asarray(values) * 65536).astype(int).tolist())

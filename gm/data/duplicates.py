@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +22,7 @@ BITS = 64  # of the hash of a picture
 _CHUNK = 2048
 
 
-def perceptual_hash():
+def perceptual_hash() -> Callable[[Image.Image], Any]:
     """imagehash's phash. UserError: the library is missing."""
     try:
         from imagehash import phash
@@ -28,7 +31,8 @@ def perceptual_hash():
     return phash
 
 
-def same_bytes(clips, workers=2, scheduler=None):
+def same_bytes(clips: Sequence[tuple[str | Path, int, int]], workers: int = 2,
+               scheduler: str | None = None) -> list[int | None]:
     """[index of an earlier clip with the same content, or None] of (path, start, length).
 
     The content is that of the file, or of a folder's pictures in their order; only files of the same size are read.
@@ -41,7 +45,8 @@ def same_bytes(clips, workers=2, scheduler=None):
     shared = [path for path in paths if sizes[path] is not None and count[sizes[path]] > 1]
     digests = dict(spread(_digest, shared, workers, scheduler, desc="reading files of the same size", unit="file",
                           given_up=lambda path, _: (path, None)))
-    first, found = {}, []
+    first: dict[tuple[str, int, int], int] = {}
+    found: list[int | None] = []
     for index, (path, start, length) in enumerate(clips):
         content = digests.get(path)
         earlier = index if content is None else first.setdefault((content, start, length), index)
@@ -49,14 +54,14 @@ def same_bytes(clips, workers=2, scheduler=None):
     return found
 
 
-def _size(path):
+def _size(path: str | Path) -> int | None:
     try:
         return sum(os.path.getsize(file) for file in clip_files(path))
     except (OSError, UserError):
         return None
 
 
-def _digest(path):
+def _digest(path: str | Path) -> tuple[str | Path, str | None]:
     """(path, SHA-256 of its content or None)."""
     digest = hashlib.sha256()
     try:
@@ -69,14 +74,15 @@ def _digest(path):
     return path, digest.hexdigest()
 
 
-def hashes(clips, workers=2, scheduler=None):
+def hashes(clips: Sequence[tuple[str | Path, int, int]], workers: int = 2,
+           scheduler: str | None = None) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """(uint8 (clips, LOOKS * BITS) of bits, [(index, reason)] of those that cannot be read) of (path, start, length).
 
     Pictures are taken at even distances; two clips are alike where many bits of all of them agree. workers, scheduler:
     as of `gm.data.spread.spread`.
     """
     perceptual_hash()  # is there, or it is told now
-    files = {}
+    files: dict[str | Path, list[int]] = {}
     for index, (path, _, _) in enumerate(clips):
         files.setdefault(path, []).append(index)
     bits = np.zeros((len(clips), LOOKS * BITS), np.uint8)
@@ -92,7 +98,7 @@ def hashes(clips, workers=2, scheduler=None):
     return bits, sorted(failures)
 
 
-def _looked_at(item):
+def _looked_at(item: tuple[str | Path, list[tuple[int, int]]]) -> tuple[str | Path, np.ndarray | None, str | None]:
     """(path, uint8 (parts, LOOKS * BITS), None) or (path, None, reason) of (path, [(start, length) of its parts])."""
     path, parts = item
     phash, found = perceptual_hash(), []
@@ -106,7 +112,7 @@ def _looked_at(item):
     return path, np.array(found, np.uint8), None
 
 
-def alike(bits, most_different, without=()):
+def alike(bits: np.ndarray, most_different: float, without: Iterable[int] = ()) -> list[int | None]:
     """[index of an earlier clip that stays and looks the same, or None]: at most `most_different` of the BITS of a
     picture differ, in the mean over the pictures. without: indices that are compared with nothing.
 
@@ -114,7 +120,7 @@ def alike(bits, most_different, without=()):
     """
     signs = bits.astype(np.float32) * 2 - 1
     least = LOOKS * (BITS - 2 * most_different)
-    found = [None] * len(signs)
+    found: list[int | None] = [None] * len(signs)
     stays = np.ones(len(signs), bool)
     stays[list(without)] = False
     compared = np.flatnonzero(stays)

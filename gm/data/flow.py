@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -11,7 +13,7 @@ WORK_SIDE = 256  # shortest side, in pixels, of the pictures between which flow 
 _CONTRAST = 16.0
 
 
-def working_copy(picture):
+def working_copy(picture: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) RGB -> float32 grey picture whose shortest side is WORK_SIDE, for `dense_flow`."""
     height, width = picture.shape[:2]
     scale = WORK_SIDE / min(height, width)
@@ -21,14 +23,14 @@ def working_copy(picture):
     return shrunk.astype(np.float32) * np.float32(_CONTRAST)
 
 
-def dense_flow(before, after):
+def dense_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Flow between two working copies, float32 (h, w, 2) of (right, down) in their pixels: what is at x in `before`
     is at x + flow(x) in `after`."""
     # 5 levels: motion of up to about a fifth of the side. Window and polynomial as in OpenCV's documentation.
     return cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 5, 15, 3, 5, 1.2, 0)
 
 
-def picture_flow(before, after):
+def picture_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """As `dense_flow`, for pictures uint8 (h, w, 3), at their size and in their pixels."""
     height, width = before.shape[:2]
     flow = dense_flow(working_copy(before), working_copy(after))
@@ -36,7 +38,7 @@ def picture_flow(before, after):
     return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) * scale
 
 
-def camera_flow(frames):
+def camera_flow(frames: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """(right, down, growth) of what is seen, means over neighbouring frames uint8 (t, h, w, 3): the shift as a share of
     the shortest side, and by how much distances from the middle grow, both for each frame.
 
@@ -54,7 +56,7 @@ def camera_flow(frames):
     return np.mean(found, 0)
 
 
-def follow(picture, flow):
+def follow(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """What `picture` (h, w, c) shows at x + flow(x), for every x: undoes the motion `flow` from x to the picture.
 
     Linear interpolation; outside the picture its edge.
@@ -64,7 +66,7 @@ def follow(picture, flow):
     return cv2.remap(picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def visible(forward, backward):
+def visible(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """Where a point is seen in both pictures, bool (h, w): following the flow there and back leads to where one began
     (Sundaram, Brox, Keutzer 2010), and not out of the picture."""
     height, width = forward.shape[:2]

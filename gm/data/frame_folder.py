@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,24 @@ from gm.errors import UserError
 SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in video_reader.SUFFIXES)
 
 
-def open_clip(path, index_folder=None, hdr="map", threads=1):
+def open_clip(path: str | Path, index_folder: str | Path | None = None, hdr: str = "map",
+              threads: int = 1) -> VideoReader:
     """A video file or a folder of frames → VideoReader. The rest and UserError as `gm.data.video_reader.open_video`."""
     return FrameFolder(path) if os.path.isdir(path) else open_video(path, threads, index_folder, hdr)
 
 
-def natural_order(name):
+def natural_order(name: str) -> tuple[list[int | str], str]:
     """Key to sort names by: "frame2.jpg" comes before "frame10.jpg"."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
-def is_frame(name):
+def is_frame(name: str) -> bool:
     """Whether a file of that name in a folder of frames is one of them: a picture, and not hidden."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def clip_files(path):
+def clip_files(path: str | Path) -> list[Path]:
     """The files that a clip is made of, in order: the video itself, or the pictures of a folder, as a list of Path.
 
     UserError: a folder that cannot be read or holds no pictures.
@@ -62,20 +64,23 @@ class FrameFolder(VideoReader):
 
     fps = None
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self._files = clip_files(path)
-        self.length = len(self._files)
+
+    @property
+    def length(self) -> int:
+        return len(self._files)
 
     @functools.cached_property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(h, w) of all frames, from their headers. UserError that names the first file of another size."""
         first = images.image_size(self._files[0])
         for file in self._files[1:]:
             self._check_size(file, images.image_size(file), first)
         return first
 
-    def frames(self, indices):
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 (t, h, w, 3) of the frames at `indices`, as `gm.data.images.load_image` reads them.
 
         UserError: an index beyond the last, a file that cannot be read, frames of different sizes.
@@ -88,21 +93,21 @@ class FrameFolder(VideoReader):
                 f"{self.path}: frame {indices.max()} was asked for, but the folder has {self.length} pictures: "
                 "shorter than its label"
             )
-        frames = None
+        frames = np.empty(0, np.uint8)
         for row, index in enumerate(indices.tolist()):
             frame = images.load_image(self._files[index])
-            if frames is None:
+            if row == 0:
                 frames = np.empty((len(indices), *frame.shape), np.uint8)
             self._check_size(self._files[index], frame.shape[:2], frames.shape[1:3])
             frames[row] = frame
         return frames
 
-    def _check_size(self, file, size, first):
+    def _check_size(self, file: Path, size: tuple[int, ...], first: tuple[int, ...]) -> None:
         if size != first:
             raise UserError(
                 f"{file} has {size[1]}x{size[0]} pixels (width x height), the frames before it {first[1]}x{first[0]}: "
                 "all frames of a clip must have the same size"
             )
 
-    def close(self):
+    def close(self) -> None:
         """Nothing is held open."""

@@ -10,13 +10,15 @@ import functools
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import TiffImageFile
 
 from gm import places
-from gm.data.colour import UnusableProfile, conversion
+from gm.data.colour import ToSrgb, UnusableProfile, conversion
 from gm.errors import UserError
 from gm.files import count_suffixes, kind_of
 
@@ -58,7 +60,7 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 1_000_000
 
 
-def list_images(path):
+def list_images(path: str | Path) -> list[Path]:
     """The image files that `path` stands for, as a list of Path: itself, or the images of a folder sorted by name.
 
     A folder is not searched recursively, and hidden files (macOS leaves `._photo.jpg` beside `photo.jpg`) are skipped;
@@ -94,14 +96,14 @@ def list_images(path):
     return [path / name for name in sorted(images)]
 
 
-def _is_folder(entry):
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself; who opens it says so
         return False
 
 
-def load_image(path):
+def load_image(path: str | Path) -> np.ndarray:
     """The picture in a file as uint8 (h, w, 3) sRGB, upright.
 
     Follows an embedded colour profile (`gm.data.colour`; one that is damaged is a logged warning), applies the EXIF
@@ -117,7 +119,7 @@ def load_image(path):
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
-def image_size(path):
+def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of what `load_image` would give, from the header where that says it. UserError as there."""
     with _opened(path) as picture:
         if picture.format in ("PNG", "TIFF"):  # the EXIF of a PNG may stand behind its pixels; Pillow turns a TIFF
@@ -127,7 +129,7 @@ def image_size(path):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path: str | Path) -> Iterator[Image.Image]:
     """`with _opened(path) as picture`: a Pillow image of which only the header is read; what fails is a UserError."""
     path = Path(path)
     try:
@@ -152,7 +154,7 @@ def _opened(path):
 
 
 @functools.cache
-def _formats():
+def _formats() -> tuple[str, ...]:
     """Those of `_FORMATS` that this machine can read: HEIF needs another library, AVIF a recent Pillow."""
     with contextlib.suppress(ImportError):
         from pillow_heif import register_heif_opener
@@ -162,7 +164,7 @@ def _formats():
     return tuple(name for name in _FORMATS if name in Image.OPEN and (name != "AVIF" or features.check("avif")))
 
 
-def _why_unknown(path):
+def _why_unknown(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(12)
     name, reader = _OPTIONAL.get(head[8:], (None, None)) if head[4:8] == b"ftyp" else (None, None)
@@ -171,12 +173,12 @@ def _why_unknown(path):
     return f"damaged, or its content is none of {', '.join(_FORMATS)}"
 
 
-def _no_file(path, wanted):
+def _no_file(path: Path, wanted: str) -> str:
     kind = kind_of(path)
     return f"{path} is {kind}, not an {wanted}" if kind else f"no {wanted} at {path}: check the path"
 
 
-def _check_size(path, size):
+def _check_size(path: Path, size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_MEGAPIXELS * 1_000_000:
         raise UserError(
             f"image {path} has {size[0]}x{size[1]} pixels, {size[0] * size[1] / 1e6:.0f} megapixels; at most "
@@ -184,8 +186,8 @@ def _check_size(path, size):
         )
 
 
-def _check_planes(path, picture):
-    if picture.format != "TIFF":
+def _check_planes(path: Path, picture: Image.Image) -> None:
+    if not isinstance(picture, TiffImageFile):
         return
     bits, planes = max(picture.tag_v2.get(258, (1,))), picture.tag_v2.get(284, 1)
     if bits > 8 and planes == 2 and len(picture.getbands()) > 1:  # Pillow takes half of each number for a pixel
@@ -195,7 +197,7 @@ def _check_planes(path, picture):
         )
 
 
-def _orientation(picture):
+def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8. A PNG must be loaded before: Pillow would do it here, and its faults be lost."""
     try:
         return picture.getexif().get(_ORIENTATION_TAG, 1)
@@ -203,7 +205,7 @@ def _orientation(picture):
         return 1
 
 
-def _conversion(picture, path):
+def _conversion(picture: Image.Image, path: Path) -> ToSrgb | None:
     try:
         return conversion(picture, path)
     except UnusableProfile as reason:
@@ -214,14 +216,14 @@ def _conversion(picture, path):
 _warned = set()
 
 
-def _warn_once(folder, reason, path):
+def _warn_once(folder: Path, reason: str, path: Path) -> None:
     """One warning for each folder and reason: the frames of a clip have all the same profile."""
     if (folder, reason) not in _warned:
         _warned.add((folder, reason))
         _log.warning("%s: what it says of its colours cannot be followed, they are taken for sRGB: %s", path, reason)
 
 
-def _to_rgb(picture, to_srgb):
+def _to_rgb(picture: Image.Image, to_srgb: ToSrgb | None) -> np.ndarray:
     """Any Pillow mode → uint8 (h, w, 3), strip by strip."""
     if picture.mode == "F" or picture.mode.startswith("I"):
         return _wide_grey_to_rgb(picture, to_srgb)
@@ -234,7 +236,7 @@ def _to_rgb(picture, to_srgb):
     return pixels
 
 
-def _strip_to_rgb(strip, to_srgb):
+def _strip_to_rgb(strip: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
     if not strip.has_transparency_data:
         return _coloured(strip, to_srgb)
     strip = strip.convert("RGBA")
@@ -243,14 +245,14 @@ def _strip_to_rgb(strip, to_srgb):
     return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), colours).convert("RGB")
 
 
-def _coloured(strip, to_srgb):
+def _coloured(strip: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
     """A strip without alpha as mode RGB, in sRGB."""
     if to_srgb is None:
         return strip.convert("RGB")
     return to_srgb(strip.convert({"GRAY": "L"}.get(to_srgb.space, to_srgb.space)))
 
 
-def _wide_grey_to_rgb(picture, to_srgb):
+def _wide_grey_to_rgb(picture: Image.Image, to_srgb: ToSrgb | None) -> np.ndarray:
     """Modes I;16…, I and F, which Pillow's own conversion would clip at 255 → uint8 (h, w, 3), rounded to nearest.
 
     ValueError where the values do not tell what is white.
@@ -265,6 +267,7 @@ def _wide_grey_to_rgb(picture, to_srgb):
     if to_srgb is None:
         scaled = np.repeat(np.rint(scaled).astype(np.uint8)[:, :, None], 3, axis=2)
     else:  # between the 256 greys that the profile is asked for, a straight line
+        assert to_srgb.greys is not None  # only CMYK has none
         columns = [np.interp(scaled, np.arange(256), to_srgb.greys[:, i]) for i in range(3)]
         scaled = np.stack([np.rint(column).astype(np.uint8) for column in columns], axis=-1)
     transparent = picture.info.get("transparency")
@@ -273,7 +276,7 @@ def _wide_grey_to_rgb(picture, to_srgb):
     return scaled
 
 
-def fit_size(height, width, multiple=64):
+def fit_size(height: int, width: int, multiple: int = 64) -> tuple[int, int]:
     """(height, width) cut down to the largest multiples of `multiple`, in pixels.
 
     UserError where a side is shorter than one multiple: the networks halve the picture six times.
@@ -286,7 +289,7 @@ def fit_size(height, width, multiple=64):
     return height // multiple * multiple, width // multiple * multiple
 
 
-def fit_image(image, height, width, crop=(0.5, 0.5)):
+def fit_image(image: np.ndarray, height: int, width: int, crop: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
     """uint8 (h, w, 3) → uint8 (height, width, 3): scaled until it covers the size, then cropped.
 
     The aspect ratio is kept; Lanczos filter; the same values come back where the size already fits. crop: which part of
@@ -295,7 +298,7 @@ def fit_image(image, height, width, crop=(0.5, 0.5)):
     return np.array(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.LANCZOS, centering=crop))
 
 
-def to_signed(image):
+def to_signed(image: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) → float32 (1, 3, h, w) in [-1, 1], as the original script: u8 / 255 · 2 − 1 in float32."""
     unit = image.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(unit * np.float32(2) - np.float32(1))

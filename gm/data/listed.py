@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from pathlib import Path
 
 from gm.data.frame_folder import clip_files
 from gm.errors import UserError
@@ -18,12 +19,12 @@ class ListedPaths:
     Each folder is listed once: on network disks a look at each file of a large set would take minutes.
     """
 
-    def __init__(self, data_dir):
+    def __init__(self, data_dir: str | Path) -> None:
         self._root = os.path.abspath(data_dir)
-        self._folders = {}
+        self._folders: dict[str, dict[str, str]] = {}
         self._hints = 0
 
-    def find(self, cell):
+    def find(self, cell: str) -> tuple[str, int | None]:
         """(absolute path, None), (absolute path, number of pictures) for a folder of frames. UserError: why neither.
 
         A cell is taken as it stands, for names may begin or end with blanks; only then without them.
@@ -37,7 +38,7 @@ class ListedPaths:
                 return path, len(clip_files(path))
         raise UserError(self._reason(path))
 
-    def _kind(self, path):
+    def _kind(self, path: str) -> str | None:
         folder, name = os.path.split(path)
         if not name:  # the root of the file system
             return "folder"
@@ -45,7 +46,7 @@ class ListedPaths:
             self._folders[folder] = _listing(folder)
         return self._folders[folder].get(name)
 
-    def _reason(self, path):
+    def _reason(self, path: str) -> str:
         kind = kind_of(path)
         if kind == "a file":
             return f"{path} cannot be seen in its folder: is the folder readable?"
@@ -56,7 +57,7 @@ class ListedPaths:
         return f"{path} does not exist" + (f"; {hint}" if hint else "")
 
 
-def _listing(folder):
+def _listing(folder: str) -> dict[str, str]:
     """{name: "file" or "folder"} of what is in a folder; {} where there is none, or it is not ours to read."""
     found = {}
     try:
@@ -73,7 +74,7 @@ def _listing(folder):
     return found
 
 
-def _hint(path):
+def _hint(path: str) -> str | None:
     """What the writer of the list may have meant by a path that does not exist; None without an idea."""
     slashed = path.replace("\\", "/")
     for candidate in dict.fromkeys((path, slashed)):
@@ -93,20 +94,21 @@ def _hint(path):
     return None
 
 
-def _look_alike(path):
+def _look_alike(path: str) -> str | None:
     """The existing path that looks like `path`: other Unicode form, case, or blanks at the ends of names; or None."""
 
-    def key(name):
+    def key(name: str) -> str:
         return unicodedata.normalize("NFC", name).casefold().strip()
 
     found = os.sep
     for part in path.split(os.sep)[1:]:
         if not os.path.lexists(os.path.join(found, part)):
             try:
-                part = next((name for name in sorted(os.listdir(found)) if key(name) == key(part)), None)
+                alike = next((name for name in sorted(os.listdir(found)) if key(name) == key(part)), None)
             except OSError:
                 return None
-            if part is None:
+            if alike is None:
                 return None
+            part = alike
         found = os.path.join(found, part)
     return found

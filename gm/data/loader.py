@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 
-from gm.data.clips import FailureLimit
+from gm.data.clips import FailureLimit, Samples
 from gm.errors import UserError
 
 
@@ -28,15 +30,15 @@ class ClipLoader:
 
     def __init__(
         self,
-        dataset,
-        batch_size,
-        shard_id=0,
-        num_shards=1,
-        workers=2,
-        prefetch=2,
-        start_batch=0,
-        max_failed_share=0.1,
-    ):
+        dataset: Samples,
+        batch_size: int,
+        shard_id: int = 0,
+        num_shards: int = 1,
+        workers: int = 2,
+        prefetch: int = 2,
+        start_batch: int = 0,
+        max_failed_share: float = 0.1,
+    ) -> None:
         numbers = {"batch_size": batch_size, "num_shards": num_shards, "workers": workers, "prefetch": prefetch}
         for name, value in numbers.items():
             if value < 1:
@@ -52,30 +54,30 @@ class ClipLoader:
         self.failures = FailureLimit(max_failed_share)
 
     @property
-    def global_batch(self):
+    def global_batch(self) -> int:
         """Samples in a batch over all ranks."""
         return self.batch_size * self.num_shards
 
-    def positions(self, batch):
+    def positions(self, batch: int) -> range:
         """Positions in the stream of epochs that this rank takes of global batch `batch`."""
         start = batch * self.global_batch
         return range(start + self.shard_id, start + self.global_batch, self.num_shards)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """Dicts: batch (its number) and what the data set's samples hold: arrays stacked, such as pixels float32
         (b, t, 3, h, w); numbers as float32 (b,), such as fps_id; all else as lists, such as path.
         UserError when too many clips fail; what a worker raises is raised here."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
 
-        def submit(position):
+        def submit(position: int) -> SimpleQueue[Future[dict[str, Any]]]:
             # Not waited for by Future.result(): Ctrl-C there may come while the future's lock is held and leave it so
             # (CPython), and then the worker waits for ever. This queue is in C and has no such moment.
-            done = SimpleQueue()
+            done: SimpleQueue[Future[dict[str, Any]]] = SimpleQueue()
             pool.submit(self.dataset.at, position).add_done_callback(done.put)
             return done
 
         try:
-            ahead = deque()
+            ahead: deque[list[SimpleQueue[Future[dict[str, Any]]]]] = deque()
             submitted = self.next_batch
             while True:
                 while submitted <= self.next_batch + self.prefetch:
@@ -94,7 +96,7 @@ class ClipLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _stack(samples):
+def _stack(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """{name: array with one more axis in front, float32 array of numbers, or list}."""
     batch = {}
     for name, value in samples[0].items():

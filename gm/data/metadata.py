@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,12 +44,12 @@ class Clip:
     crop: Crop | None = None
 
     @property
-    def end(self):
+    def end(self) -> int:
         """The first frame of the file that is no longer the clip's."""
         return self.start + self.length
 
     @property
-    def label(self):
+    def label(self) -> tuple[Any, ...]:
         """What the row says besides the path. A clip from the file's beginning has the same label with or without the
         column start, and a whole picture with or without crop, so that what was cached or trained without them goes on.
         """
@@ -63,7 +65,8 @@ class Metadata:
     dropped: list[Clip]
 
 
-def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index_folder=None):
+def read_metadata(csv_path: str | Path, data_dir: str | Path, frames: int, step: int, verify_files: str = "exists",
+                  index_folder: str | Path | None = None) -> Metadata:
     """Read and check the CSV file `csv_path` → Metadata.
 
     Columns path (relative to `data_dir`, or absolute; a video file or a folder of frames), length (frames),
@@ -89,7 +92,7 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index
     if verify_files not in ("exists", "open"):
         raise ValueError(f"verify_files must be 'exists' or 'open', not {verify_files!r}")
     table, lines = read_table(Path(csv_path), REQUIRED, (*REQUIRED, *OPTIONAL, "crop"))
-    faults = []  # (line, what is wrong)
+    faults: list[tuple[int, str]] = []  # (line, what is wrong)
     columns = _check_cells(table, lines, faults)
     clips = _find_clips(table["path"], lines, columns, ListedPaths(data_dir), faults)
     _refuse_repeats(clips, faults)
@@ -101,11 +104,11 @@ def read_metadata(csv_path, data_dir, frames, step, verify_files="exists", index
     return _drop_short(csv_path, clips, frames, step)
 
 
-def _check_cells(table, lines, faults):
+def _check_cells(table: pd.DataFrame, lines: np.ndarray, faults: list[tuple[int, str]]) -> dict[str, np.ndarray]:
     """Numbers of the columns and `good`, whether the row has no fault; faults are added to the list."""
     good = np.ones(len(table), bool)
 
-    def refuse(mask, message, column):
+    def refuse(mask: np.ndarray, message: str, column: str) -> None:
         for row in np.flatnonzero(mask):
             faults.append((int(lines[row]), message.format(repr(table[column].iat[row]))))
         good[mask] = False
@@ -140,7 +143,7 @@ def _check_cells(table, lines, faults):
     return {**columns, "crop": crops, "good": good}
 
 
-def _read_crops(table):
+def _read_crops(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(object array of Crop or None, where a cell is none) of the rows."""
     crops, wrong = np.full(len(table), None), np.zeros(len(table), bool)
     cells = table["crop"].to_numpy() if "crop" in table else []
@@ -152,9 +155,11 @@ def _read_crops(table):
     return crops, wrong
 
 
-def _find_clips(cells, lines, columns, listed, faults):
+def _find_clips(cells: Iterable[str], lines: np.ndarray, columns: dict[str, np.ndarray], listed: ListedPaths,
+                faults: list[tuple[int, str]]) -> list[Clip]:
     """The clips of the rows without a fault; what is wrong with the files of all rows is added to `faults`."""
-    clips, paths = [], {}
+    clips: list[Clip] = []
+    paths: dict[str, Path] = {}
     names = ("length", "motion_bucket_id", *OPTIONAL, "crop", "good")
     numbers = zip(*(columns[name].tolist() for name in names))
     for cell, line, row in zip(cells, lines.tolist(), numbers):
@@ -187,7 +192,7 @@ def _find_clips(cells, lines, columns, listed, faults):
     return clips
 
 
-def wrong_length(clip, found, frames):
+def wrong_length(clip: Clip, found: int, frames: str) -> str | None:
     """What is wrong where the clip's file has `found` frames; None if nothing is."""
     if clip.part and clip.end > found:
         return f"start {clip.start} and length {clip.length} end at {clip.end}, but {clip.path} has {found} {frames}"
@@ -196,21 +201,21 @@ def wrong_length(clip, found, frames):
     return None
 
 
-def wrong_crop(clip, size):
+def wrong_crop(clip: Clip, size: tuple[int, int]) -> str | None:
     """What is wrong where the clip's file has pictures of that size (height, width); None if nothing is."""
     fault = clip.crop.fault(size) if clip.crop else None
     return fault and f"{clip.path}: {fault}"
 
 
-def by_file(clips):
+def by_file(clips: Iterable[Clip]) -> list[list[Clip]]:
     """[clips of one file], for each file in the order of its first clip."""
-    files = {}
+    files: dict[Path, list[Clip]] = {}
     for clip in clips:
         files.setdefault(clip.path, []).append(clip)
     return list(files.values())
 
 
-def _refuse_repeats(clips, faults):
+def _refuse_repeats(clips: Iterable[Clip], faults: list[tuple[int, str]]) -> None:
     """Frames that are listed twice would be trained on twice as often, unnoticed."""
     for same in by_file(clips):
         reaching, *later = sorted(same, key=lambda clip: (clip.start, clip.line))  # to the latest frame so far
@@ -224,8 +229,8 @@ def _refuse_repeats(clips, faults):
             reaching = max(reaching, clip, key=lambda clip: clip.end)
 
 
-def _check_videos(clips, faults, index_folder):
-    def file_faults(same):
+def _check_videos(clips: Iterable[Clip], faults: list[tuple[int, str]], index_folder: str | Path | None) -> None:
+    def file_faults(same: list[Clip]) -> list[tuple[int, str]]:
         found = []
         try:
             with open_clip(same[0].path, index_folder) as video:
@@ -250,13 +255,13 @@ def _check_videos(clips, faults, index_folder):
             raise
 
 
-def _warn_of_buckets(csv_path, clips):
+def _warn_of_buckets(csv_path: str | Path, clips: Iterable[Clip]) -> None:
     odd = [(clip.line, str(clip.motion_bucket_id)) for clip in clips if not 0 <= clip.motion_bucket_id <= 255]
     if odd:
         _log.warning("%s: motion_bucket_id outside 0..255, which SVD never saw: %s", csv_path, listing(odd, "clip"))
 
 
-def _drop_short(csv_path, clips, frames, step):
+def _drop_short(csv_path: str | Path, clips: Sequence[Clip], frames: int, step: int) -> Metadata:
     needed = frames * step
     kept = [clip for clip in clips if clip.length >= needed]
     dropped = [clip for clip in clips if clip.length < needed]
@@ -271,7 +276,7 @@ def _drop_short(csv_path, clips, frames, step):
     return Metadata(kept, dropped)
 
 
-def _what_would_keep(dropped, frames, step):
+def _what_would_keep(dropped: Sequence[Clip], frames: int, step: int) -> str:
     """The largest step that keeps all of these clips, or, where none does, the most frames that the step 1 allows."""
     shortest, longest = (f(clip.length for clip in dropped) for f in (min, max))
     if shortest >= frames:

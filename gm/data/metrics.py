@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -28,18 +29,18 @@ MEANINGS = {
 }
 
 
-def psnr(a, b):
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two uint8 pictures; infinite for equal ones."""
     error = np.mean((a.astype(np.float64) - b) ** 2)
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-def ssim(a, b):
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Mean structural similarity of two uint8 pictures (h, w, 3), on grey values (Wang et al. 2004): Gaussian window
     of deviation 1.5, constants 0.01 and 0.03."""
     x, y = (cv2.cvtColor(np.ascontiguousarray(one), cv2.COLOR_RGB2GRAY).astype(np.float64) for one in (a, b))
 
-    def blur(z):
+    def blur(z: np.ndarray) -> np.ndarray:
         return cv2.GaussianBlur(z, (11, 11), 1.5)
 
     mean_x, mean_y = blur(x), blur(y)
@@ -50,13 +51,14 @@ def ssim(a, b):
     return float(found.mean())
 
 
-def sharpness(picture):
+def sharpness(picture: np.ndarray) -> float:
     """Mean absolute Laplacian of the grey values of a uint8 picture."""
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     return float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
 
 
-def evaluate(frames, fps, image=None):
+def evaluate(frames: np.ndarray | Sequence[np.ndarray], fps: float,
+             image: np.ndarray | None = None) -> dict[str, float]:
     """{name of MEANINGS: number} of a video.
 
     frames uint8 (t, h, w, 3) RGB, at least two; image: uint8 (h, w, 3), the input picture at the video's size, or None
@@ -74,7 +76,7 @@ def evaluate(frames, fps, image=None):
     return {**found, **_along_the_flow(frames, fps), **_drift(frames)}
 
 
-def _along_the_flow(frames, fps):
+def _along_the_flow(frames: np.ndarray | Sequence[np.ndarray], fps: float) -> dict[str, float]:
     errors, hidden, motion = [], [], []
     back_to_first = np.zeros((*frames[0].shape[:2], 2), np.float32)
     for now, then in zip(frames, frames[1:]):
@@ -93,7 +95,7 @@ def _along_the_flow(frames, fps):
     }
 
 
-def _drift(frames):
+def _drift(frames: np.ndarray | Sequence[np.ndarray]) -> dict[str, float]:
     brightness = np.array([frame.mean() for frame in frames])
     jumps = np.diff(brightness, 2) if len(frames) > 2 else np.zeros(1)
     first, last = (

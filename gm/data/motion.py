@@ -20,6 +20,7 @@ and the score stops rising. Sensor noise of 3/255 on a still picture scores 0.3.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ _MAP_SIDE = 16  # shortest side of the flow map that is averaged
 _BUCKETS_PER_DOUBLING = 50.0
 
 
-def sample_indices(length, fps, times=None):
+def sample_indices(length: int, fps: float, times: Sequence[float] | None = None) -> list[int]:
     """Indices of the frames of a clip (`length` frames at `fps`) between which motion is measured: two each second.
 
     times: seconds at which the frames are shown, where the frame rate may vary. Shorter clips than half a second give
@@ -48,7 +49,7 @@ def sample_indices(length, fps, times=None):
     return indices if len(indices) > 1 else [0, length - 1]
 
 
-def _nearest(times):
+def _nearest(times: np.ndarray) -> list[int]:
     """Indices of the frames nearest to every half second, each one later than the one before."""
     halves = np.arange(int(times[-1] * _RATE + 1e-6) + 1) / _RATE
     after = np.searchsorted(times, halves).clip(1, len(times) - 1)
@@ -57,14 +58,15 @@ def _nearest(times):
     return nearest[later].tolist() if later.sum() > 1 else [0, len(times) - 1]
 
 
-def motion_score(frames, fps):
+def motion_score(frames: np.ndarray | Sequence[np.ndarray], fps: float) -> float:
     """Score of a clip, uint8 (t, h, w, 3) RGB at `fps` frames per second: mean motion in % of the shortest side per
     second. ValueError for less than two frames."""
     indices = sample_indices(len(frames), fps)
     return sampled_motion_score((frames[index] for index in indices), indices, fps)
 
 
-def sampled_motion_score(pictures, indices, fps, times=None):
+def sampled_motion_score(pictures: Iterable[np.ndarray], indices: Sequence[int], fps: float,
+                         times: Sequence[float] | None = None) -> float:
     """As `motion_score`, from the pictures, each uint8 (h, w, 3), at `indices` of the clip alone. Holds two at once.
     times: as in `sample_indices`."""
     pictures = iter(pictures)
@@ -78,7 +80,7 @@ def sampled_motion_score(pictures, indices, fps, times=None):
     return 100.0 * total / (len(indices) - 1)
 
 
-def _mean_flow(before, after):
+def _mean_flow(before: np.ndarray, after: np.ndarray) -> float:
     """Mean length of the flow between two working copies, as a fraction of the shortest side."""
     flow = dense_flow(before, after)
     height, width = before.shape
@@ -87,13 +89,13 @@ def _mean_flow(before, after):
     return float(np.linalg.norm(shrunk, axis=-1).mean()) / WORK_SIDE
 
 
-def bucket(score):
+def bucket(score: float) -> int:
     """motion_bucket_id, 0..255, of a motion score (see the top of this file: our mapping, not Stability's)."""
     if not score >= 0:
         raise ValueError(f"a motion score is 0 or more, got {score}")
     return min(255, round(_BUCKETS_PER_DOUBLING * math.log2(1.0 + score)))
 
 
-def score(bucket_id):
+def score(bucket_id: float) -> float:
     """The motion score in the middle of a bucket: the inverse of `bucket`."""
     return 2.0 ** (bucket_id / _BUCKETS_PER_DOUBLING) - 1.0

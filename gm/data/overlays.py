@@ -26,10 +26,12 @@ _BOX, _AROUND = 1 / 24, 1 / 6  # of the shortest side: a place with edges; what 
 class Overlays:
     """Take frames of one scene by `add`, then ask `crop` and `overlay`."""
 
-    def __init__(self):
-        self._bars, self._edges, self._range = None, None, None
+    def __init__(self) -> None:
+        self._bars: list[np.ndarray] = []
+        self._edges: list[np.ndarray] = []
+        self._range: list[np.ndarray] = []
 
-    def add(self, frame):
+    def add(self, frame: np.ndarray) -> None:
         """frame: uint8 (h, w, 3)."""
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         exact = grey.astype(np.float32)
@@ -38,14 +40,14 @@ class Overlays:
         size = [max(1, round(side * scale)) for side in grey.shape[::-1]]
         small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
         edges = [np.abs(cv2.Sobel(small, cv2.CV_32F, *order, scale=1 / 8)) for order in ((1, 0), (0, 1))]
-        if self._bars is None:
+        if not self._bars:
             self._bars, self._edges, self._range = bars, edges, [small, small]
             return
         self._bars = [old & new for old, new in zip(self._bars, bars)]
         self._edges = [np.minimum(old, new) for old, new in zip(self._edges, edges)]
         self._range = [np.minimum(self._range[0], small), np.maximum(self._range[1], small)]
 
-    def crop(self):
+    def crop(self) -> str:
         """"w:h:x:y", as ffmpeg's filter crop takes it, of the picture without its bars; "" where there are none."""
         (top, bottom), (left, right) = (_inside(bar) for bar in self._bars)
         height, width = (len(bar) for bar in self._bars)
@@ -53,20 +55,20 @@ class Overlays:
             return ""
         return f"{right - left}:{bottom - top}:{left}:{top}"
 
-    def overlay(self):
+    def overlay(self) -> float:
         """Per cent of the picture that is covered by what looks like text or a logo; 0 where none is found."""
         dense = [_share(edge > _EDGE, _BOX) >= _DENSE for edge in self._edges]
         around = _share(self._range[1] - self._range[0] > _CHANGE, _AROUND) >= 0.5
         return 100.0 * float((dense[0] & dense[1] & around).mean())
 
 
-def _share(where, side):
+def _share(where: np.ndarray, side: float) -> np.ndarray:
     """Of a bool (h, w), for each pixel the share that is True in the square around it of that share of the side."""
     pixels = round(side * min(where.shape)) | 1
     return cv2.blur(where.astype(np.float32), (pixels, pixels))
 
 
-def _inside(bar):
+def _inside(bar: np.ndarray) -> tuple[int, int]:
     """(first, after the last) of the rows that are not in the bars at both ends."""
     inner = np.flatnonzero(~bar)
     if not len(inner):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -34,7 +35,7 @@ class Clip(NamedTuple):
     motion: float
 
 
-def fractal_noise(random, side, channels, roughness):
+def fractal_noise(random: np.random.Generator, side: int, channels: int, roughness: float) -> np.ndarray:
     """float32 (side, side, channels), mean 0, deviation about 1: octaves of noise, each finer one times `roughness`."""
     total = np.zeros((side, side, channels), np.float32)
     cells, weight, power = 2, 1.0, 0.0
@@ -47,7 +48,7 @@ def fractal_noise(random, side, channels, roughness):
     return total / np.float32(math.sqrt(power))
 
 
-def _colours(random, count):
+def _colours(random: np.random.Generator, count: int) -> np.ndarray:
     """float32 (count, 3) in [0, 255]: hues around two that the picture favours, most pale, as in photographs."""
     hues = random.random(2)
     colours = []
@@ -58,7 +59,7 @@ def _colours(random, count):
     return np.array(colours, np.float32) * 255.0
 
 
-def _pattern(random, side):
+def _pattern(random: np.random.Generator, side: int) -> np.ndarray:
     """float32 (side, side), about [-1, 1]: stripes, a chequer or speckle."""
     kind = random.integers(4)
     if kind == 0:
@@ -72,7 +73,7 @@ def _pattern(random, side):
     return np.clip(4 * along * across, -1, 1) if kind == 2 else np.clip(3 * along, -1, 1)
 
 
-def _outline(random, side, gathered):
+def _outline(random: np.random.Generator, side: int, gathered: bool) -> np.ndarray:
     """Corners of one leaf, int32 (n, 2). gathered: its place is near the centre instead of anywhere."""
     radius = min(0.5, 0.02 * (1.0 - random.random()) ** -0.9) * side
     centre = random.normal(0.5, 0.12, 2) * side if gathered else random.random(2) * side
@@ -95,7 +96,7 @@ def _outline(random, side, gathered):
     return np.round(np.array(corners)).astype(np.int32)
 
 
-def picture(random, side):
+def picture(random: np.random.Generator, side: int) -> np.ndarray:
     """uint8 (side, side, 3): one picture from a `numpy.random.Generator`."""
     leaves = int(random.integers(8, _MAX_LEAVES))
     plain = random.random() < _PLAIN
@@ -118,7 +119,7 @@ def picture(random, side):
     return _photograph(random, image)
 
 
-def _photograph(random, image):
+def _photograph(random: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Focus, contrast and grain."""
     if random.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), len(image) * random.uniform(0.001, 0.01))
@@ -128,7 +129,7 @@ def _photograph(random, image):
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
-def push_in(canvas, frames, size, zoom, centre):
+def push_in(canvas: np.ndarray, frames: int, size: int, zoom: float, centre: Sequence[float]) -> np.ndarray:
     """Frames uint8 (t, size, size, 3) of a camera that pushes in on `canvas`: frame k shows it zoom**k times enlarged.
 
     centre: the fixed point, (x, y) as shares of the side.
@@ -137,7 +138,7 @@ def push_in(canvas, frames, size, zoom, centre):
     return np.stack([_view(canvas, size, share, [c * (1 - share) for c in centre]) for share in shares])
 
 
-def pan(canvas, frames, size, step, direction=(1, 0)):
+def pan(canvas: np.ndarray, frames: int, size: int, step: float, direction: Sequence[int] = (1, 0)) -> np.ndarray:
     """Frames uint8 (t, size, size, 3) of a camera that turns over `canvas`, by `step` of the picture's side with every
     frame; what is seen moves the other way.
 
@@ -148,12 +149,12 @@ def pan(canvas, frames, size, step, direction=(1, 0)):
     return np.stack([_view(canvas, size, 1 - room, [room * (1 + d * k) / 2 for d in direction]) for k in way])
 
 
-def draw_back(canvas, frames, size, zoom):
+def draw_back(canvas: np.ndarray, frames: int, size: int, zoom: float) -> np.ndarray:
     """Frames of a camera that draws back from the middle of `canvas`: `push_in` in reversed time."""
     return np.ascontiguousarray(push_in(canvas, frames, size, zoom, (0.5, 0.5))[::-1])
 
 
-def _view(canvas, size, share, start):
+def _view(canvas: np.ndarray, size: int, share: float, start: Sequence[float]) -> np.ndarray:
     """The square of `canvas` with the side `share` at `start` (x, y), as shares of its side, scaled to size x size.
 
     Sampled twice as densely as needed, then averaged.
@@ -166,7 +167,7 @@ def _view(canvas, size, share, start):
     return cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def clip(random, frames, size, fps, most_bucket):
+def clip(random: np.random.Generator, frames: int, size: int, fps: float, most_bucket: float) -> Clip:
     """`Clip` of a camera pushing in on the middle, its motion bucket up to `most_bucket`, high ones more often.
 
     Of how a picture moves the network is told the measured score alone. Plain areas have no flow, so the same zoom
@@ -176,7 +177,7 @@ def clip(random, frames, size, fps, most_bucket):
     canvas = picture(random, 2 * size)
     wanted = score(most_bucket * math.sqrt(random.random()))
 
-    def shown(rate):
+    def shown(rate: float) -> np.ndarray:
         return push_in(canvas, frames, size, math.exp(rate / fps), (0.5, 0.5))
 
     rate = wanted / 100 / MEAN_RADIUS
@@ -186,7 +187,7 @@ def clip(random, frames, size, fps, most_bucket):
     return Clip(drawn, fps, motion_score(drawn, fps))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     from jsonargparse import ArgumentParser
 
     from gm.data.motion import bucket

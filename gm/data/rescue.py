@@ -6,6 +6,8 @@ import contextlib
 import sys
 import tempfile
 from pathlib import Path
+from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
@@ -25,13 +27,16 @@ class Rescue:
         base: base name of the video's files.
     """
 
-    def __init__(self, base):
-        self.base, self.latents, self.frames = Path(base), None, None
+    def __init__(self, base: str | Path) -> None:
+        self.base = Path(base)
+        self.latents: np.ndarray | None = None
+        self.frames: np.ndarray | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Rescue:
         return self
 
-    def __exit__(self, kind, error, _):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 _: TracebackType | None) -> Literal[False]:
         if error is None or not isinstance(error, Exception):
             return False
         place = self._keep()
@@ -41,7 +46,7 @@ class Rescue:
             print(place, file=sys.stderr)
         return False
 
-    def _keep(self):
+    def _keep(self) -> str | None:
         if self.frames is not None:
             path = Path(f"{self.base}_frames")
             with contextlib.suppress(UserError):

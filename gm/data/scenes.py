@@ -8,7 +8,9 @@ belong to no scene.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,6 +18,9 @@ import numpy as np
 from gm import places
 from gm.data.transitions import SIDE, find_transitions, reduced
 from gm.errors import UserError
+
+if TYPE_CHECKING:
+    from gm.data.video_reader import VideoReader
 
 # Of the detector, on reduced pictures. Chosen on joined drawn clips, other ones than the tests': 1.8 gives false cuts,
 # 3 loses cuts between clips that move fast.
@@ -39,7 +44,7 @@ class Scene:
     faded: float
 
 
-def find_scenes(video, fps):
+def find_scenes(video: VideoReader, fps: float) -> list[Scene]:
     """[Scene] of an open clip (`gm.data.video_reader.VideoReader`), in order. Decodes every frame once, holds few.
 
     Frames of gradual transitions are in none of them. fps: frames per second, for how long a stretch stands still.
@@ -66,7 +71,7 @@ def find_scenes(video, fps):
     ]
 
 
-def cut_detector():
+def cut_detector() -> Any:
     """A new detector of hard cuts, for one video. UserError: PySceneDetect is missing."""
     try:
         from scenedetect.detectors import AdaptiveDetector
@@ -75,7 +80,7 @@ def cut_detector():
     return AdaptiveDetector(_RATIO, min_scene_len=1, window_width=_WINDOW, min_content_val=_LEAST_CHANGE)
 
 
-def _cuts(detector, pictures):
+def _cuts(detector: Any, pictures: np.ndarray) -> list[int]:
     """The frames that begin a scene after a hard cut."""
     # It compares a frame with two on each side: at the ends of the video with the same motion backwards.
     order = np.pad(np.arange(len(pictures)), _WINDOW, mode="reflect")
@@ -85,7 +90,7 @@ def _cuts(detector, pictures):
     return [cut for cut in found if 0 < cut < len(pictures)]
 
 
-def _between(length, cuts, transitions):
+def _between(length: int, cuts: list[int], transitions: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """[(start, end)] of the longest stretches without a cut or a frame of a transition."""
     number = np.zeros(length, np.int64)
     number[cuts] = 1
@@ -97,7 +102,7 @@ def _between(length, cuts, transitions):
     return [(start, end) for start, end in bounds if number[start] >= 0]
 
 
-def _long_runs(same, least):
+def _long_runs(same: np.ndarray, least: float) -> np.ndarray:
     """Frames of stretches in which each is the same as the one before, where they are at least `least` frames long."""
     padded = np.concatenate([[False], same, [False]])
     edges = np.flatnonzero(np.diff(padded.astype(np.int8)))

@@ -19,13 +19,13 @@ class Found:
     unreadable: [(folder, reason)]. repeated: links to folders that are in the search anyway.
     """
 
-    clips: list = field(default_factory=list)
-    others: list = field(default_factory=list)
-    unreadable: list = field(default_factory=list)
-    repeated: list = field(default_factory=list)
+    clips: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
 
-def find_clips(folder):
+def find_clips(folder: str | Path) -> Found:
     """Search `folder` and the folders in it, links to others too → Found. Hidden names are skipped.
 
     Each folder is searched once, whatever links lead to it: a loop ends, and no clip is found twice.
@@ -34,8 +34,9 @@ def find_clips(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder at {folder}")
-    found, seen = Found(), set()
-    folders, links = [folder], []
+    found = Found()
+    seen: set[tuple[int, int]] = set()
+    folders, links = [folder], list[Path]()
     while folders or links:  # links last: what can be reached without one is named without it
         parent = folders.pop() if folders else links.pop(0)
         path = parent.relative_to(folder).as_posix()
@@ -62,7 +63,7 @@ def find_clips(folder):
     return found
 
 
-def _look_into(folder):
+def _look_into(folder: Path) -> tuple[list[str], list[tuple[str, bool]]]:
     """([names of files], [(name of folder, whether it is a link)]), sorted, without hidden ones."""
     files, folders = [], []
     with os.scandir(folder) as entries:
@@ -80,7 +81,7 @@ def _look_into(folder):
     return files, folders
 
 
-def _sort_out(found, folder, names, has_folders):
+def _sort_out(found: Found, folder: Path, names: list[str], has_folders: bool) -> None:
     videos = [name for name in names if name.lower().endswith(video_reader.SUFFIXES)]
     frames = [] if videos or has_folders else [name for name in names if frame_folder.is_frame(name)]
     found.clips += [(folder / name).as_posix() for name in videos]

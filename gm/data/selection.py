@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ _NODES = (
 _TEXT_TESTS = ("contains", "startswith", "endswith")
 
 
-def with_numbers(table):
+def with_numbers(table: pd.DataFrame) -> pd.DataFrame:
     """A copy of a table of strings for expressions: columns of numbers as such (empty cells NaN), `start` 0 where
     empty, and, unless they are there, `duration` in seconds (length / fps) and `aspect` (width / height)."""
     found = {}
@@ -38,11 +39,11 @@ def with_numbers(table):
     return numbers
 
 
-def _is_text(column):
+def _is_text(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column)
 
 
-def where(numbers, expression):
+def where(numbers: pd.DataFrame, expression: str) -> np.ndarray:
     """bool array: the rows of which pandas' expression holds. Columns, numbers and text, comparisons, arithmetic, `in`,
     `and`, `or`, `not`; of text `path.str.contains("x")`, `startswith`, `endswith`. An empty cell fulfils none.
 
@@ -66,7 +67,7 @@ def where(numbers, expression):
     return kept.fillna(False).to_numpy(bool)
 
 
-def _check(node, expression):
+def _check(node: ast.AST, expression: str) -> None:
     if isinstance(node, ast.Call):
         name, text = node.func, getattr(node.func, "value", None)
         good = (
@@ -86,7 +87,7 @@ def _check(node, expression):
         _check(child, expression)
 
 
-def moving(numbers):
+def moving(numbers: pd.DataFrame) -> np.ndarray:
     """bool array without the stillest STATIC_SHARE of the rows, by motion_score or, where it is not there, by bucket;
     of equal ones the later go. A row without a score counts as the stillest."""
     scores = _motion(numbers)
@@ -96,14 +97,14 @@ def moving(numbers):
     return kept
 
 
-def _motion(numbers):
+def _motion(numbers: pd.DataFrame) -> np.ndarray:
     name = "motion_score" if "motion_score" in numbers else "motion_bucket_id"
     if name not in numbers or _is_text(numbers[name]):
         raise UserError(f"the column {name} must hold numbers")
     return numbers[name].fillna(-1).to_numpy(float)
 
 
-def balanced(numbers, seed):
+def balanced(numbers: pd.DataFrame, seed: int) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """(bool array, [(first bucket, last bucket, rows before, rows after)]): of each eighth of the motion buckets at
     most as many rows, drawn from the seed, as the median of the eighths that have any."""
     if _is_text(numbers["motion_bucket_id"]):
@@ -120,7 +121,7 @@ def balanced(numbers, seed):
     return kept, report
 
 
-def held_out(paths, share, seed):
+def held_out(paths: Iterable[str], share: float, seed: int) -> np.ndarray:
     """bool array: rows of a share of the files, drawn from the seed: at least one file, and one is left. All rows of a
     file are on the same side. UserError: all rows are of one file."""
     files = pd.unique(pd.Series(list(paths)))

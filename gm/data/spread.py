@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from gm import places
 from gm.console import progress
 from gm.errors import UserError
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _TIMEOUT = 30  # seconds in which the scheduler must answer
 _AHEAD = 4  # items that each thread of the cluster is given at a time: enough that none waits
 
 
-def spread(function, items, workers, scheduler=None, *, desc, unit, given_up=None):
+def spread(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, scheduler: str | None = None, *,
+           desc: str, unit: str, given_up: Callable[[_Item, str], _Result] | None = None) -> Iterator[_Result]:
     """The results of function(item), each as soon as it is there, in any order, under a progress bar.
 
     workers: threads. scheduler: address of a Dask scheduler, such as "tcp://head:8786", whose workers are used instead;
@@ -28,13 +33,16 @@ def spread(function, items, workers, scheduler=None, *, desc, unit, given_up=Non
         UserError: a cluster that does not answer, is lost, or cannot run the program.
     """
     items = list(items)
-    on_cluster = scheduler is not None
-    done = _on_cluster(function, items, scheduler, given_up) if on_cluster else _on_threads(function, items, workers)
+    if scheduler is None:
+        done = _on_threads(function, items, workers)
+    else:
+        done = _on_cluster(function, items, scheduler, given_up)
     with contextlib.closing(done):
         yield from progress(done, desc, unit, len(items))
 
 
-def _on_threads(function, items, workers):
+def _on_threads(function: Callable[[_Item], _Result], items: list[_Item],
+                workers: int) -> Generator[_Result, None, None]:
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield from pool.map(function, items)
@@ -42,7 +50,8 @@ def _on_threads(function, items, workers):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _on_cluster(function, items, scheduler, given_up):
+def _on_cluster(function: Callable[[_Item], _Result], items: list[_Item], scheduler: str,
+                given_up: Callable[[_Item, str], _Result] | None) -> Generator[_Result, None, None]:
     distributed = _library()
     try:
         client = distributed.Client(scheduler, timeout=_TIMEOUT, set_as_default=False)
@@ -54,7 +63,7 @@ def _on_cluster(function, items, scheduler, given_up):
             raise UserError(f"the Dask scheduler at {scheduler} has no workers yet: start some, see docs/datasets.md")
         rest, item_of = iter(items), {}
 
-        def submit(count):
+        def submit(count: int) -> list[Any]:
             futures = {client.submit(function, item, pure=False): item for item in itertools.islice(rest, count)}
             item_of.update(futures)
             return list(futures)
@@ -65,6 +74,8 @@ def _on_cluster(function, items, scheduler, given_up):
             try:
                 yield future.result()
             except distributed.KilledWorker as error:
+                if given_up is None:
+                    raise UserError(f"{item}: {error}") from error
                 yield given_up(item, f"{item}: {error}")
             except (distributed.CancelledError, OSError) as error:
                 raise UserError(f"the Dask scheduler at {scheduler} was lost: {error}") from error
@@ -75,7 +86,7 @@ def _on_cluster(function, items, scheduler, given_up):
                 running.add(new)
 
 
-def _library():
+def _library() -> Any:
     try:
         import distributed
     except ImportError as error:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from gm import places
 from gm.errors import UserError
 from gm.files import atomic_path
+
+if TYPE_CHECKING:
+    from gm.data.metadata import Metadata
 
 _EXTRA = ("motion_score", "black", "frozen", "faded", "overlay")
 _UNITS = {
@@ -19,7 +26,8 @@ _PICTURED = ("motion_bucket_id", "length", "duration", "fps", "height", "aspect"
 _BINS = 40
 
 
-def collect(csv_path, metadata, sizes=None):
+def collect(csv_path: str | Path, metadata: Metadata,
+            sizes: Sequence[tuple[int, int]] | None = None) -> dict[str, np.ndarray]:
     """{name: float array without what is not known} of all clips of a list, those that are too short included.
 
     csv_path: the list, whose further columns are read. metadata: of `gm.data.metadata.read_metadata`. sizes: [(h, w)]
@@ -44,7 +52,7 @@ def collect(csv_path, metadata, sizes=None):
     return {name: found[name][np.isfinite(found[name])] for name in _UNITS if name in found}
 
 
-def table(numbers):
+def table(numbers: dict[str, np.ndarray]) -> str:
     """Text: a line for each name of `collect` that is known of a clip at least."""
     lines = [f"{'':18}{'known':>9}{'least':>10}{'25 %':>10}{'median':>10}{'75 %':>10}{'most':>10}"]
     for name, values in numbers.items():
@@ -54,7 +62,7 @@ def table(numbers):
     return "\n".join(lines)
 
 
-def _edges(values):
+def _edges(values: np.ndarray) -> int | np.ndarray:
     """Edges of bars: of whole numbers each bar has equally many."""
     if (values != np.floor(values)).any():
         return _BINS
@@ -62,7 +70,7 @@ def _edges(values):
     return np.arange(values.min(), values.max() + step + 1, step) - 0.5
 
 
-def require_matplotlib():
+def require_matplotlib() -> None:
     """UserError where the picture could not be drawn."""
     try:
         import matplotlib.figure  # noqa: F401
@@ -70,7 +78,7 @@ def require_matplotlib():
         raise UserError(f"the picture is drawn by matplotlib: {places.install('data')}") from error
 
 
-def write_picture(numbers, path):
+def write_picture(numbers: dict[str, np.ndarray], path: str | Path) -> None:
     """Histograms of motion, length, duration, frame rate, size and aspect as a PNG. UserError: not there, or not
     written."""
     require_matplotlib()

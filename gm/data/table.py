@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -18,7 +21,8 @@ _PACKED = {  # how files begin that hold a CSV at best inside
 }
 
 
-def read_table(csv_path, required, names=None):
+def read_table(csv_path: Path, required: Sequence[str],
+               names: Sequence[str] | None = None) -> tuple[pd.DataFrame, np.ndarray]:
     """(table, lines): the columns of a CSV as strings, stripped but for `path`, and each row's line in the file.
 
     required: columns that must be there. names: columns to keep, of those that are there; None keeps all. UTF-8, with
@@ -56,21 +60,21 @@ def read_table(csv_path, required, names=None):
     return table.iloc[rows].reset_index(drop=True), lines[rows]
 
 
-def write_rows(path, columns, rows):
+def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A CSV with that header and these rows of strings, whole or not at all. UserError where it cannot be written."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         for row in (columns, *rows):
             write_row(file, row)
 
 
-def write_row(file, row):
+def write_row(file: TextIO, row: Sequence[str]) -> None:
     """One line of a CSV, which `read_table` reads back whatever the cells hold."""
     # Before Python 3.13 the csv module puts no quotes around a carriage return where lines end otherwise.
-    quoting = csv.QUOTE_ALL if any("\r" in cell for cell in row) else csv.QUOTE_MINIMAL
-    csv.writer(file, lineterminator="\n", quoting=quoting).writerow(row)
+    whole = any("\r" in cell for cell in row)
+    csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if whole else csv.QUOTE_MINIMAL).writerow(row)
 
 
-def _refuse_packed(csv_path):
+def _refuse_packed(csv_path: Path) -> None:
     with open(csv_path, "rb") as file:
         head = file.read(8)
     for beginning, what in _PACKED.items():
@@ -78,7 +82,7 @@ def _refuse_packed(csv_path):
             raise UserError(f"{csv_path} is {what}")
 
 
-def _line_numbers(raw, csv_path):
+def _line_numbers(raw: pd.DataFrame, csv_path: Path) -> np.ndarray:
     """First line, from 1, of each row: a quoted cell may hold line breaks."""
     if _count_lines(csv_path) == len(raw):  # none does, which is quicker found than counted
         return 1 + np.arange(len(raw))
@@ -86,7 +90,7 @@ def _line_numbers(raw, csv_path):
     return 1 + np.arange(len(raw)) + np.concatenate([[0], np.cumsum(breaks)[:-1]]).astype(int)
 
 
-def _count_lines(path):
+def _count_lines(path: Path) -> int:
     count, last = 0, b"\n"
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -94,7 +98,7 @@ def _count_lines(path):
     return count + (last != b"\n")
 
 
-def _parse_faults(csv_path, error):
+def _parse_faults(csv_path: Path, error: Exception) -> str:
     """pandas stops at the first line with too many fields, so look for all of them."""
     faults, width = [], None
     try:
@@ -110,7 +114,7 @@ def _parse_faults(csv_path, error):
     return listing(faults, "fault") if faults else str(error).replace("Error tokenizing data. C error: ", "").strip()
 
 
-def _check_header(csv_path, header, required):
+def _check_header(csv_path: Path, header: list[str], required: Sequence[str]) -> None:
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise UserError(f"{csv_path}, line 1: the column {', '.join(repeated)} appears more than once")
@@ -122,7 +126,7 @@ def _check_header(csv_path, header, required):
         )
 
 
-def listing(items, noun):
+def listing(items: Iterable[tuple[int, str]], noun: str) -> str:
     """[(line, text)] → "2 faults" and one line for each of the first 20, in the file's order."""
     items = sorted(items)
     shown = "".join(f"\n  line {line}: {text}" for line, text in items[:_SHOWN])

@@ -22,7 +22,7 @@ _BT2020_TO_709 = np.array(
 )
 
 
-def to_sdr(codes, transfer, bt2020=True):
+def to_sdr(codes: np.ndarray, transfer: int, bt2020: bool = True) -> np.ndarray:
     """uint16 (h, w, 3) RGB codes of 12 bits, full range → uint8 (h, w, 3) RGB.
 
     transfer: PQ or HLG; bt2020: whether its colours are BT.2020's, else BT.709's.
@@ -38,12 +38,12 @@ def to_sdr(codes, transfer, bt2020=True):
     return _gamma()[_root_index(light)]
 
 
-def _root_index(values):
+def _root_index(values: np.ndarray) -> np.ndarray:
     return (np.sqrt(np.clip(values, 0, 1)) * (_ROOTS - 1) + 0.5).astype(np.uint16)
 
 
 @functools.cache
-def _light(transfer):
+def _light(transfer: int) -> np.ndarray:
     """float32 (CODES,): what each code is in cd/m²; of HLG, without the screen's gamma."""
     signal = np.arange(CODES) / (CODES - 1)
     if transfer == PQ:
@@ -54,7 +54,7 @@ def _light(transfer):
 
 
 @functools.cache
-def _gain():
+def _gain() -> np.ndarray:
     """float32 (_ROOTS,): by how much light is multiplied, over the square root of light / _PEAK."""
     light = _PEAK * np.linspace(0, 1, _ROOTS) ** 2
     peak, target = _light_to_pq(_PEAK), _light_to_pq(_WHITE) / _light_to_pq(_PEAK)
@@ -67,7 +67,7 @@ def _gain():
 
 
 @functools.cache
-def _gamma():
+def _gamma() -> np.ndarray:
     """uint8 (_ROOTS,): of light (1: white), over its square root."""
     return np.rint(255 * (np.linspace(0, 1, _ROOTS) ** 2) ** (1 / 2.4)).astype(np.uint8)
 
@@ -76,12 +76,12 @@ _M1, _M2 = 2610 / 16384, 2523 / 4096 * 128
 _C1, _C2, _C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
 
 
-def _pq_to_light(signal):
+def _pq_to_light(signal: np.ndarray | float) -> np.ndarray:
     """BT.2100, table 4: the signal from 0 to 1 → cd/m²."""
     power = np.asarray(signal, np.float64) ** (1 / _M2)
     return 10000 * (np.maximum(power - _C1, 0) / (_C2 - _C3 * power)) ** (1 / _M1)
 
 
-def _light_to_pq(light):
+def _light_to_pq(light: np.ndarray | float) -> np.ndarray:
     power = (np.asarray(light, np.float64) / 10000) ** _M1
     return ((_C1 + _C2 * power) / (1 + _C3 * power)) ** _M2

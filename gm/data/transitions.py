@@ -19,6 +19,8 @@ dissolves during which the camera moves fast. docs/datasets.md has figures.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import cv2
 import numpy as np
 
@@ -30,12 +32,12 @@ _STILL = 0.25  # of the mean step: where the frames no longer go on along the li
 _CHUNK = 2048
 
 
-def reduced(frame):
+def reduced(frame: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) → uint8 (SIDE, SIDE, 3), which `find_transitions` compares."""
     return cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
-def find_transitions(pictures, cuts=()):
+def find_transitions(pictures: np.ndarray | Sequence[np.ndarray], cuts: Iterable[int] = ()) -> list[tuple[int, int]]:
     """[(first frame, frame after the last)] of the gradual transitions, in order, apart from each other.
 
     pictures: uint8 (t, SIDE, SIDE, 3), the reduced frames of a video. cuts: the frames that hard cuts begin; no
@@ -55,7 +57,7 @@ def find_transitions(pictures, cuts=()):
     return _merged(spans)
 
 
-def _is_mixed(flat, centres, half):
+def _is_mixed(flat: np.ndarray, centres: np.ndarray, half: int) -> np.ndarray:
     """For each centre whether the window of that half width around it is a part of a transition."""
     first, last = (flat[centres + side].astype(np.float32) for side in (-half, half))
     direction = last - first
@@ -76,11 +78,11 @@ def _is_mixed(flat, centres, half):
     return mixed & (before < 1.0)
 
 
-def _rms(differences):
+def _rms(differences: np.ndarray) -> np.ndarray:
     return np.sqrt((differences**2).mean(1))
 
 
-def _extent(flat, scene, start, end):
+def _extent(flat: np.ndarray, scene: np.ndarray, start: int, end: int) -> tuple[int, int]:
     """(first, after the last) of the transition that the window of frames start … end shows: without the frames at its
     ends that stand still on the line, or up to half a window more, as far as they go on along it."""
     origin, direction = flat[start].astype(np.float32), flat[end].astype(np.float32) - flat[start]
@@ -94,11 +96,11 @@ def _extent(flat, scene, start, end):
     return first + (before[-1] + 1 if len(before) else 0), first + (middle + after[0] if len(after) else len(steps)) + 1
 
 
-def _merged(spans):
-    merged = []
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[list[int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
             merged[-1][1] = max(end, merged[-1][1])
         else:
             merged.append([start, end])
-    return [tuple(span) for span in merged]
+    return [(start, end) for start, end in merged]

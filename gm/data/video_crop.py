@@ -7,7 +7,10 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
 
 from gm.data.video_file import boxes
 
@@ -18,7 +21,7 @@ _CROPS = 0x54CC, 0x54BB, 0x54DD, 0x54AA
 _VISUAL_ENTRY = 8 + 78  # bytes of a sample entry before its boxes
 
 
-def container_crop(path, track, number, size):
+def container_crop(path: str | Path, track: int, number: int, size: tuple[int, int]) -> tuple[int, ...]:
     """Pixels that are cut off: (left, top, right, bottom), zeros where the file says nothing that fits.
 
     track: id of the video's track; number: which of the file's videos it is, from 0; size: (height, width) as stored.
@@ -31,7 +34,7 @@ def container_crop(path, track, number, size):
     return _NOTHING
 
 
-def _clap(file, track, size):
+def _clap(file: BinaryIO, track: int, size: tuple[int, int]) -> tuple[int, ...]:
     moov = _one(file, b"moov", 0, file.seek(0, 2))
     for start, end in _all(file, b"trak", *moov):
         header, _ = _one(file, b"tkhd", start, end)
@@ -51,16 +54,16 @@ def _clap(file, track, size):
     return _NOTHING
 
 
-def _one(file, name, start, end):
+def _one(file: BinaryIO, name: bytes, start: int, end: int) -> tuple[int, int]:
     return next(_all(file, name, start, end))
 
 
-def _all(file, name, start, end):
+def _all(file: BinaryIO, name: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
     """(start, end) of the contents of the boxes of one name between two places of the file."""
     return ((first, last) for kind, first, last in boxes(file, start, end) if kind == name)
 
 
-def _matroska(file, number):
+def _matroska(file: BinaryIO, number: int) -> tuple[int, ...]:
     end = file.seek(0, 2)
     segment = next((a, b) for name, a, b in _elements(file, 0, end) if name == _SEGMENT)
     tracks = next((a, b) for name, a, b in _elements(file, *segment) if name == _TRACKS)
@@ -69,11 +72,12 @@ def _matroska(file, number):
         parts = {part: place for part, *place in _elements(file, *entry)} if name == _ENTRY else {}
         if _number(file, parts.get(_TYPE)) == 1:
             videos.append(parts.get(_VIDEO))
-    parts = {part: place for part, *place in _elements(file, *videos[number])} if videos[number:] else {}
+    video = videos[number] if number < len(videos) else None
+    parts = {part: place for part, *place in _elements(file, *video)} if video else {}
     return tuple(_number(file, parts.get(name)) for name in _CROPS)
 
 
-def _elements(file, start, end):
+def _elements(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(id, start, end) of the elements between two places of the file: RFC 8794, 4 to 6."""
     while start < end:
         file.seek(start)
@@ -86,7 +90,7 @@ def _elements(file, start, end):
         start = last
 
 
-def _variable(data, keep):
+def _variable(data: bytes, keep: bool) -> tuple[int, int]:
     """(number, bytes that it takes) of a variable-size integer; keep: with its length marker."""
     length = 9 - data[:1].ljust(1, b"\0")[0].bit_length()
     if length > len(data):
@@ -94,7 +98,7 @@ def _variable(data, keep):
     return int.from_bytes(data[:length], "big") & ((1 << 8 * length) - 1 if keep else (1 << 7 * length) - 1), length
 
 
-def _number(file, place):
+def _number(file: BinaryIO, place: Sequence[int] | None) -> int:
     if place is None:
         return 0
     file.seek(place[0])

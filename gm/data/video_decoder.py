@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
 from gm.data.video_file import ERRORS, open_container
+
+if TYPE_CHECKING:
+    import av
+
+    from gm.data.video_index import Index, Packet, Start
+
+    _Decoded = tuple[Optional[int], list[av.VideoFrame], bool]  # see `Decoder.decode`
 
 _SKIPPING = ("h264", "hevc")  # decoders that skip a picture without any effect on others
 _EARLIER_STARTS = 6  # tried where seeks land too late, before the file is read from its beginning
@@ -15,19 +26,20 @@ class Decoder:
     threads: that decode. UserError, from `open_container`, where there is no video in the file.
     """
 
-    def __init__(self, path, threads=1):
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
         self.path, self.threads = path, threads
-        self.container, self._is_new = None, False
+        self._is_open = self._is_new = False
         self.rewind()
 
-    def rewind(self, options=None):
+    def rewind(self, options: dict[str, str] | None = None) -> None:
         """Open the file again, unless nothing was read of it: the next packet is its first. options: of the codec,
         {name: value}."""
         if self._is_new and not options:  # to open one takes as long as to decode five pictures
             return
         self.close()
-        self.run = None
+        self.run: Run | None = None
         self.container, self.stream = open_container(self.path)
+        self._is_open = True
         context = self.stream.codec_context
         context.thread_count = self.threads
         # AUTO: several pictures at once too. Never with one thread: it would only delay what comes out.
@@ -36,13 +48,13 @@ class Decoder:
             context.options = options
         self._is_new = not options
 
-    def close(self):
+    def close(self) -> None:
         """Let go of the file. May be called twice."""
-        if self.container is not None:
+        if self._is_open:
             self.container.close()
-            self.container, self._is_new = None, False
+            self._is_open = self._is_new = False
 
-    def packets(self):
+    def packets(self) -> Iterator[av.Packet]:
         """av.Packets from here to the end of the file, and then an empty one, with which a decoder gives out the rest.
 
         The error that ends a file that is cut off or damaged is raised.
@@ -53,7 +65,8 @@ class Decoder:
             if _is_last(packet):
                 return
 
-    def decode(self, numbered, is_needed=lambda number: True):
+    def decode(self, numbered: Iterable[tuple[int, av.Packet]],
+               is_needed: Callable[[int], bool] = lambda number: True) -> Iterator[_Decoded]:
         """(number, frames, failed) for each (number, av.Packet): av.VideoFrames whose pts is their packet's number.
 
         is_needed: of a packet's number; a picture that is neither needed nor a reference for others is skipped.
@@ -69,13 +82,13 @@ class Decoder:
             yield None, [], True
             yield (None, *self._decoded(None))
 
-    def _decoded(self, packet):
+    def _decoded(self, packet: av.Packet | None) -> tuple[list[av.VideoFrame], bool]:
         try:
             return self.stream.codec_context.decode(packet), False
         except ERRORS:
             return [], True
 
-    def from_start(self, number, starts):
+    def from_start(self, number: int, starts: Sequence[Start]) -> Iterator[tuple[int, av.Packet]]:
         """(number, av.Packet) from the packet of that number on; starts: the `Start`s up to it, itself the last.
 
         A seek may land anywhere. So the packet is looked for by what it is, from further back each time, and in the end
@@ -84,26 +97,26 @@ class Decoder:
         for target in starts[: -_EARLIER_STARTS - 1 : -1]:
             if target.packet.time is None:
                 break
-            packet, rest = self._found(starts[-1].packet, target.packet.time)
-            if packet is not None:
-                return enumerate(_chain(packet, rest), number)
+            found = self._found(starts[-1].packet, target.packet.time)
+            if found is not None:
+                return enumerate(found, number)
         self.rewind()
         return ((n, packet) for n, packet in enumerate(self.packets()) if n >= number or _is_last(packet))
 
-    def _found(self, wanted, time):
-        """(av.Packet, packets after it) of the `Packet` wanted, after a seek to `time`; (None, None): not there."""
+    def _found(self, wanted: Packet, time: int) -> Iterator[av.Packet] | None:
+        """av.Packets from the `Packet` wanted on, after a seek to `time`; None: it is not there."""
         self._is_new = False
         try:
             self.container.seek(time, stream=self.stream)
             rest = self.packets()
             for packet in rest:
                 if wanted.is_same(packet):
-                    return packet, rest
+                    return _chain(packet, rest)
                 if packet.dts is not None and wanted.dts is not None and packet.dts > wanted.dts:
                     break
         except ERRORS:
             pass
-        return None, None
+        return None
 
 
 class Run:
@@ -112,32 +125,34 @@ class Run:
     next: the number of the first frame that was not decoded yet; fed: the packet that was decoded last.
     """
 
-    def __init__(self, decoder, index, start):
+    def __init__(self, decoder: Decoder, index: Index, start: Start) -> None:
         earlier = [s for s in index.starts if s.number <= start.number]
         packets = decoder.from_start(start.number, earlier)
         self.next, self.fed = start.first, start.number
         self.want([])
-        self._index, self._skipped = index, set()  # packets
-        self._held = None, None  # the number of the frame that was given out last, and itself
+        self._index = index
+        self._skipped: set[int] = set()  # packets
+        # The number of the frame that was given out last, and itself.
+        self._held: tuple[int, av.VideoFrame] | tuple[None, None] = None, None
         self._frames = self._in_order(decoder.decode(packets, self._is_needed))
 
-    def want(self, numbers):
+    def want(self, numbers: Sequence[int]) -> None:
         """Say which frames, ascending, will be asked for; others before the last of them are skipped where possible."""
         self._wanted, self._last = set(numbers), numbers[-1] if numbers else -1
 
-    def _is_wanted(self, frame):
+    def _is_wanted(self, frame: int) -> bool:
         return frame > self._last or frame in self._wanted
 
-    def _is_needed(self, packet):
+    def _is_needed(self, packet: int) -> bool:
         frame = self._index.frame_of(packet, 0)
         needed = frame is None or self._index.lossy or self._is_wanted(frame)
         if not needed:
             self._skipped.add(packet)
         return needed
 
-    def _in_order(self, decoded):
+    def _in_order(self, decoded: Iterable[_Decoded]) -> Iterator[tuple[int, av.VideoFrame]]:
         """(number, av.VideoFrame), ascending; ends at the first that is damaged, or missing and not skipped."""
-        pictures = {}  # packet → pictures that it has shown
+        pictures: dict[int | None, int] = {}  # packet → pictures that it has shown
         for number, frames, failed in decoded:
             if failed and pictures:  # before the first picture: the beginning of a recording
                 return
@@ -156,21 +171,21 @@ class Run:
                 self.next = index + 1
                 yield index, frame
 
-    def frame(self, number):
+    def frame(self, number: int) -> av.VideoFrame | None:
         """The av.VideoFrame of that number; None if it, or one before it since the start, cannot be decoded."""
         if self._held[0] != number:
             self._held = next(((found, frame) for found, frame in self._frames if found == number), (None, None))
         return self._held[1]
 
-    def can_give(self, number):
+    def can_give(self, number: int) -> bool:
         """Whether the frame of that number has not gone by."""
         return number >= self.next or number == self._held[0]
 
 
-def _is_last(packet):
+def _is_last(packet: av.Packet) -> bool:
     return packet.size == 0 and packet.pts is None and packet.dts is None
 
 
-def _chain(first, others):
+def _chain(first: av.Packet, others: Iterable[av.Packet]) -> Iterator[av.Packet]:
     yield first
     yield from others

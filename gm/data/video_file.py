@@ -7,12 +7,17 @@ file a way to make the program read another one.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
 
 from gm.errors import UserError
 from gm.files import kind_of
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".m2t",
@@ -35,7 +40,7 @@ _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"[playlist]", b"<SMIL", b"<MPD
 _UNREADABLE = "not a video that can be read; re-encode it, for instance as H.264 in .mp4"
 
 
-def open_container(path):
+def open_container(path: str | Path) -> tuple[InputContainer, av.VideoStream]:
     """(container, stream): the file open for demuxing, and its video. UserError, naming file and reason."""
     fault = _recognised_fault(path)
     if fault:
@@ -54,9 +59,9 @@ def open_container(path):
         raise
 
 
-def _video_stream(container, path):
+def _video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
     """The stream that ffmpeg takes: the largest picture, unless another is marked as the default; no cover picture."""
-    def rank(stream):
+    def rank(stream: av.VideoStream) -> int:
         area = stream.codec_context.width * stream.codec_context.height
         return area + (5_000_000 if stream.disposition & av.stream.Disposition.default else 0)
 
@@ -71,14 +76,14 @@ def _video_stream(container, path):
     return max(streams, key=rank)
 
 
-def is_cut_off(path):
+def is_cut_off(path: str | Path) -> bool:
     """Whether an ISO media file (mp4, mov) ends before one of its boxes does."""
     with open(path, "rb") as file:
         found = list(boxes(file))
         return bool(found) and found[0][0] == b"ftyp" and found[-1][2] > file.seek(0, os.SEEK_END)
 
 
-def _recognised_fault(path):
+def _recognised_fault(path: str | Path) -> str | None:
     """What is wrong with a file, where its bytes tell it more clearly than a decoder does; None if nothing is seen."""
     try:
         with open(path, "rb") as file:
@@ -96,18 +101,18 @@ def _recognised_fault(path):
     return None
 
 
-def _is_text(head):
+def _is_text(head: bytes) -> bool:
     """ASCII or UTF-8 without control characters; the last letter may be cut."""
     if any(byte < 32 and byte not in b"\t\n\r\f" or byte == 127 for byte in head):
         return False
     return "�" not in head.decode("utf-8", errors="replace")[:-1]
 
 
-def _shown(head):
+def _shown(head: bytes) -> str:
     return repr(head[:20].decode("utf-8", errors="replace"))
 
 
-def boxes(file, position=0, end=None):
+def boxes(file: BinaryIO, position: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start of the content, end) of the boxes of an ISO media file between two places, of the whole file by
     default: ISO/IEC 14496-12, section 4.2. The last may end beyond the file."""
     end = file.seek(0, os.SEEK_END) if end is None else end
@@ -125,7 +130,7 @@ def boxes(file, position=0, end=None):
         position += size
 
 
-def checked_path(path):
+def checked_path(path: str | Path) -> Path:
     """`path` as a Path. UserError if there is no file, saying what there is."""
     path, kind = Path(path), kind_of(path)
     if kind is None:

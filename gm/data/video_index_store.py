@@ -14,6 +14,7 @@ import os
 import zlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import av
 
@@ -21,11 +22,14 @@ from gm.data.video_index import Index, Packet, Start, make_index
 from gm.errors import UserError
 from gm.files import atomic_path
 
+if TYPE_CHECKING:
+    from gm.data.video_decoder import Decoder
+
 FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
-def stored_index(decoder, folder=None):
+def stored_index(decoder: Decoder, folder: str | Path | None = None) -> Index:
     """The Index of the file of a `gm.data.video_decoder.Decoder`, from `folder` if it is there and right.
 
     Else it is made, and kept in `folder` unless that is None. A folder that cannot be written to is a logged warning.
@@ -41,7 +45,7 @@ def stored_index(decoder, folder=None):
     return index
 
 
-def _identity(path):
+def _identity(path: str | Path) -> dict[str, Any]:
     status = os.stat(path)
     return {
         "format": FORMAT, "av": av.__version__, "path": os.path.abspath(path), "size": status.st_size,
@@ -49,7 +53,7 @@ def _identity(path):
     }
 
 
-def _load(place, identity):
+def _load(place: Path, identity: dict[str, Any]) -> Index | None:
     """None for whatever is not whole and of this very file."""
     with contextlib.suppress(Exception):  # bytes from a disk: any error means that they are no index
         content = place.read_bytes()
@@ -61,7 +65,7 @@ def _load(place, identity):
     return None
 
 
-def _keep(place, identity, index):
+def _keep(place: Path, identity: dict[str, Any], index: Index) -> None:
     content = zlib.compress(json.dumps({"identity": identity, **asdict(index)}).encode())
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

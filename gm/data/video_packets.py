@@ -7,7 +7,11 @@ bitstream specification 6.2 and annex B, the AV1 specification 7.5.
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import av
 
 _INTRA_ONLY = {
     "mjpeg", "prores", "dnxhd", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "dvvideo", "v210", "jpeg2000",
@@ -27,7 +31,7 @@ class Look(NamedTuple):
     whole: bool | None = True
 
 
-def looker(stream):
+def looker(stream: av.VideoStream) -> Callable[[av.Packet], Look] | None:
     """The function packet → Look for the codec of a stream (av.VideoStream); None where only decoding can tell."""
     name, extra = stream.codec_context.name, stream.codec_context.extradata or b""
     if name == "h264":
@@ -53,7 +57,7 @@ def looker(stream):
     return None
 
 
-def _units(data, prefix):
+def _units(data: bytes, prefix: int | None) -> Iterator[bytes]:
     """The first bytes of the NAL units of a packet; prefix: bytes of the length before each, None for start codes."""
     if prefix is None:
         position = data.find(b"\0\0\1")
@@ -73,13 +77,15 @@ def _units(data, prefix):
 class _H264:
     """packet → Look. prefix, extra: bytes of the length before each unit (None: start codes), the codec's extradata."""
 
-    def __init__(self, prefix, extra):
-        self._prefix, self._parameters, self._last = prefix, None, None
+    def __init__(self, prefix: int | None, extra: bytes) -> None:
+        self._prefix = prefix
+        self._parameters: tuple[int, int, int] | None = None
+        self._last: int | None = None
         for unit in _units_of_extradata(extra):
             if unit and unit[0] & 31 == 7:
                 self._take_parameters(unit[1:])
 
-    def __call__(self, packet):
+    def __call__(self, packet: av.Packet) -> Look:
         pictures, idr, recovery, intra, whole = 0, False, False, True, True
         for unit in _units(bytes(packet), self._prefix):
             kind = unit[0] & 31 if unit else 0
@@ -99,13 +105,13 @@ class _H264:
                 self._take_parameters(unit[1:])
         return Look(1 if pictures == 1 else None, idr or (recovery and intra), idr, whole)
 
-    def _take_parameters(self, unit):
+    def _take_parameters(self, unit: bytes) -> None:
         try:
             self._parameters = _frame_number_of(_Bits(unit))
         except ValueError:
             self._parameters = None
 
-    def _follows(self, bits, idr, is_reference):
+    def _follows(self, bits: _Bits, idr: bool, is_reference: int) -> bool:
         """Whether frame_num, next in a slice header, counts on from the last reference picture (7.4.3)."""
         if self._parameters is None:
             return True
@@ -115,10 +121,10 @@ class _H264:
         number, last = bits.u(length), self._last
         if is_reference:
             self._last = number
-        return idr or gaps or last is None or number in (last, (last + 1) % (1 << length))
+        return idr or bool(gaps) or last is None or number in (last, (last + 1) % (1 << length))
 
 
-def _units_of_extradata(extra):
+def _units_of_extradata(extra: bytes) -> Iterator[bytes]:
     if extra[:1] != b"\1":
         yield from _units(extra, None)
         return
@@ -129,7 +135,7 @@ def _units_of_extradata(extra):
         position += 2 + size
 
 
-def _frame_number_of(bits):
+def _frame_number_of(bits: _Bits) -> tuple[int, int, int]:
     """(bits of frame_num, separate_colour_plane_flag, whether gaps in it are allowed) of a sequence parameter set."""
     profile, planes = bits.u(8), 0
     bits.u(16)
@@ -156,7 +162,7 @@ def _frame_number_of(bits):
     return length, planes, bits.u(1)
 
 
-def _pass_scaling_list(bits, size):
+def _pass_scaling_list(bits: _Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:
@@ -168,11 +174,11 @@ def _pass_scaling_list(bits, size):
 class _Bits:
     """Reads the bits of a NAL unit, emulation prevention left out. ValueError at its end."""
 
-    def __init__(self, unit):
+    def __init__(self, unit: bytes) -> None:
         data = unit.replace(b"\0\0\3", b"\0\0")
         self._bits, self._position = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}" if data else "", 0
 
-    def u(self, count):
+    def u(self, count: int) -> int:
         """An unsigned number of so many bits."""
         end = self._position + count
         if end > len(self._bits):
@@ -180,14 +186,14 @@ class _Bits:
         number, self._position = int(self._bits[self._position : end] or "0", 2), end
         return number
 
-    def ue(self):
+    def ue(self) -> int:
         """An Exp-Golomb number, 9.1."""
         zeros = self._bits.index("1", self._position) - self._position
         self._position += zeros
         return self.u(zeros + 1) - 1
 
 
-def _recovers_at_once(message):
+def _recovers_at_once(message: bytes) -> bool:
     """Whether an SEI NAL unit holds a recovery point (payload 6) with recovery_frame_cnt 0."""
     position = 0
     while position + 2 < len(message):
@@ -206,7 +212,7 @@ def _recovers_at_once(message):
     return False
 
 
-def _hevc(units):
+def _hevc(units: Iterable[bytes]) -> Look:
     pictures, start, closed = 0, False, False
     for unit in units:
         if len(unit) < 3 or (unit[0] & 1) << 5 | unit[1] >> 3:  # another layer: depth, the other eye
@@ -219,12 +225,12 @@ def _hevc(units):
     return Look(1 if pictures == 1 else None, start, closed, whole=None)
 
 
-def _vp8(packet):
+def _vp8(packet: av.Packet) -> Look:
     data = bytes(packet)[:1]
     return Look(data[0] >> 4 & 1, not data[0] & 1) if data else Look(0, False)
 
 
-def _vp9(packet):
+def _vp9(packet: av.Packet) -> Look:
     data = bytes(packet)
     if not data:
         return Look(0, False)

@@ -7,6 +7,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import av
 import cv2
@@ -15,6 +18,9 @@ import numpy as np
 from gm.data import tone_map, ycbcr
 from gm.data.video_file import ERRORS
 from gm.errors import UserError
+
+if TYPE_CHECKING:
+    from av.video.plane import VideoPlane
 
 # Colour matrices by their number in ITU-T H.273, table 4, under the names of ffmpeg's scale filter, and what each takes
 # for K_R and K_B.
@@ -38,7 +44,8 @@ class Pictures:
     logged warning, one for each file; "refuse" is a UserError. matrix: of `gm.data.video_index.display_matrix`, that of
     the whole video. crop: as `gm.data.video_crop.container_crop`."""
 
-    def __init__(self, path, stream, hdr="map", matrix=None, crop=(0, 0, 0, 0)):
+    def __init__(self, path: str | Path, stream: av.VideoStream, hdr: str = "map", matrix: Sequence[int] | None = None,
+                 crop: Sequence[int] = (0, 0, 0, 0)) -> None:
         if hdr not in ("map", "refuse"):
             raise UserError(f"hdr must be map or refuse, not {hdr!r}")
         self._path, self._context, self._hdr = path, stream.codec_context, hdr
@@ -46,26 +53,26 @@ class Pictures:
         self._stretch = ratio if 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH else 1.0
         self._crop = crop
         self._right, self._down, self._on_its_side = _signs(matrix)
-        self._key = self._graph = self._numbers = None  # the last, of the quick way: of `ycbcr.numbers`
+        self._last: tuple[object, av.filter.Graph | np.ndarray] | None = None  # of `_way`: the kind, and what it gave
 
-    def size(self, frame):
+    def size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """(height, width) of the picture that `rgb` gives."""
         height, width = frame.height - self._crop[1] - self._crop[3], self._width(frame)
         return (width, height) if self._on_its_side else (height, width)
 
-    def rgb(self, frame, target):
+    def rgb(self, frame: av.VideoFrame, target: np.ndarray) -> None:
         """Put an av.VideoFrame into the array `target`, uint8 (h, w, 3) of its `size`. UserError if it has no colours
         that are known."""
         transfer = self._context.color_trc if self._context.color_trc in _HDR else None
         if transfer is not None:
             self._say(_HDR[transfer])
         try:
-            self._prepare(frame, deep=transfer is not None)
-            if self._numbers is not None:
-                self._quickly(frame, target)
+            way = self._way(frame, deep=transfer is not None)
+            if isinstance(way, np.ndarray):
+                self._quickly(frame, way, target)
                 return
-            self._graph.push(frame)
-            picture = self._graph.pull()
+            way.push(frame)
+            picture = way.vpull()
         except ERRORS as error:
             raise UserError(f"{self._path}: pictures in {frame.format.name} cannot be turned into RGB") from error
         green, blue, red = (_plane(plane, np.uint8 if transfer is None else np.uint16) for plane in picture.planes)
@@ -75,7 +82,7 @@ class Pictures:
         wide = self._context.color_primaries in (_BT2020_PRIMARIES, *_UNKNOWN)
         target[:] = tone_map.to_sdr(cv2.merge([red, green, blue]), transfer, wide)
 
-    def _quickly(self, frame, target):
+    def _quickly(self, frame: av.VideoFrame, numbers: np.ndarray, target: np.ndarray) -> None:
         """The kinds of pictures that nearly all videos have, in a fifth of the time of ffmpeg's way."""
         left, top, right, bottom = self._crop
         area = [slice(top, frame.height - bottom), slice(left, frame.width - right)]
@@ -83,17 +90,17 @@ class Pictures:
         planes = [_plane(plane, np.uint8)[tuple(part)] for plane, part in zip(frame.planes, (area, half, half))]
         flips = self._right < 0, self._down < 0
         if not self._on_its_side and not any(flips):
-            ycbcr.to_rgb(planes, self._numbers, target)
+            ycbcr.to_rgb(planes, numbers, target)
             return
         stored = np.empty((*planes[0].shape, 3), np.uint8)
-        ycbcr.to_rgb(planes, self._numbers, stored)
+        ycbcr.to_rgb(planes, numbers, stored)
         picture = cv2.transpose(stored) if self._on_its_side else stored
         if any(flips):
             cv2.flip(picture, {(True, False): 1, (False, True): 0, (True, True): -1}[flips], target)
         else:
             target[:] = picture
 
-    def _say(self, kind):
+    def _say(self, kind: str) -> None:
         if self._hdr == "map":
             _warn_once(self._path, kind)
             return
@@ -102,19 +109,22 @@ class Pictures:
             "filters zscale=t=linear:npl=100,tonemap=hable,zscale=p=bt709:t=bt709:m=bt709"
         )
 
-    def _width(self, frame):
+    def _width(self, frame: av.VideoFrame) -> int:
         return max(1, round((frame.width - self._crop[0] - self._crop[2]) * self._stretch))
 
-    def _prepare(self, frame, deep):
-        """Make the filters ready for the kind of picture that `frame` is; deep: 12 bits come out, else 8."""
+    def _way(self, frame: av.VideoFrame, deep: bool) -> av.filter.Graph | np.ndarray:
+        """What turns the kind of picture that `frame` is into RGB: filters or, for the quick way, `ycbcr.numbers`.
+        deep: 12 bits come out, else 8."""
         matrix, full = self._matrix(frame), _is_full_range(frame)
         key = (frame.width, frame.height, frame.format.name, matrix, full, deep)
-        if key == self._key:
-            return
-        self._key = self._graph = self._numbers = None
-        if not deep and self._is_quick(frame, matrix):
-            self._numbers, self._key = ycbcr.numbers(*_WEIGHTS[matrix], full), key
-            return
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
+        self._last = None
+        if not deep and matrix is not None and self._is_quick(frame):
+            red, blue = _WEIGHTS[matrix]
+            numbers = ycbcr.numbers(red, blue, full)
+            self._last = key, numbers
+            return numbers
         scale = {
             "w": self._width(frame), "h": "ih", "in_range": "pc" if full else "tv", "out_range": "pc", "flags": _FLAGS,
             **({"in_color_matrix": matrix} if matrix else {}),
@@ -122,19 +132,21 @@ class Pictures:
         left, top, right, bottom = self._crop
         cut = [("crop", f"iw-{left + right}:ih-{top + bottom}:{left}:{top}")] if any(self._crop) else []
         filters = [*cut, ("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *self._turns()]
-        self._graph, self._key = filter_graph(frame, filters), key
+        graph = filter_graph(frame, filters)
+        self._last = key, graph
+        return graph
 
-    def _is_quick(self, frame, matrix):
+    def _is_quick(self, frame: av.VideoFrame) -> bool:
         """Whether `ycbcr` can do it. Odd sizes are for ffmpeg, which then moves the colours by parts of a pixel."""
         is_even = not any(edge % 2 for edge in (frame.width, frame.height, *self._crop))
-        return frame.format.name in _QUICK and matrix is not None and self._stretch == 1 and is_even
+        return frame.format.name in _QUICK and self._stretch == 1 and is_even
 
-    def _turns(self):
+    def _turns(self) -> list[tuple[str, str | None]]:
         """The filters that turn the stored picture upright."""
         turns = [("transpose", "cclock_flip")] if self._on_its_side else []  # plain transposition
         return [*turns, *([("hflip", None)] if self._right < 0 else []), *([("vflip", None)] if self._down < 0 else [])]
 
-    def _matrix(self, frame):
+    def _matrix(self, frame: av.VideoFrame) -> str | None:
         number = frame.colorspace
         if number == _RGB or frame.format.is_rgb:
             return None
@@ -145,13 +157,13 @@ class Pictures:
         return _MATRICES[number]
 
 
-def filter_graph(frame, filters):
+def filter_graph(frame: av.VideoFrame, filters: Sequence[tuple[str, str | None]]) -> av.filter.Graph:
     """An av.filter.Graph of [(name, argument or None)] for pictures such as the av.VideoFrame `frame`."""
     source = {
         "video_size": f"{frame.width}x{frame.height}", "pix_fmt": frame.format.name, "time_base": "1/25",
         "pixel_aspect": "1/1",
     }
-    graph = av.filter.Graph()
+    graph: Any = av.filter.Graph()  # whose types differ from version to version
     with contextlib.suppress(AttributeError):  # PyAV before 16
         graph.threads = 1
     nodes = [graph.add(name, argument) if argument else graph.add(name) for name, argument in
@@ -161,9 +173,9 @@ def filter_graph(frame, filters):
     return graph
 
 
-def whole_picture(before, frame, after):
+def whole_picture(before: av.VideoFrame | None, frame: av.VideoFrame, after: av.VideoFrame | None) -> av.VideoFrame:
     """An interlaced av.VideoFrame without its comb, from it and its neighbours (None at the ends of the video)."""
-    def kind(one):
+    def kind(one: av.VideoFrame) -> tuple[int, int, str]:
         return one.width, one.height, one.format.name
 
     graph = filter_graph(frame, [("bwdif", "mode=send_frame:deint=interlaced")])
@@ -173,20 +185,20 @@ def whole_picture(before, frame, after):
         one.pts = number
         graph.push(one)
     graph.push(None)
-    return [graph.pull() for _ in shown][place]
+    return [graph.vpull() for _ in shown][place]
 
 
 @functools.cache  # one for each file, however often it is opened
-def _warn_once(path, kind):
+def _warn_once(path: str | Path, kind: str) -> None:
     _log.warning("%s: high dynamic range (%s), brought down to SDR by a plain tone map", path, kind)
 
 
-def _is_full_range(frame):
+def _is_full_range(frame: av.VideoFrame) -> bool:
     name = frame.format.name
     return frame.color_range == _FULL_RANGE or name.startswith(("yuvj", "gray", "ya8", "pal8")) or frame.format.is_rgb
 
 
-def _signs(matrix):
+def _signs(matrix: Sequence[int] | None) -> tuple[int, int, bool]:
     """(to the right, down, on its side) of a display matrix: the signs with which stored columns and rows, or on its
     side rows and columns, are shown."""
     if matrix is None:
@@ -195,9 +207,9 @@ def _signs(matrix):
     return (c, b, True) if abs(b) + abs(c) > abs(a) + abs(d) else (a, d, False)
 
 
-def _plane(plane, kind):
-    return np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+def _plane(plane: VideoPlane, kind: type[np.generic]) -> np.ndarray:
+    return np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
 
 
-def _written(options):
+def _written(options: Mapping[str, object]) -> str:
     return ":".join(f"{name}={value}" for name, value in options.items())

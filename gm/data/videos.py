@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -28,7 +29,7 @@ _SECONDS, _SECONDS_PER_MEGAPIXEL = 120, 20
 _GIF_MAX_FPS = 50.0  # a delay below 2/100 s is played at 1/10 s by the browsers
 
 
-def to_uint8(frames, mark=None):
+def to_uint8(frames: np.ndarray, mark: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
     """float32 (t, 3, h, w), nominally in [-1, 1] → uint8 (t, h, w, 3): clamp((x + 1) / 2, 0, 1) · 255, truncated.
 
     Same float32 arithmetic as the original script. `mark`, if given, changes the clamped frames, float32 (1, 3, h, w)
@@ -47,7 +48,7 @@ def to_uint8(frames, mark=None):
     return pixels
 
 
-def write_video(frames, path, fps, about=""):
+def write_video(frames: np.ndarray, path: str | Path, fps: float, about: str = "") -> None:
     """Frames → H.264 yuv420p mp4 at `fps` (int or float) frames per second; `about` is its tag "comment".
 
     yuv420p has one colour sample per 2x2 pixels, so an odd height or width is made even by repeating the last row or
@@ -67,7 +68,7 @@ def write_video(frames, path, fps, about=""):
     _encode(frames, path, fps, ["-vf", colours, "-metadata", f"comment={about}", *coding])
 
 
-def write_gif(frames, path, fps, about=""):
+def write_gif(frames: np.ndarray, path: str | Path, fps: float, about: str = "") -> None:
     """Frames → endless GIF with one palette made for the whole video; `about` is its comment, which ffmpeg writes not.
 
     GIF counts time in 1/100 s: the delays average to `fps`, which is limited to 50, the most that browsers play.
@@ -80,7 +81,7 @@ def write_gif(frames, path, fps, about=""):
     _encode(frames, path, min(fps, _GIF_MAX_FPS), options, (lambda made: _add_comment(made, about)) if about else None)
 
 
-def _add_comment(path, text):
+def _add_comment(path: Path, text: str) -> None:
     """Put a comment extension (GIF89a, section 24) before the first picture of a GIF file."""
     content, parts = path.read_bytes(), text.encode("ascii", "replace")
     table = 3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0  # the palette behind the two headers
@@ -89,7 +90,8 @@ def _add_comment(path, text):
     path.write_bytes(content[:start] + b"\x21\xfe" + blocks + b"\x00" + content[start:])
 
 
-def _encode(frames, path, fps, options, finish=None):
+def _encode(frames: np.ndarray, path: str | Path, fps: float, options: Sequence[str],
+            finish: Callable[[Path], None] | None = None) -> None:
     """Pipe `frames` through ffmpeg with the given output options into `path`; finish(path) changes it at last."""
     try:
         program = imageio_ffmpeg.get_ffmpeg_exe()
@@ -113,7 +115,7 @@ def _encode(frames, path, fps, options, finish=None):
             finish(temporary)
 
 
-def _run(command, content, limit):
+def _run(command: Sequence[str], content: bytes, limit: float) -> tuple[int, bytes]:
     """(exit status, stderr) of a program that reads `content`; it ends with this process, and after `limit` seconds."""
     pipe = subprocess.PIPE
     with interrupts.lock:
@@ -128,7 +130,7 @@ def _run(command, content, limit):
         interrupts.remove(process.kill)
 
 
-def try_out(kind, fps, folder):
+def try_out(kind: str, fps: float, folder: str | Path) -> None:
     """Write two small frames as a `kind` ("mp4" or "gif") and throw them away: what cannot be written is told early.
 
     UserError as in `write_video`: no ffmpeg, one that fails, a rate that it does not take.
@@ -141,7 +143,7 @@ def try_out(kind, fps, folder):
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def write_frames(frames, folder, about=""):
+def write_frames(frames: np.ndarray, folder: str | Path, about: str = "") -> None:
     """Frames → `folder`/00000.png, 00001.png …, `about` in each one's text "Comment". The folder appears when all are
     written. UserError if it exists."""
     _check_frames(frames)
@@ -154,7 +156,7 @@ def write_frames(frames, folder, about=""):
             Image.fromarray(frame).save(temporary / f"{index:05d}.png", pnginfo=png_text(about))
 
 
-def png_text(about):
+def png_text(about: str) -> PngInfo:
     """What a PNG file tells of its making, for Pillow."""
     info = PngInfo()
     if about:
@@ -162,7 +164,7 @@ def png_text(about):
     return info
 
 
-def contact_sheet(frames, columns=None):
+def contact_sheet(frames: np.ndarray, columns: int | None = None) -> np.ndarray:
     """All frames side by side, row by row → uint8 (H, W, 3), on white with a thin gap, at most 2400 pixels wide.
 
     columns: frames in a row; by default the smallest number that makes no more rows than columns.
@@ -186,11 +188,11 @@ def contact_sheet(frames, columns=None):
     return sheet
 
 
-def _check_frames(frames):
+def _check_frames(frames: np.ndarray) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"frames must be uint8 (t, h, w, 3), not {frames.dtype} {frames.shape}")
 
 
-def _check_fps(fps):
+def _check_fps(fps: float) -> None:
     if not (fps > 0 and math.isfinite(fps)):
         raise UserError(f"frames per second must be a number above 0, not {fps}")

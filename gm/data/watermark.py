@@ -23,7 +23,7 @@ FOUND = 41  # bits that agree: sum(comb(48, k) for k in range(41, 49)) / 2 ** 48
 _HALF = np.float32(np.sqrt(0.5))  # Haar filters: (a + b) / sqrt(2) and (a - b) / sqrt(2)
 
 
-def embed_watermark(frames):
+def embed_watermark(frames: np.ndarray) -> np.ndarray:
     """float32 (t, 3, h, w) RGB in [0, 1] → the same with the mark `WATERMARK` in every frame, clamped to [0, 1].
 
     What the original does up to float32 rounding, its slips included. Frames are marked before they become uint8.
@@ -43,7 +43,7 @@ def embed_watermark(frames):
     return marked
 
 
-def read_watermark(frame):
+def read_watermark(frame: np.ndarray) -> int:
     """uint8 (h, w, 3) RGB → the 48-bit message that most blocks vote for, the first bit the highest.
 
     It equals `WATERMARK` on most marked photographs, also after `write_video`; without a mark it is arbitrary. The
@@ -54,7 +54,7 @@ def read_watermark(frame):
     return message(votes(frame))
 
 
-def votes(frame):
+def votes(frame: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) RGB → int (48, 2): how many blocks say 0, and 1, of each bit; they may be summed over frames.
     Errors as of `read_watermark`."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
@@ -69,18 +69,18 @@ def votes(frame):
     return np.stack([all_of - ones, ones], 1)
 
 
-def message(counts):
+def message(counts: np.ndarray) -> int:
     """The 48-bit number that `votes`, of one frame or summed over several, decide for, the first bit the highest."""
     return int("".join("1" if one > zero else "0" for zero, one in counts), 2)
 
 
-def agreement(counts):
+def agreement(counts: np.ndarray) -> int:
     """How many of the 48 bits are those of `WATERMARK`. `FOUND` of them or more: one in a million of chance's messages
     has so many."""
     return _BITS - bin(message(counts) ^ WATERMARK).count("1")
 
 
-def check_size(height, width):
+def check_size(height: int, width: int) -> None:
     """Raise a UserError for frames that the mark does not fit in; the original fails on them too."""
     if height * width < _MIN_PIXELS:
         raise UserError(
@@ -89,12 +89,12 @@ def check_size(height, width):
         )
 
 
-def _rgb_to_yuv(frame):
+def _rgb_to_yuv(frame: np.ndarray) -> np.ndarray:
     # OpenCV's rounded factors are part of the method: there and back they miss the identity by up to 0.07 levels.
     return cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2YUV)
 
 
-def _embed(channel, bits):
+def _embed(channel: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """U, float32 (h, w) with both even, of colours 0..255 → the same with `bits` in the blocks of its low band."""
     low, down, across, both = _haar(channel)
     blocks = _blocks(low)
@@ -108,13 +108,13 @@ def _embed(channel, bits):
     return _unhaar(_with_blocks(low, blocks), across, down, both)
 
 
-def _whole_part(channel):
+def _whole_part(channel: np.ndarray) -> np.ndarray:
     """A view of (h, w) without the last rows and columns beyond a multiple of 4, which stay as they are."""
     height, width = (size // 4 * 4 for size in channel.shape)
     return channel[:height, :width]
 
 
-def _haar(image):
+def _haar(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(h, w), both even → four bands (h/2, w/2): sums, differences down, differences across, differences of both."""
     low, high = (image[::2] + image[1::2]) * _HALF, (image[::2] - image[1::2]) * _HALF
     sums, across = (low[:, ::2] + low[:, 1::2]) * _HALF, (low[:, ::2] - low[:, 1::2]) * _HALF
@@ -122,7 +122,7 @@ def _haar(image):
     return sums, down, across, both
 
 
-def _unhaar(sums, down, across, both):
+def _unhaar(sums: np.ndarray, down: np.ndarray, across: np.ndarray, both: np.ndarray) -> np.ndarray:
     """The image that has these bands: the inverse of `_haar`."""
     rows, columns = sums.shape
     image = np.empty((2 * rows, 2 * columns), sums.dtype)
@@ -132,14 +132,14 @@ def _unhaar(sums, down, across, both):
     return image
 
 
-def _blocks(low):
+def _blocks(low: np.ndarray) -> np.ndarray:
     """(h, w) → a copy of its whole 4x4 blocks, row by row: (h//4 * w//4, 16)."""
     rows, columns = (size // _BLOCK for size in low.shape)
     whole = low[: rows * _BLOCK, : columns * _BLOCK]
     return whole.reshape(rows, _BLOCK, columns, _BLOCK).swapaxes(1, 2).reshape(-1, _BLOCK * _BLOCK)
 
 
-def _with_blocks(low, blocks):
+def _with_blocks(low: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """The inverse of `_blocks`; what lies beyond the last whole block comes from `low`."""
     rows, columns = (size // _BLOCK for size in low.shape)
     whole = blocks.reshape(rows, columns, _BLOCK, _BLOCK).swapaxes(1, 2).reshape(rows * _BLOCK, columns * _BLOCK)
@@ -148,6 +148,6 @@ def _with_blocks(low, blocks):
     return low
 
 
-def _largest(blocks):
+def _largest(blocks: np.ndarray) -> np.ndarray:
     """(n, 16) → (n, 1): where each block is largest in magnitude, its first entry left out as the library does."""
     return np.abs(blocks[:, 1:]).argmax(axis=1, keepdims=True) + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ _MOST = 128 * 128 - 1  # swscale's upper limit of an interpolated colour, in 1/1
 _LINES = 32  # of colours, which NumPy takes at a time: they stay in the processor's cache
 
 
-def numbers(red, blue, full):
+def numbers(red: float, blue: float, full: bool) -> np.ndarray:
     """int16 (15,): what `to_rgb` computes with. red, blue: the colour matrix's K_R and K_B; full: whether the range is.
 
     ITU-T H.273, equations 8-19 to 8-40. Light and colours come in 1/128, products leave in 1/32, hence the 4.
@@ -38,7 +39,7 @@ def numbers(red, blue, full):
     return np.array([*_WEIGHTS, *_THIRD, _MOST, 128 * black, *factors], np.int16)
 
 
-def to_rgb(planes, chosen, target):
+def to_rgb(planes: Sequence[np.ndarray], chosen: np.ndarray, target: np.ndarray) -> None:
     """Put a picture into `target`, contiguous uint8 (h, w, 3), h and w even.
 
     planes: Y (h, w), Cb and Cr (h / 2, w / 2), uint8, lines contiguous; chosen: of `numbers`.
@@ -54,7 +55,7 @@ def to_rgb(planes, chosen, target):
 
 
 @functools.cache
-def _compiled():
+def _compiled() -> Callable[..., None] | None:
     """The function in ycbcr.cpp, None where it can't be had."""
     source = Path(__file__).with_suffix(".cpp")
     path = cpp.library("ycbcr", [source], [], "reading of videos faster", "videos are read without it, slower")
@@ -66,7 +67,7 @@ def _compiled():
     return function
 
 
-def _by_numpy(planes, chosen, target):
+def _by_numpy(planes: Sequence[np.ndarray], chosen: np.ndarray, target: np.ndarray) -> None:
     luma, *colours = planes
     black, light, red_v, green_u, green_v, blue_u = chosen[9:].tolist()
     wide = []
@@ -82,9 +83,9 @@ def _by_numpy(planes, chosen, target):
             target[lines, :, channel] = np.clip((values + 16) >> 5, 0, 255)
 
 
-def _between(samples, axis, begins=True):
+def _between(samples: np.ndarray, axis: int, begins: bool = True) -> np.ndarray:
     """Twice as many values along an axis, from samples with two more at each end; begins: whether it is the first."""
-    def along(start, stop, step=1):
+    def along(start: int, stop: int | None, step: int = 1) -> tuple[slice, ...]:
         return (slice(None),) * axis + (slice(start, stop, step),)
 
     count = samples.shape[axis] - 4
@@ -93,11 +94,12 @@ def _between(samples, axis, begins=True):
     values[along(0, None, 2)] = _weighed(a, b, c, d, _WEIGHTS)
     values[along(1, None, 2)] = _weighed(e, d, c, b, _WEIGHTS)
     if begins:
-        values[along(2, 3)] = _weighed(*(part[along(1, 2)] for part in (a, b, c, d)), _THIRD)
+        a, b, c, d = (part[along(1, 2)] for part in (a, b, c, d))
+        values[along(2, 3)] = _weighed(a, b, c, d, _THIRD)
     return values
 
 
-def _weighed(a, b, c, d, weights):
+def _weighed(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, weights: Sequence[int]) -> np.ndarray:
     near, after, far, farthest = weights
     values = _times(c, near)
     for sample, weight in ((b, after), (d, far), (a, farthest)):
@@ -105,7 +107,7 @@ def _weighed(a, b, c, d, weights):
     return values
 
 
-def _times(values, factor):
+def _times(values: np.ndarray, factor: int) -> np.ndarray:
     product = values * factor
     product += 2**14
     product >>= 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -24,25 +25,25 @@ class ProceduralClips:
     most_bucket: the fastest clips' motion bucket, about.
     """
 
-    def __init__(self, count, frames, size, fps, most_bucket, seed):
+    def __init__(self, count: int, frames: int, size: int, fps: float, most_bucket: float, seed: int) -> None:
         self.count, self.frames, self.size, self.fps = count, frames, size, fps
         self.most_bucket, self.seed = most_bucket, seed
         self.order = functools.lru_cache(maxsize=4)(self._draw_order)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def _draw_order(self, epoch):
+    def _draw_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, _ORDER, epoch)).permutation(self.count)
 
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         """{what: value} of everything that decides what the samples show."""
         return {
             "procedural clips": self.count, "frames": self.frames, "size": self.size, "fps": self.fps,
             "most_bucket": self.most_bucket, "seed": self.seed,
         }
 
-    def at(self, position):
+    def at(self, position: int) -> dict[str, Any]:
         """The sample at `position` of the endless stream of epochs, as of `gm.data.clips.ClipDataset.at`."""
         epoch, index = divmod(position, self.count)
         random = np.random.default_rng((self.seed, _CLIP, int(self.order(epoch)[index])))

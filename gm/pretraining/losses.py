@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 
 class AutoencoderLoss(nn.Cell):
@@ -16,11 +16,11 @@ class AutoencoderLoss(nn.Cell):
         t: frames of a video for the temporal decoder; None trains it on still images.
     """
 
-    def __init__(self, encoder, decoder, kl_weight, t=None):
+    def __init__(self, encoder: nn.Cell, decoder: nn.Cell, kl_weight: float, t: int | None = None) -> None:
         super().__init__(auto_prefix=False)
         self.encoder, self.decoder, self.kl_weight, self.t = encoder, decoder, kl_weight, t
 
-    def construct(self, pixels, noise):
+    def construct(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """pixels (n, 3, H, W) in [-1, 1], noise (n, z, h, w) unit normal -> (n,)."""
         moments = self.encoder(pixels)
         z = moments.shape[1] // 2
@@ -35,11 +35,11 @@ class TowerLoss(nn.Cell):
     """Two views of a picture should have embeddings that are nearer to each other than to any other picture's
     (InfoNCE, as CLIP's loss with a second view in place of the caption)."""
 
-    def __init__(self, tower):
+    def __init__(self, tower: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.tower = tower
 
-    def construct(self, first, second, own):
+    def construct(self, first: Tensor, second: Tensor, own: Tensor) -> Tensor:
         """first, second: preprocessed views (n, 3, s, s); own: the unit matrix (n, n) -> (n,)."""
         a, b = _unit(self.tower(first)), _unit(self.tower(second))
         logits = 10.0 * ops.matmul(a, b.transpose(1, 0))
@@ -47,5 +47,5 @@ class TowerLoss(nn.Cell):
         return 0.5 * (ops.logsumexp(logits, 1) + ops.logsumexp(logits, 0)) - own_logit
 
 
-def _unit(x):
+def _unit(x: Tensor) -> Tensor:
     return x * ops.rsqrt(ops.sum(x * x, 1, True) + 1e-6)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -25,10 +27,16 @@ from gm.training import loop
 from gm.training.settings import load_settings
 from gm.training.state import checkpoints, step_of
 
+if TYPE_CHECKING:
+    from mindspore import nn
+    from omegaconf import DictConfig
+
+    from gm.pretraining.stage import Phase
+
 _HELD_OUT = 1000  # added to the seed for the clips that are not trained on
 
 
-def pretrain(recipe, folder, configs):
+def pretrain(recipe: DictConfig, folder: str | Path, configs: str | Path) -> Path:
     """Run every stage of `recipe` that is not complete yet; returns the path of the finished model, float16.
 
     Args:
@@ -54,10 +62,10 @@ def pretrain(recipe, folder, configs):
     return output
 
 
-def _frozen_parts(recipe, folder, config, path):
+def _frozen_parts(recipe: DictConfig, folder: Path, config: DictConfig, path: Path) -> None:
     cells = {name: initialize(build_component(config, name), recipe.seed) for name in COMPONENTS}
 
-    def run(name, phase):
+    def run(name: str, phase: Phase) -> None:
         print(f"stage {name}")
         run_stage(folder / name, phase, recipe[name], {"stage": name, "seed": recipe.seed})
 
@@ -70,7 +78,7 @@ def _frozen_parts(recipe, folder, config, path):
     _write_model(cells, path)
 
 
-def _write_model(cells, path):
+def _write_model(cells: Mapping[str, nn.Cell], path: Path) -> None:
     """All components; the conditioner's encoder is the first stage's and a 1x1 convolution that changes nothing."""
     arrays = {p.name: p.asnumpy() for cell in cells.values() for p in cell.get_parameters()}
     first_stage, condition = (COMPONENTS[name].prefix for name in ("first_stage_encoder", "condition_encoder"))
@@ -83,7 +91,8 @@ def _write_model(cells, path):
     write_safetensors(path, [(name, a.shape, a.dtype) for name, a in arrays.items()], arrays.__getitem__)
 
 
-def _unet_stage(recipe, name, stage, folder, config, pretrained, configs):
+def _unet_stage(recipe: DictConfig, name: str, stage: DictConfig, folder: Path, config: DictConfig, pretrained: Path,
+                configs: str | Path) -> Path:
     """One run of train.py's loop on procedural clips; returns the path of its weights."""
     settings = load_settings(Path(configs) / "svd_train.yaml", [
         *_overrides(recipe.train, "train."), *_overrides(stage.train, "train."),
@@ -95,7 +104,7 @@ def _unet_stage(recipe, name, stage, folder, config, pretrained, configs):
         f"train.dataset.init_args.height={stage.size}", f"train.dataset.init_args.width={stage.size}",
     ])
 
-    def data(train):
+    def data(train: DictConfig) -> tuple[dict[tuple[int, int], ProceduralClips], ...]:
         size = stage.size, stage.size
         return tuple(
             {size: ProceduralClips(count, stage.frames, stage.size, recipe.clips.fps, recipe.clips.most_bucket, seed)}
@@ -114,12 +123,12 @@ def _unet_stage(recipe, name, stage, folder, config, pretrained, configs):
     return weights
 
 
-def _overrides(section, prefix):
+def _overrides(section: DictConfig, prefix: str) -> list[str]:
     """Nested settings -> ["train.loss.p_mean=0.7", ...]."""
     found = []
     for name, value in section.items():
         if OmegaConf.is_dict(value):
-            found += _overrides(value, f"{prefix}{name}.")
+            found += _overrides(value, f"{prefix}{str(name)}.")
         else:
-            found.append(f"{prefix}{name}={value}")
+            found.append(f"{prefix}{str(name)}={value}")
     return found

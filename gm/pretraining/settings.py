@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gm.config import Section, check, load_config
 from gm.training.settings import Optimizer, Schedule
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @dataclass
@@ -40,7 +46,7 @@ SCHEMA = {
 }
 
 
-def load_recipe(path, overrides=()):
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     """The recipe from its YAML file and `key.sub=value` overrides. UserError with every fault."""
     recipe = load_config(path, overrides)
     check(recipe, SCHEMA, path)

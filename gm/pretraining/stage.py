@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, nn
 from omegaconf import OmegaConf
 
 from gm.errors import UserError
@@ -20,6 +21,9 @@ from gm.training.signals import StopOnSignal
 from gm.training.state import TrainingState
 from gm.training.step import GradientSums
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 _NO_SCALE = OmegaConf.create({"initial": 1.0, "growth_steps": 1})  # float32 needs none
 
 
@@ -30,12 +34,12 @@ class Stopped(Exception):
 class Phase(NamedTuple):
     """A loss cell, {full name: parameter} to train, function of the step's number -> arrays for the loss."""
 
-    loss: object
-    parameters: dict
-    batch: Callable
+    loss: nn.Cell
+    parameters: dict[str, Parameter]
+    batch: Callable[[int], tuple[np.ndarray, ...]]
 
 
-def run_stage(folder, phase, settings, record):
+def run_stage(folder: str | Path, phase: Phase, settings: DictConfig, record: Mapping[str, Any]) -> None:
     """Train `phase` for settings.steps steps, or the rest of them.
 
     Args:
@@ -46,13 +50,13 @@ def run_stage(folder, phase, settings, record):
     Raises:
         Stopped: after a signal (see `gm.interrupts`), with the state saved. UserError: a loss that is no longer finite.
     """
-    folder = RunFolder(Path(folder))
-    folder.make()
-    with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another --output_dir"):
-        _run(folder, phase, settings, record)
+    run = RunFolder(Path(folder))
+    run.make()
+    with owned(run.lock, f"another run is writing to {run.path}: wait for it, or choose another --output_dir"):
+        _run(run, phase, settings, record)
 
 
-def _run(folder, phase, settings, record):
+def _run(folder: RunFolder, phase: Phase, settings: DictConfig, record: Mapping[str, Any]) -> None:
     gradients = GradientSums(phase.loss, phase.parameters)
     optimizer = AdamW(phase.parameters, gradients.sums, settings.optimizer)
     state = TrainingState(optimizer, None, LossScale(_NO_SCALE, dynamic=False), record)

@@ -17,11 +17,16 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gm import locks
 from gm.data import outputs
 from gm.errors import UserError
+
+if TYPE_CHECKING:
+    from gm.sharing.launcher import Worker
 
 _NAME, _LOCK = ".shared-", "first.lock"
 _LOOK = 0.2  # seconds
@@ -33,18 +38,19 @@ _LEFT = 3600.0  # seconds without a change after which another run's folder was 
 class RunFolder:
     """One run's. paths: of the pictures. videos: of each, so that there are len(paths) * videos to be made."""
 
-    def __init__(self, place, size, paths, videos, lock=None):
+    def __init__(self, place: str | Path, size: int, paths: Sequence[str | Path], videos: int,
+                 lock: locks.Lock | None = None) -> None:
         self.place, self.size, self.paths, self.videos = Path(place), size, [Path(path) for path in paths], videos
         self._lock = lock  # of the first device
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths) * self.videos
 
-    def video(self, index):
+    def video(self, index: int) -> tuple[Path, int]:
         """(path of the picture, number of its video from 0)."""
         return self.paths[index // self.videos], index % self.videos
 
-    def take(self, index):
+    def take(self, index: int) -> bool:
         """Whether video `index` is the caller's from now on: it is given away once. UserError where the run is over."""
         try:
             os.close(os.open(self.place / f"taken-{index}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -54,22 +60,23 @@ class RunFolder:
             raise UserError(f"the run has ended without this device: {self.place}: {error.strerror}") from error
         return True
 
-    def note(self, rank, **what):
+    def note(self, rank: int, **what: object) -> None:
         """Add a line to a device's notes."""
         with open(self._notes(rank), "ab") as file:
             file.write(json.dumps(what).encode() + b"\n")
 
-    def live(self, rank):
+    def live(self, rank: int) -> None:
         """A sign of life."""
         with contextlib.suppress(OSError):
             os.utime(self._notes(rank))
 
-    def sign(self, rank):
+    def sign(self, rank: int) -> int | None:
         """The time of the last sign of life, to be compared with others of the same device; None without one."""
         with contextlib.suppress(OSError):
             return os.stat(self._notes(rank)).st_mtime_ns
+        return None
 
-    def notes(self, rank, start=0):
+    def notes(self, rank: int, start: int = 0) -> tuple[list[dict[str, Any]], int]:
         """(the lines of a device's notes from byte `start` on, the byte behind them)."""
         try:
             with open(self._notes(rank), "rb") as file:
@@ -79,7 +86,7 @@ class RunFolder:
             return [], start
         return [json.loads(line) for line in whole.splitlines()], start + len(whole) + bool(whole)
 
-    def meet(self, rank, number):
+    def meet(self, rank: int, number: int) -> None:
         """Wait until all devices have come to meeting `number`, from 1. UserError where one does not for an hour."""
         (self.place / f"at-{rank}-{number}").touch()
         until, pause = time.monotonic() + _LONGEST, 0.001
@@ -95,16 +102,17 @@ class RunFolder:
         with contextlib.suppress(OSError):  # where all have been, as they are here now
             (self.place / f"at-{rank}-{number - 1}").unlink()
 
-    def remove(self):
+    def remove(self) -> None:
         """By the first device, in the end."""
         shutil.rmtree(self.place, ignore_errors=True)
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
-    def _notes(self, rank):
+    def _notes(self, rank: int) -> Path:
         return self.place / f"notes-{rank}.jsonl"
 
 
-def join(folder, worker, paths=None, videos=1):
+def join(folder: str | Path, worker: Worker, paths: Sequence[str | Path] | None = None, videos: int = 1) -> RunFolder:
     """The `RunFolder` in an output folder, once all devices are there.
 
     worker: `gm.sharing.launcher.Worker`. paths, videos: given by the first device, whose word counts for all.
@@ -113,12 +121,12 @@ def join(folder, worker, paths=None, videos=1):
         UserError: a device that does not come; a folder that a server does not see.
     """
     place = Path(folder) / f"{_NAME}{hashlib.sha256(worker.run.encode()).hexdigest()[:12]}"
-    run = _begin(place, worker, paths, videos) if worker.rank == 0 else _follow(place, worker)
+    run = _begin(place, worker, paths or (), videos) if worker.rank == 0 else _follow(place, worker)
     run.note(worker.rank, here=True)
     return run
 
 
-def _begin(place, worker, paths, videos):
+def _begin(place: Path, worker: Worker, paths: Sequence[str | Path], videos: int) -> RunFolder:
     """The first device's part."""
     remove_left(place.parent)
     place.mkdir(exist_ok=True)
@@ -146,7 +154,7 @@ def _begin(place, worker, paths, videos):
     return RunFolder(place, worker.size, paths, videos, lock)
 
 
-def _follow(place, worker):
+def _follow(place: Path, worker: Worker) -> RunFolder:
     """Every other device's part."""
     mine, until = os.urandom(8).hex(), time.monotonic() + _UNSEEN
     while True:
@@ -162,13 +170,13 @@ def _follow(place, worker):
         time.sleep(_LOOK)
 
 
-def _read(path):
+def _read(path: Path) -> Any:
     """What a JSON file says; None where it is not there yet."""
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def remove_left(folder):
+def remove_left(folder: str | Path) -> None:
     """What killed runs have left in an output folder: nobody holds their lock, or nothing has changed for long."""
     for place in Path(folder).glob(f"{_NAME}*"):
         with contextlib.suppress(OSError):

@@ -21,12 +21,12 @@ class Worker(NamedTuple):
     run: str
 
 
-def is_scheduler():
+def is_scheduler() -> bool:
     """Whether this process is the one beside the workers, by which they find each other."""
     return os.environ.get("MS_ROLE") == "MS_SCHED"
 
 
-def worker():
+def worker() -> Worker | None:
     """The `Worker` that this process is, or None where there is no launcher.
 
     Raises:
@@ -41,7 +41,7 @@ def worker():
     return Worker(int(node), size, int(os.environ.get("DEVICE_ID", 0)), run)
 
 
-def alone(worker):
+def alone(worker: Worker) -> dict[str, str]:
     """The environment for a process that works by itself on a worker's device: the only one that it sees."""
     left = {name: value for name, value in os.environ.items() if name not in _OWN}
     for name in _VISIBLE:

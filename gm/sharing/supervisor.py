@@ -8,11 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gm import interrupts
 from gm.console import progress_bar
 from gm.errors import UserError
 from gm.sharing import folder, launcher, member
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from gm.sharing.folder import RunFolder
+    from gm.sharing.launcher import Worker
 
 _LOOK = 1.0  # seconds
 _SILENCE = 300.0  # seconds without a sign of life after which a device, its server perhaps, is taken for lost
@@ -20,7 +29,8 @@ _GRACE = 10.0  # seconds that a process has for its end
 SHOWN_FAILURES = 20
 
 
-def supervise(worker, output_dir, paths=None, videos=1, command=None):
+def supervise(worker: Worker, output_dir: str | Path, paths: Sequence[str | Path] | None = None, videos: int = 1,
+              command: Sequence[str] | None = None) -> int:
     """Do a worker's part of the run; returns the exit status. Arguments: see `gm.sharing.folder.join`.
 
     command: of the computing process; None: the one that this process was started with.
@@ -48,14 +58,15 @@ def supervise(worker, output_dir, paths=None, videos=1, command=None):
         run.remove()
 
 
-def _end(child):
+def _end(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(_GRACE)
     child.kill()
 
 
-def _watch(run, rank, child, each=lambda: None):
+def _watch(run: RunFolder, rank: int, child: subprocess.Popen[bytes],
+           each: Callable[[], object] = lambda: None) -> None:
     """Until the computing process has ended, and note how."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -69,11 +80,16 @@ class _Watched:
     """What the devices have told. results: {video: (rank, "done", "skipped" or a reason)}. taken: {video: rank}.
     ends: {rank: exit status, negative for a signal}. faults: {rank: why it could do nothing}."""
 
-    def __init__(self, run):
-        self.run, self.results, self.taken, self.ends, self.faults = run, {}, {}, {}, {}
-        self._read, self._signs = dict.fromkeys(range(run.size), 0), {}
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.results: dict[int, tuple[int, str]] = {}
+        self.taken: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
+        self.faults: dict[int, str] = {}
+        self._read = dict.fromkeys(range(run.size), 0)
+        self._signs: dict[int, tuple[int | None, float]] = {}
 
-    def show(self, bar):
+    def show(self, bar: tqdm) -> None:
         for rank, start in self._read.items():
             notes, self._read[rank] = self.run.notes(rank, start)
             for note in notes:
@@ -81,7 +97,7 @@ class _Watched:
         if bar.n != len(self.results):
             bar.update(len(self.results) - bar.n)
 
-    def _receive(self, rank, note):
+    def _receive(self, rank: int, note: dict[str, Any]) -> None:
         for result in ("done", "skipped", "failed"):
             if result in note:
                 self.results[note[result]] = rank, note.get("why", result)
@@ -92,20 +108,20 @@ class _Watched:
         if "end" in note:
             self.ends[rank] = note["end"]
 
-    def ended(self):
+    def ended(self) -> bool:
         """Whether all devices have, or are lost."""
         return all(rank in self.ends or self._silent(rank) for rank in range(self.run.size))
 
-    def _silent(self, rank):
+    def _silent(self, rank: int) -> bool:
         now, sign = time.monotonic(), self.run.sign(rank)
         before, since = self._signs.setdefault(rank, (sign, now))
         if sign != before:
             self._signs[rank] = sign, now
         return sign == before and now - since > _SILENCE
 
-    def badly_ended(self):
+    def badly_ended(self) -> dict[str, list[int]]:
         """{what became of a device: its numbers}, of those that did not end well."""
-        found = {}
+        found: dict[str, list[int]] = {}
         for rank in range(self.run.size):
             why = self.faults.get(rank) or _how(self.ends.get(rank))
             if why is not None:
@@ -113,7 +129,7 @@ class _Watched:
         return found
 
 
-def _how(end):
+def _how(end: int | None) -> str | None:
     """How a process ended, in words; None for well."""
     if end is None:
         return f"told nothing for {_SILENCE / 60:.0f} minutes"
@@ -123,17 +139,17 @@ def _how(end):
     return None if end == 0 else f"ended with status {end}: its log says why"
 
 
-def _tell(run, watched):
+def _tell(run: RunFolder, watched: _Watched) -> int:
     """The summary; returns the exit status 0. UserError where anything failed."""
-    failures = {}
+    failures: dict[Path, str] = {}
     for index, (_, why) in sorted(watched.results.items()):
         if why not in ("done", "skipped"):
             failures.setdefault(run.video(index)[0], why)
     for index, rank in sorted(watched.taken.items()):
         if index not in watched.results:
             failures.setdefault(run.video(index)[0], f"device {rank} was at it when it ended")
-    left = {run.video(index)[0]: None for index in range(len(run)) if index not in watched.taken}
-    left = [path for path in left if path not in failures]
+    begun_not = dict.fromkeys(run.video(index)[0] for index in range(len(run)) if index not in watched.taken)
+    left = [path for path in begun_not if path not in failures]
     count, failed = len(run.paths), len(failures) + len(left)
     skipped = sum(why == "skipped" for _, why in watched.results.values())
     before = f"; {skipped} of {len(run)} videos were there already" if skipped else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -11,13 +12,17 @@ from gm.web import state, words
 from gm.web.gallery_files import camera_of, items, settings_of, version_of
 from gm.web.results import downloads
 
+if TYPE_CHECKING:
+    from gm.web.gallery_files import Item
+    from gm.web.inputs import Asked
+
 _MORE = 6  # results that are shown at first, and with each press
 _SAID = ("seed", "num_frames", "sampling_steps", "sampler", "schedule", "motion_bucket_id", "fps", "noise_aug_strength",
          "min_guidance", "max_guidance")
 _SAID_IF = ("loop", "end_image", "overlap", "segment_motion", "segment_fps")  # what few results have
 
 
-def show(_asked):
+def show(_asked: Asked) -> None:
     """Draw the gallery."""
     settings, queue, _ = state.server()
     found = items(settings.output_dir)
@@ -42,7 +47,7 @@ def show(_asked):
         st.rerun()
 
 
-def _card(item):
+def _card(item: Item) -> None:
     _play(item)
     when = datetime.datetime.fromtimestamp(item.time).strftime("%d %B %Y, %H:%M")
     st.markdown(f"**{item.name.replace('_', ' ')}**  \n:small[:gray[{when}]]")
@@ -56,7 +61,7 @@ def _card(item):
             downloads(item.files, f"gallery {item.name}")
 
 
-def _play(item, autoplay=False):
+def _play(item: Item, autoplay: bool = False) -> None:
     video = item.files.get("video")
     if video is not None and video.suffix == ".mp4":
         st.video(str(video), loop=True, autoplay=autoplay, muted=True)
@@ -66,7 +71,7 @@ def _play(item, autoplay=False):
         st.image(str(item.files.get("sheet", item.files["image"])))
 
 
-def _said(item):
+def _said(item: Item) -> None:
     """Its settings in a line each."""
     record = item.record
     rows = [("model", version_of(record)), ("size", f"{record.get('width')}×{record.get('height')}")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gm.web.settings import CHOICES, FIELDS, OWN_CAMERA, TEXTS, cameras, limited
 
@@ -17,12 +17,12 @@ class Item(NamedTuple):
     JSON file. time: of writing, seconds since 1970."""
 
     name: str
-    files: dict
-    record: dict
+    files: dict[str, Path]
+    record: dict[str, Any]
     time: float
 
 
-def items(folder):
+def items(folder: str | Path) -> list[Item]:
     """The results of a folder as `Item`s, newest first. Files that are no result, or broken, are passed over."""
     try:
         found = [(path.stat().st_mtime, path) for path in Path(folder).glob("*.json") if path.is_file()]
@@ -32,7 +32,7 @@ def items(folder):
     return [item for item in read if item is not None]
 
 
-def _item(path, time):
+def _item(path: Path, time: float) -> Item | None:
     try:
         if path.stat().st_size > _LARGEST:
             return None
@@ -48,7 +48,7 @@ def _item(path, time):
     return Item(path.stem, {**{kind: path.parent / name for kind, name in names.items()}, "json": path}, record, time)
 
 
-def settings_of(record):
+def settings_of(record: dict[str, Any]) -> dict[str, Any]:
     """{name of `gm.web.settings.SETTINGS`, "height", "width", "camera": value} of a record, as the page's controls take
     them."""
     found = {"num_videos": 1, "camera": camera_of(record), "loop": record.get("loop") is True}
@@ -61,7 +61,7 @@ def settings_of(record):
     return found
 
 
-def camera_of(record):
+def camera_of(record: dict[str, Any]) -> str:
     """The label of the camera move that was used."""
     version, delta = version_of(record), record.get("delta")
     if version is None or not isinstance(delta, list) or len(delta) != 1:
@@ -71,7 +71,7 @@ def camera_of(record):
                 OWN_CAMERA)
 
 
-def version_of(record):
+def version_of(record: dict[str, Any]) -> str | None:
     """The version whose config was used, such as "svd_xt", or None."""
     config = record.get("config")
     return Path(config).stem if isinstance(config, str) else None

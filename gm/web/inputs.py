@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
@@ -34,6 +35,9 @@ from gm.web.settings import (
 )  # fmt: skip
 from gm.web.state import DEMO, running, server
 
+if TYPE_CHECKING:
+    import numpy as np
+
 LARGEST_SIDE = 2048  # pixels: four times the area that SVD was trained at, and more
 
 
@@ -45,7 +49,7 @@ class Asked(NamedTuple):
     video: VideoSettings | None
 
 
-def show():
+def show() -> Asked:
     """Draw the column; returns `Asked`."""
     state = st.session_state
     model = _model()
@@ -61,12 +65,12 @@ def show():
     return Asked(model, picture and picture._replace(end=end), video)
 
 
-def _values():
+def _values() -> dict[str, Any]:
     state = st.session_state
     return {name: state[name] for name in (*SETTINGS, "height", "width")}
 
 
-def _end(picture):
+def _end(picture: Picture | None) -> np.ndarray | None:
     """uint8 (h, w, 3) that the video is to end with, or None."""
     state = st.session_state
     if state.end is None:
@@ -77,7 +81,7 @@ def _end(picture):
         raise UserError(_without_path(error, state.end, "The end picture")) from error
 
 
-def _model():
+def _model() -> ModelSettings | None:
     state, (settings, queue, _) = st.session_state, server()
     missing = {version for version in VERSIONS if settings.missing(version)}
     st.selectbox(
@@ -105,7 +109,7 @@ def _model():
     return model
 
 
-def _memory(model, loaded):
+def _memory(model: ModelSettings, loaded: bool) -> str:
     """The estimate for the settings of now against what is free."""
     state, (_, queue, _) = st.session_state, server()
     ready = queue.ready if queue.model == model else None
@@ -124,11 +128,11 @@ def _memory(model, loaded):
     return f"{head}. These settings need about {words.gigabytes(stages[stage].own)} in all, in {stage}; {free}."
 
 
-def _new_version():
+def _new_version() -> None:
     st.session_state.update(defaults(st.session_state.version), preset="The model's own", camera=OWN_CAMERA)
 
 
-def _picture():
+def _picture() -> Picture | None:
     """Upload and preview; returns the `Picture`, or None after a message."""
     state = st.session_state
     sent = st.file_uploader(
@@ -163,7 +167,7 @@ def _picture():
     return picture
 
 
-def _take(sent, name, without):
+def _take(sent: Any, name: str, without: Path | None) -> bool:
     """Keep what was uploaded as the session's `name`, "picture" or "end", and forget the one before; `without`: what
     there is once it was taken away. True for a new one."""
     state, uploads = st.session_state, server()[2]
@@ -182,19 +186,19 @@ def _take(sent, name, without):
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def size_of(path):
+def size_of(path: Path) -> tuple[int, int]:
     """(height, width) of a picture's file."""
     return image_size(path)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def fitted(version, path, height, width, crop):
+def fitted(version: str, path: Path, height: int, width: int, crop: tuple[float, float]) -> Picture:
     """The `Picture` of a file for a version: what the model gets."""
     settings = VideoSettings({}, height=height, width=width, output_dir=server()[0].output_dir)
     return plan(config_of(version), settings, path, crop)
 
 
-def _own_shape():
+def _own_shape() -> None:
     state = st.session_state
     try:
         state.height, state.width = choose_size(config_of(state.version), size_of(state.picture))
@@ -202,20 +206,20 @@ def _own_shape():
         return  # the preview says why
 
 
-def _without_path(error, path, what):
+def _without_path(error: UserError, path: Path, what: str) -> str:
     """A message about an upload: its generated name means nothing to anybody."""
     text = str(error).replace(f"image {path}: ", "").replace(f"{path}: ", "").replace(f"image {path}", "it")
     return f"{what} cannot be used: {text.replace(str(path), 'it')}"
 
 
-def _number(name, where=st, disabled=False):
+def _number(name: str, where: Any = st, disabled: bool = False) -> None:
     field = FIELDS[name]
     kind = type(field.step)
     where.number_input(field.label, kind(field.least), kind(field.most), key=name, step=field.step, help=help_of(name),
                        format="%d" if kind is int else "%.2f", disabled=disabled)
 
 
-def _settings():
+def _settings() -> None:
     st.selectbox("Preset", list(PRESETS), key="preset", on_change=_new_preset, placeholder="Chosen by hand",
                  help="Steps, sampler, motion and guidance together; everything can be changed afterwards")
     columns = st.columns(2)
@@ -239,7 +243,7 @@ def _settings():
         _number("num_videos", columns[1])
 
 
-def _longer():
+def _longer() -> None:
     """How the video ends, and longer ones."""
     state = st.session_state
     with st.expander("Loop, end picture, longer videos"):
@@ -257,11 +261,11 @@ def _longer():
             column.text_input(label, key=name, help=help_of(name), disabled=one, placeholder="the same for all")
 
 
-def _new_preset():
+def _new_preset() -> None:
     state = st.session_state
     if state.preset is not None:
         state.update(preset(state.preset, state.version))
 
 
-def _roll():
+def _roll() -> None:
     st.session_state.seed = random.randrange(2**32)

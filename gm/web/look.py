@@ -36,11 +36,11 @@ _PASTE = """
 """
 
 
-def apply():
+def apply() -> None:
     st.markdown(_CSS, unsafe_allow_html=True)
 
 
-def paste():
+def paste() -> None:
     """Let a picture be pasted anywhere on the page."""
     show = getattr(st, "iframe", None) or components.html  # the second goes, the first came after 1.50
     show(_PASTE, height=1)

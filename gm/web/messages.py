@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import numpy as np
 
 from gm.estimate import Basis
+from gm.events import Event
 from gm.options import ModelSettings, VideoSettings
 from gm.picture import Picture
 
@@ -59,3 +60,6 @@ class Ended(NamedTuple):
 
     fault: str | None = None
     cancelled: bool = False
+
+
+Message = Union[Event, Ready, Glimpse, Measured]  # of a request, before `Ended`

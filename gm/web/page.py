@@ -9,7 +9,7 @@ from gm.web import gallery, inputs, look, results, state, sweep
 VIEWS = {"Video": results.show, "Motion sweep": sweep.show, "Gallery": gallery.show}
 
 
-def show():
+def show() -> None:
     """Draw the page; called again for everything that is pressed."""
     st.set_page_config("Stable Video Diffusion", ":material/movie:", "wide", "collapsed")
     look.apply()

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 PROGRAM = (sys.executable, "-m", "gm.web.worker")
 _SECONDS = 5  # to end by itself
@@ -24,7 +26,7 @@ class Process:
     program: for tests, the command before the number of the socket.
     """
 
-    def __init__(self, program=PROGRAM):
+    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._process = subprocess.Popen([*program, str(theirs.fileno())], pass_fds=[theirs.fileno()],
@@ -33,25 +35,25 @@ class Process:
         self._lock = threading.Lock()  # requests and their cancelling come from different threads
 
     @property
-    def pid(self):
+    def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message):
+    def send(self, message: object) -> None:
         """`Gone` is left to `receive`, where what was said before can still be read."""
         with self._lock, contextlib.suppress(OSError):
             self._connection.send(message)
 
-    def receive(self):
+    def receive(self) -> Any:
         """The next message. Gone where there will be none."""
         try:
             return self._connection.recv()
         except (EOFError, OSError) as error:
             raise Gone(self._how_it_ended()) from error
 
-    def alive(self):
+    def alive(self) -> bool:
         return self._process.poll() is None
 
-    def close(self):
+    def close(self) -> None:
         """End it, whatever it does."""
         self._connection.close()
         self._process.terminate()
@@ -61,7 +63,7 @@ class Process:
             self._process.kill()
             self._process.wait()
 
-    def _how_it_ended(self):
+    def _how_it_ended(self) -> str:
         try:
             status = self._process.wait(_SECONDS)
         except subprocess.TimeoutExpired:

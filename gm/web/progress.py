@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import streamlit as st
 from PIL import Image
 
 from gm.data.videos import contact_sheet
 from gm.web import words
-from gm.web.messages import Make
+from gm.web.messages import Ended, Make
 from gm.web.state import running, server
+
+if TYPE_CHECKING:
+    from gm.web.queue import Ticket
 
 _EVERY = 0.5  # seconds
 _COLUMNS = (7, 6, 5, 4)  # of the small frames; the first that leaves the fewest places empty
 _SIDE = 160  # pixels that the longer side of a small frame is shown with at most
 
 
-def show(kind):
+def show(kind: Callable[[Ticket], bool]) -> bool:
     """Draw the session's ticket, if it is of `kind` (a function of the ticket) and not ended; True if so."""
     ticket = running()
     if ticket is None:
@@ -27,18 +33,19 @@ def show(kind):
     return True
 
 
-def show_end(ticket):
+def show_end(ticket: Ticket) -> None:
     """Messages about a ticket that has ended."""
     for warning in dict.fromkeys(ticket.warnings):
         st.caption(f":material/info: {warning[0].upper()}{warning[1:]}.")
-    if ticket.ended.cancelled:
+    ended = ticket.ended or Ended()
+    if ended.cancelled:
         st.info("Cancelled. What it held is free again.")
-    elif ticket.ended.fault:
-        st.error(ticket.ended.fault)
+    elif ended.fault:
+        st.error(ended.fault)
 
 
 @st.fragment(run_every=_EVERY)
-def _watch(ticket):
+def _watch(ticket: Ticket) -> None:
     _, queue, _ = server()
     if ticket.ended is not None:
         st.rerun()
@@ -62,7 +69,7 @@ def _watch(ticket):
         st.image(_sheet(ticket.glimpse), "What it is becoming", output_format="PNG")
 
 
-def _sheet(frames):
+def _sheet(frames: np.ndarray) -> np.ndarray:
     """Small frames as one picture, large enough to be seen."""
     height, width = frames.shape[1:3]
     factor = max(1, _SIDE // max(height, width))

@@ -15,11 +15,21 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gm.events import Compiling, Loading, Sampling, Started, Warned, Written
 from gm.web.messages import Cancel, Ended, Glimpse, Measured, Ready
 from gm.web.process import Gone, Process
+
+if TYPE_CHECKING:
+
+    import numpy as np
+
+    from gm.events import Event
+    from gm.options import ModelSettings
+    from gm.web.messages import Load, Make, Message
 
 _MOST_SIZES = 8  # that one process compiles the network for: MindSpore keeps what it compiled as long as the process is
 
@@ -29,25 +39,26 @@ class Result:
     """One video. written: `gm.events.Written` without its frames. numbers: of `gm.data.metrics.evaluate`."""
 
     written: Written
-    numbers: dict = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 class Ticket:
     """One request and what became of it. It is written to by the queue's thread alone; readers see whole values."""
 
-    def __init__(self, number, request):
+    def __init__(self, number: int, request: Load | Make) -> None:
         self.number, self.request = number, request
-        self.event = None  # the last of gm.events that says what is done now
+        self.event: Event | None = None  # the last of gm.events that says what is done now
         self.since = time.monotonic()  # when it came
-        self.started = None  # `gm.events.Started` of the video under way
+        self.started: Started | None = None  # `gm.events.Started` of the video under way
         self.segment = 0  # of it, counted from 1
-        self.warnings, self.results = [], []
-        self.glimpse = None  # small frames uint8 (t, h, w, 3)
-        self.ended = None  # `Ended`
+        self.warnings: list[str] = []
+        self.results: list[Result] = []
+        self.glimpse: np.ndarray | None = None  # small frames uint8 (t, h, w, 3)
+        self.ended: Ended | None = None
         self.cancelled = False  # asked for
-        self._steps = []  # (time, steps done) of the segment under way
+        self._steps: list[tuple[float, int]] = []  # (time, steps done) of the segment under way
 
-    def receive(self, event):
+    def receive(self, event: Message) -> None:
         now = time.monotonic()
         if isinstance(event, Glimpse):
             self.glimpse = event.frames
@@ -68,7 +79,7 @@ class Ticket:
                 self.segment, self._steps = self.segment + 1, []
             self._steps.append((now, event.done))
 
-    def seconds_left(self):
+    def seconds_left(self) -> float | None:
         """Of this segment's sampling, from its speed so far; None while that is not known."""
         event = self.event
         if isinstance(event, Sampling) and len(self._steps) > 2:  # the first step compiles, or fills caches
@@ -80,39 +91,41 @@ class Ticket:
 class Queue:
     """See the module. start: for tests, makes a `gm.web.process.Process`."""
 
-    def __init__(self, start=Process):
+    def __init__(self, start: Callable[[], Process] = Process) -> None:
         self._start = start
-        self._waiting, self._running, self._closed = [], None, False
+        self._waiting: list[Ticket] = []
+        self._running: Ticket | None = None
+        self._closed = False
         self._change = threading.Condition()
         self._numbers = itertools.count(1)
-        self.process = None
-        self.model = None  # `gm.options.ModelSettings` of the process
-        self.ready = None  # its `Ready`
+        self.process: Process | None = None
+        self.model: ModelSettings | None = None  # of the process
+        self.ready: Ready | None = None  # of it
         self.loaded = False  # whether all of its parts are
         self.sizes = 0  # that it compiled the network for
         self._thread = threading.Thread(target=self._serve, name="queue", daemon=True)
         self._thread.start()
 
-    def submit(self, request):
+    def submit(self, request: Load | Make) -> Ticket:
         with self._change:
             ticket = Ticket(next(self._numbers), request)
             self._waiting.append(ticket)
             self._change.notify_all()
         return ticket
 
-    def place(self, ticket):
+    def place(self, ticket: Ticket) -> int | None:
         """0 for the one under way, else how many come before it; None for one that has ended."""
         with self._change:
             if ticket is self._running:
                 return 0
             return self._waiting.index(ticket) + (self._running is not None) if ticket in self._waiting else None
 
-    def length(self):
+    def length(self) -> int:
         """Requests that are under way or wait."""
         with self._change:
             return len(self._waiting) + (self._running is not None)
 
-    def cancel(self, ticket):
+    def cancel(self, ticket: Ticket) -> None:
         """A request that waits is taken out at once; the one under way stops after the step that it is in."""
         with self._change:
             ticket.cancelled = True
@@ -122,7 +135,7 @@ class Queue:
             elif ticket is self._running and self.process is not None:
                 self.process.send(Cancel(ticket.number))
 
-    def close(self):
+    def close(self) -> None:
         """End the thread and the process."""
         with self._change:
             self._closed = True
@@ -132,7 +145,7 @@ class Queue:
             process.close()
         self._thread.join()
 
-    def _serve(self):
+    def _serve(self) -> None:
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._waiting or self._closed)
@@ -143,14 +156,14 @@ class Queue:
             with self._change:
                 self._running, ticket.ended = None, ended
 
-    def _do(self, ticket):
+    def _do(self, ticket: Ticket) -> Ended:
         try:
-            self._require(ticket.request.model)
-            self.process.send((ticket.number, ticket.request))
+            process = self._require(ticket.request.model)
+            process.send((ticket.number, ticket.request))
             if ticket.cancelled:  # while the process was started
-                self.process.send(Cancel(ticket.number))
+                process.send(Cancel(ticket.number))
             while True:
-                event = self.process.receive()
+                event = process.receive()
                 if isinstance(event, Ended):
                     if event.fault and self.ready is None:  # it holds no model
                         self._end_process()
@@ -164,7 +177,7 @@ class Queue:
             self._end_process()
             return Ended(f"the model's process could not be started: {error.strerror or error}")
 
-    def _note(self, event):
+    def _note(self, event: Message) -> None:
         if isinstance(event, Ready):
             self.ready = event
         elif isinstance(event, Loading) and event.part == "decoder" and event.done == event.total:
@@ -172,16 +185,18 @@ class Queue:
         elif isinstance(event, Compiling):
             self.sizes += 1
 
-    def _require(self, model):
+    def _require(self, model: ModelSettings) -> Process:
         used_up = self.model != model or self.sizes >= _MOST_SIZES
         if self.process is not None and (used_up or not self.process.alive()):
             self._end_process()
-        if self.process is None:
+        process = self.process
+        if process is None:
             process = self._start()
             with self._change:
                 self.process, self.model = process, model
+        return process
 
-    def _end_process(self):
+    def _end_process(self) -> None:
         with self._change:
             process, self.process, self.model, self.ready = self.process, None, None, None
             self.loaded, self.sizes = False, 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -15,17 +17,22 @@ from gm.web import progress, words
 from gm.web.messages import Load, Make
 from gm.web.state import running, server
 
+if TYPE_CHECKING:
+    from gm.web.inputs import Asked
+    from gm.web.queue import Result, Ticket
+
 _NARROWEST, _WIDEST = 480, 1024  # pixels that a video is shown with; a narrow window makes it smaller
 
 
-def is_sweep(ticket):
+def is_sweep(ticket: Ticket) -> bool:
     return isinstance(ticket.request, Make) and len(ticket.request.videos) > 1
 
 
-def show(asked):
+def show(asked: Asked) -> None:
     """The button, then the request under way or the last result."""
     state = st.session_state
-    if start("Sample", asked, "Make the video with these settings"):
+    pressed = start("Sample", asked, "Make the video with these settings")
+    if pressed and asked.model and asked.picture and asked.video:
         state.ticket = server()[1].submit(Make(asked.model, asked.picture, (asked.video,)))
         st.rerun()
     if progress.show(lambda ticket: not is_sweep(ticket)):
@@ -42,14 +49,14 @@ def show(asked):
         video(result)
 
 
-def start(label, asked, help):
+def start(label: str, asked: Asked, help: str) -> bool:
     """A button, dead while there is nothing to do or the session's last request is not done; True if pressed."""
     dead = None in (asked.model, asked.video) or asked.picture is None or running() is not None
     icon = ":material/play_arrow:"
     return st.button(label, type="primary", icon=icon, disabled=dead, key=f"start {label}", help=help)
 
 
-def video(result):
+def video(result: Result) -> None:
     """One result: the video, its quality in words, the grid, downloads."""
     written = result.written
     record = written.record
@@ -64,12 +71,12 @@ def video(result):
         st.image(str(written.files["sheet"]), "All frames")
 
 
-def play(path, width):
+def play(path: Path, width: int) -> None:
     """A video in a loop, small ones larger. width: of its pixels."""
     st.video(str(path), loop=True, autoplay=True, muted=True, width=max(_NARROWEST, min(width, _WIDEST)))
 
 
-def downloads(files, key="result"):
+def downloads(files: Mapping[str, Path], key: str = "result") -> None:
     """Buttons for the files of a result, by what they are. key: of the place, as a result may be shown twice."""
     wanted = [("mp4", files["video"], "video/mp4"), ("Grid", files.get("sheet"), "image/png"),
               ("Settings", files["json"], "application/json")]
@@ -85,13 +92,13 @@ def downloads(files, key="result"):
             columns[3].caption(str(error))
 
 
-def _download(column, label, content, name, kind, key):
+def _download(column: Any, label: str, content: bytes, name: str, kind: str, key: str) -> None:
     column.download_button(label, content, name, kind, icon=":material/download:", on_click="ignore", width="stretch",
                            key=f"{key} {name}")
 
 
 @st.cache_data(max_entries=16, show_spinner="Making the GIF")
-def gif(path, _time):
+def gif(path: str, _time: float) -> bytes:
     """The bytes of a GIF of a video file. time: of its writing, so that another file of that name is another GIF."""
     with open_video(path) as source, tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "video.gif"

@@ -6,6 +6,8 @@ import atexit
 import contextlib
 import ctypes
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -16,24 +18,28 @@ from gm.web.queue import Queue
 from gm.web.settings import OWN_CAMERA, defaults, read_arguments
 from gm.web.uploads import Uploads
 
+if TYPE_CHECKING:
+    from gm.web.queue import Ticket
+    from gm.web.settings import Server
+
 
 @st.cache_resource(show_spinner=False)
-def server():
+def server() -> tuple[Server, Queue, Uploads]:
     """(`gm.web.settings.Server`, `Queue`, `Uploads`) of this server, ended with it."""
     try:
         settings = read_arguments()
     except SystemExit as end:  # it was told on the terminal; streamlit would serve an empty page
-        os._exit(end.code or 0)
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
     _share_memory()
     queue, uploads = Queue(), Uploads()
     settings.output_dir.mkdir(parents=True, exist_ok=True)
-    for end in (queue.close, uploads.close):
-        atexit.register(end)
-        interrupts.add(end)
+    for close in (queue.close, uploads.close):
+        atexit.register(close)
+        interrupts.add(close)
     return settings, queue, uploads
 
 
-def _share_memory():
+def _share_memory() -> None:
     """Streamlit starts a thread for each change of the page, and glibc lets each set memory apart; and once pictures of
     megabytes were freed, it keeps room for more. Both would make the process grow for hours."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
@@ -42,7 +48,7 @@ def _share_memory():
         mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD: larger pieces go back to the system
 
 
-def begin():
+def begin() -> None:
     """Give a new session its values: svd_tiny, the demo picture, the model's own settings."""
     state = st.session_state
     if "version" not in state:
@@ -50,13 +56,13 @@ def begin():
                      picture=DEMO, picture_upload=None, picture_sent=None, end=None, end_upload=None, end_sent=None)
 
 
-def running():
+def running() -> Ticket | None:
     """The session's ticket while its request waits or is under way, else None."""
     ticket = st.session_state.ticket
     return ticket if ticket is not None and ticket.ended is None else None
 
 
-def use(path, values, version=None, end=None):
+def use(path: Path, values: dict[str, Any], version: str | None = None, end: Path | None = None) -> None:
     """Take pictures and settings over, as of an earlier result. For callbacks: before the controls are drawn."""
     state = st.session_state
     if version is not None:

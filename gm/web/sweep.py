@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import pandas as pd
@@ -13,15 +14,20 @@ from gm.web.messages import Make
 from gm.web.results import is_sweep, start
 from gm.web.state import server
 
+if TYPE_CHECKING:
+    from gm.web.inputs import Asked
+    from gm.web.queue import Result
+
 BUCKETS = (20, 90, 160, 230)
 _MOST = 255
 
 
-def show(asked):
+def show(asked: Asked) -> None:
     """The button, then the request under way or the last sweep."""
     state = st.session_state
     shown = ", ".join(map(str, BUCKETS))
-    if start("Sweep", asked, f"Make four videos that differ in the motion asked for: {shown}"):
+    pressed = start("Sweep", asked, f"Make four videos that differ in the motion asked for: {shown}")
+    if pressed and asked.model and asked.picture and asked.video:
         videos = tuple(replace(asked.video, num_videos=1, sampling={**asked.video.sampling, "motion_bucket_id": bucket})
                        for bucket in BUCKETS)
         state.ticket = server()[1].submit(Make(asked.model, asked.picture, videos))
@@ -36,7 +42,7 @@ def show(asked):
         draw(ticket.results)
 
 
-def draw(results):
+def draw(results: list[Result]) -> None:
     """Videos side by side, and the plot."""
     rows = []
     for column, result in zip(st.columns(len(BUCKETS)), results):
@@ -51,7 +57,7 @@ def draw(results):
                    "published theirs, so for SVD only the order counts.")
 
 
-def chart(rows):
+def chart(rows: list[dict[str, Any]]) -> alt.LayerChart:
     """Asked against measured motion, with the line where they are equal."""
     scale = alt.Scale(domain=[0, _MOST])
     x, y = alt.X("asked", scale=scale, title="motion asked for"), alt.Y("measured", scale=scale, title="measured")

@@ -19,14 +19,14 @@ class Uploads:
     parent: where it is made, by default the system's temporary folder.
     """
 
-    def __init__(self, parent=None):
+    def __init__(self, parent: str | Path | None = None) -> None:
         self.parent = Path(parent or tempfile.gettempdir())
         remove_left(self.parent)
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.parent))
         self._lock = locks.take(self.folder / "lock")
         interrupts.add(self.close)
 
-    def add(self, content):
+    def add(self, content: bytes | memoryview) -> Path:
         """Keep the bytes of a picture; returns its path, of which nothing comes from the browser.
 
         The file has the same name in a folder of its own, as results are called after it.
@@ -37,19 +37,19 @@ class Uploads:
         path.write_bytes(content)
         return path
 
-    def remove(self, path):
+    def remove(self, path: Path) -> None:
         """Forget a picture that `add` gave."""
         if path.parent.parent == self.folder:
             shutil.rmtree(path.parent, ignore_errors=True)
 
-    def close(self):
+    def close(self) -> None:
         interrupts.remove(self.close)
         if self._lock is not None:
             self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def remove_left(parent):
+def remove_left(parent: str | Path) -> None:
     """Folders of servers that are not there any more."""
     for folder in Path(parent).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from gm import memory
@@ -16,7 +17,7 @@ _FLICKER = ((0.5, "no flicker to be seen"), (2, "a little flicker"), (float("inf
 _STILL = 8  # motion buckets below which nothing seems to move
 
 
-def stage(event):
+def stage(event: object) -> tuple[str, float | None]:
     """(what is done, share that is done or None) of the last event of a request."""
     if isinstance(event, Loading):
         return f"Loading {_PARTS.get(event.part, event.part)}", event.done / max(1, event.total)
@@ -31,7 +32,7 @@ def stage(event):
     return "Starting the model's process", None
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """Seconds as people say them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -39,13 +40,13 @@ def duration(seconds):
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def place(number):
+def place(number: int) -> str:
     """A person's place in the queue, from how many come before."""
     others = "1 other comes" if number == 1 else f"{number} others come"
     return f"In the queue: {others} first"
 
 
-def quality(numbers, asked):
+def quality(numbers: Mapping[str, float], asked: float) -> list[tuple[str, str, str]]:
     """[(what, in words, the number)] of the measures of a video. asked: its motion_bucket_id."""
     if not numbers:
         return []
@@ -60,17 +61,17 @@ def quality(numbers, asked):
     ]
 
 
-def folder(path):
+def folder(path: str | Path) -> str:
     """A folder as people call it: from the one that the page was started in, where it lies in that."""
     path, here = Path(path), Path.cwd()
     return str(path.relative_to(here)) if here in path.parents else str(path)
 
 
-def gigabytes(size):
+def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def free_memory():
+def free_memory() -> str:
     """What can still be taken, in words."""
     free = memory.available_memory()
     return "unknown" if free is None else gigabytes(free)

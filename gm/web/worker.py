@@ -14,21 +14,29 @@ if __name__ == "__main__":  # before all that takes time
 import contextlib
 import sys
 import traceback
+from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, NoReturn
 
 from gm.data import metrics
 from gm.errors import UserError, memory_faults
 from gm.events import Sampling, Written
 from gm.web.messages import Cancel, Ended, Glimpse, Load, Measured, Ready
 
+if TYPE_CHECKING:
+    from gm.events import Event, Loading
+    from gm.loaded import Model
+    from gm.picture import Picture
+    from gm.web.messages import Make, Message
+
 
 class Holder:
     """The model of this process: the first that is asked for. Another one gets a process of its own."""
 
-    def __init__(self):
-        self.model = None
+    def __init__(self) -> None:
+        self.model: Model | None = None
 
-    def answer(self, request):
+    def answer(self, request: Load | Make) -> Generator[Message, None, None]:
         """A generator of the events of a request. UserError for what cannot be."""
         from gm import video_memory
         from gm.job import Job
@@ -47,7 +55,7 @@ class Holder:
                     yield from shown(event, request.picture)
 
 
-def load(model):
+def load(model: Model) -> Iterator[Loading]:
     """Load all parts of a `gm.loaded.Model`, unless it holds one at a time: a generator of `gm.events.Loading`."""
     from gm.events import Loading
     from gm.pipeline import PARTS
@@ -57,7 +65,7 @@ def load(model):
             yield Loading(name, done, total)
 
 
-def shown(event, picture):
+def shown(event: Event, picture: Picture) -> Iterator[Message]:
     """What the page gets of a job's event: nothing that is large, and the measures of a video."""
     if isinstance(event, Sampling) and event.preview is not None:
         yield Glimpse(event.preview())
@@ -71,7 +79,7 @@ def shown(event, picture):
     yield event
 
 
-def serve(connection, holder):
+def serve(connection: Connection, holder: Holder) -> NoReturn:
     """Answer requests until the other end is closed."""
     while True:
         message = connection.recv()
@@ -81,7 +89,7 @@ def serve(connection, holder):
         connection.send(work(connection, holder, number, request))
 
 
-def work(connection, holder, number, request):
+def work(connection: Connection, holder: Holder, number: int, request: Load | Make) -> Ended:
     """Send the events of one request; returns its `Ended`."""
     try:
         with memory_faults(), contextlib.closing(holder.answer(request)) as events:
@@ -100,7 +108,7 @@ def work(connection, holder, number, request):
     return Ended()
 
 
-def main(descriptor):
+def main(descriptor: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the page has gone
         serve(Connection(descriptor), Holder())
 

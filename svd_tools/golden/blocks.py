@@ -1,5 +1,10 @@
 """blocks_golden: single layers, with probes that show a wrong epsilon, and gradients."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
 from gm.networks.attention import SpatialVideoTransformer
 from gm.networks.layers import Upsample
 from gm.networks.resblock import VideoResBlock
@@ -9,8 +14,15 @@ from svd_tools.golden.cells import Run, Taps, fill, gradients, tensors
 from svd_tools.golden.reader import below
 from svd_tools.golden.unet import probe_loss
 
+if TYPE_CHECKING:
+    import numpy as np
+    from mindspore import Tensor, nn
 
-def replay(golden, report, amp_level):
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
+
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Every output, activation and gradient of the file; single layers are float32 at every amp_level."""
     _replay_resblock(golden, report)
     _replay_transformer(golden, report)
@@ -21,24 +33,24 @@ def replay(golden, report, amp_level):
             report.compare(f"out/{name}", cell(*tensors(golden.inputs["x"])).asnumpy())
 
 
-def _spatial(cell, *args):
+def _spatial(cell: nn.Cell, *args: Tensor) -> Tensor:
     return cell.spatial(*args)
 
 
-def _time_stack(cell, *args):
+def _time_stack(cell: nn.Cell, *args: Tensor) -> Tensor:
     return cell.time_stack(*args)
 
 
-def _to_4d(x):
+def _to_4d(x: np.ndarray) -> np.ndarray:
     """(b, c, t, h, w) as the networks hold it: (b, c, t, h*w)."""
     return x.reshape(*x.shape[:3], -1)
 
 
-def _replay_resblock(golden, report):
+def _replay_resblock(golden: Golden, report: Report) -> None:
     meta, inputs = golden.meta, golden.inputs
     t = meta["T"]
 
-    def build():
+    def build() -> nn.Cell:
         cell = VideoResBlock(meta["cin"], meta["emb"], meta["cout"])
         return fill(cell, below(golden.weights, "vres/"), "vres")
 
@@ -60,19 +72,19 @@ def _replay_resblock(golden, report):
     cell(*tensors(x, emb), t)
     report.compare(stage, taps.values()["time_stack"].reshape(recorded.shape))
 
-    def loss(cell, x, emb, probe):
+    def loss(cell: nn.Cell, x: Tensor, emb: Tensor, probe: Tensor) -> Tensor:
         return probe_loss(cell(x, emb, t), probe)
 
     _replay_gradients(report, "vres", build(), loss, {"@x": x, "@emb": emb, "probe": inputs["probe_r"]})
 
 
-def _replay_transformer(golden, report):
+def _replay_transformer(golden: Golden, report: Report) -> None:
     meta, inputs = golden.meta, golden.inputs
     t = meta["T"]
     weights = below(golden.weights, "svt/")
     channels = meta["heads"] * meta["dim_head"]
 
-    def build(weights=weights):
+    def build(weights: Mapping[str, np.ndarray] = weights) -> nn.Cell:
         return fill(SpatialVideoTransformer(channels, meta["ctx"], meta["heads"]), weights, "svt")
 
     x, context, mixed = inputs["xt"], inputs["context"], inputs["ioi_mixed"].reshape(-1)
@@ -87,18 +99,18 @@ def _replay_transformer(golden, report):
     small = {n: w * 2.0**-9 if n.startswith("proj_in.") else w for n, w in weights.items()}
     report.compare("out/eps_svt_layernorm", build(small)(*tensors(x[:t], context[:t]), t).asnumpy())
 
-    def loss(cell, x, context, probe):
+    def loss(cell: nn.Cell, x: Tensor, context: Tensor, probe: Tensor) -> Tensor:
         return probe_loss(cell(x, context, t), probe)
 
     _replay_gradients(report, "svt", cell, loss, {"@x": x, "@context": context, "probe": inputs["probe_t"]})
 
 
-def _replay_vae(golden, report):
+def _replay_vae(golden: Golden, report: Report) -> None:
     meta, inputs = golden.meta, golden.inputs
     t, cin, cout = meta["T"], meta["cin"], meta["cout"]
     x = inputs["x"]
 
-    def build(name, cell):
+    def build(name: str, cell: nn.Cell) -> nn.Cell:
         return fill(cell, below(golden.weights, f"{name}/"), name)
 
     res = build("vae_res", VaeResBlock(cin, cout))
@@ -119,7 +131,8 @@ def _replay_vae(golden, report):
     report.compare("out/vae_up", build("vae_up", Upsample(cin))(*tensors(x)).asnumpy())
 
 
-def _replay_gradients(report, name, cell, loss, inputs):
+def _replay_gradients(report: Report, name: str, cell: nn.Cell, loss: Callable[..., Tensor],
+                      inputs: Mapping[str, np.ndarray]) -> None:
     """inputs: {recorded name: array} in the order of the loss's arguments."""
     _, found = gradients(cell, loss, list(inputs.values()))
     found.update({label: found[f"@{i}"] for i, label in enumerate(inputs)})

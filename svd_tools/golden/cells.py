@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
@@ -12,7 +15,8 @@ from gm.networks.unet import Stage
 from gm.precision import parameter_dtype
 
 
-def fill(cell, weights, what, amp_level="O0", prefix=""):
+def fill(cell: nn.Cell, weights: Mapping[str, np.ndarray], what: str, amp_level: str = "O0",
+         prefix: str = "") -> nn.Cell:
     """Give a cell the weights {name: array}: exactly its parameters, with their shapes. Returns the cell.
 
     prefix: what the names would begin with in a whole checkpoint; decides with amp_level which become float16.
@@ -33,12 +37,12 @@ def fill(cell, weights, what, amp_level="O0", prefix=""):
 class Tap(nn.Cell):
     """A cell that keeps what the cell inside it returned last."""
 
-    def __init__(self, cell, shape):
+    def __init__(self, cell: nn.Cell, shape: Sequence[int]) -> None:
         super().__init__()
         self.cell = cell
         self.value = Parameter(Tensor(np.zeros(shape, np.float32)), name="tap", requires_grad=False)
 
-    def construct(self, *args):
+    def construct(self, *args: Tensor) -> Tensor:
         y = self.cell(*args)
         ms_ops.assign(self.value, y.astype(ms.float32))
         return y
@@ -47,18 +51,18 @@ class Tap(nn.Cell):
 class Taps:
     """Taps on parts of a cell, by dotted path; put on before the cell first runs."""
 
-    def __init__(self, root, recorded):
+    def __init__(self, root: nn.Cell, recorded: Mapping[str, np.ndarray]) -> None:
         """recorded: {path: array} with the shapes that the activations will have."""
-        self._taps = {}
+        self._taps: dict[str, nn.Cell] = {}
         # The innermost first: wrapping a part does not change the paths of the parts around it.
         for path in sorted(recorded, key=lambda path: -path.count(".")):
-            self._taps[path] = _wrap(root, path, lambda cell, path=path: Tap(cell, recorded[path].shape))
+            self._taps[path] = _wrap(root, path, functools.partial(Tap, shape=recorded[path].shape))
 
-    def values(self):
+    def values(self) -> dict[str, np.ndarray]:
         return {path: tap.value.asnumpy() for path, tap in self._taps.items()}
 
 
-def _wrap(root, path, make):
+def _wrap(root: nn.Cell, path: str, make: Callable[[nn.Cell], nn.Cell]) -> nn.Cell:
     """Replace the part at `path` by make(part) and return that."""
     *parents, last = path.split(".")
     cell = root
@@ -79,7 +83,7 @@ def _wrap(root, path, make):
     return part
 
 
-def _child(cell, name, path):
+def _child(cell: nn.Cell, name: str, path: str) -> nn.Cell:
     child = cell._cells.get(name)
     if child is None:
         raise UserError(f"recorded activation {path!r}: the network has no part of that name")
@@ -89,21 +93,22 @@ def _child(cell, name, path):
 class Run(nn.Cell):
     """Any function of tensors that calls cells, as a cell of its own, so that graph mode compiles it."""
 
-    def __init__(self, cell, function):
+    def __init__(self, cell: nn.Cell | None, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.cell = cell
         self.function = function
 
-    def construct(self, *args):
+    def construct(self, *args: Tensor) -> Tensor:
         return self.function(self.cell, *args)
 
 
-def tensors(*arrays):
+def tensors(*arrays: np.ndarray | None) -> tuple[Tensor, ...]:
     """float32 arrays (or None) as tensors."""
     return tuple(None if a is None else Tensor(np.ascontiguousarray(a, np.float32)) for a in arrays)
 
 
-def gradients(cell, loss, inputs):
+def gradients(cell: nn.Cell, loss: Callable[..., Tensor],
+              inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(loss value, {"@i": gradient of input i, name: gradient of parameter}) of loss(cell, *inputs), a scalar.
 
     Attention piece sizes and the like are those of the forward pass.

@@ -1,5 +1,10 @@
 """clip_golden: preprocessing and image tower."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from gm.data.images import to_signed
@@ -8,12 +13,16 @@ from gm.networks.clip import ClipVision
 from gm.precision import to_numpy
 from svd_tools.golden.cells import Taps, fill, tensors
 
+if TYPE_CHECKING:
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
 PREFIX = "conditioner.embedders.0.open_clip.model.visual."
 SMALL = 2.0**-9  # the eps_ probe makes the inputs of the first norm so small that its epsilon shows
 SMALL_WEIGHTS = ("class_embedding", "positional_embedding", "conv1.weight")
 
 
-def build(config, weights, amp_level="O0"):
+def build(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], amp_level: str = "O0") -> ClipVision:
     """The image tower of a recorded open_clip configuration."""
     vision = config["vision_cfg"]
     names = ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio")
@@ -21,19 +30,19 @@ def build(config, weights, amp_level="O0"):
     return fill(cell, weights, "CLIP image tower", amp_level, PREFIX)
 
 
-def synthetic_image(height, width):
+def synthetic_image(height: int, width: int) -> np.ndarray:
     """The integer test picture that the files were recorded with: uint8 (h, w, 3)."""
     y, x = np.mgrid[0:height, 0:width].astype(np.int64)
     channels = [(x * (3 + 2 * c) + y * (5 + c) + (x * y) // (7 + c)) % 256 for c in range(3)]
     return np.stack(channels, -1).astype(np.uint8)
 
 
-def activation_path(name):
+def activation_path(name: str) -> str:
     """The recorded name of an activation as a path in our network."""
     return name.replace("resblock", "transformer.resblocks.") if name.startswith("resblock") else name
 
 
-def replay(golden, report, amp_level):
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Every output and activation of the file; activations belong to the first size."""
     size = golden.meta["config"]["vision_cfg"]["image_size"]
     paths = {activation_path(name): name for name in golden.mids}

@@ -7,6 +7,7 @@ Prints the table; --write puts it into docs/devices.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
@@ -35,8 +36,8 @@ class Precision(NamedTuple):
 
     dtype: str
     fast: bool
-    limits: dict
-    recordings: tuple
+    limits: dict[str, float]
+    recordings: tuple[str, ...]
     reason: str
 
 
@@ -95,7 +96,7 @@ ROWS = (
 )
 
 
-def precision(device, dtype, fast, kind):
+def precision(device: str, dtype: str, fast: bool, kind: str) -> str:
     """Name of the precision in which recordings of a kind are computed and judged.
 
     Args:
@@ -108,12 +109,12 @@ def precision(device, dtype, fast, kind):
     return precision(device, "float32", fast, kind) if dtype != "float32" else "float32"
 
 
-def table():
+def table() -> str:
     """Markdown: the limits, their reasons, the devices."""
     lines = [f"| | {' | '.join(PRECISIONS)} | |", "|---" * (len(PRECISIONS) + 2) + "|"]
     for what, words in WHAT.items():
-        values = (precision.limits.get(what) for precision in PRECISIONS.values())
-        lines.append(f"| {what} | {' | '.join('' if v is None else f'{v:g}' for v in values)} | {words} |")
+        limits = (precision.limits.get(what) for precision in PRECISIONS.values())
+        lines.append(f"| {what} | {' | '.join('' if v is None else f'{v:g}' for v in limits)} | {words} |")
     lines += ["", "| precision | asked for by | changes the recordings | its limits |", "|---|---|---|---|"]
     for name, values in PRECISIONS.items():
         asked = f"`--dtype={values.dtype}{' --fast_float32' if values.fast else ''}`"
@@ -122,7 +123,7 @@ def table():
     return "\n".join([*lines, *(f"| {row.device} | {row.precision} | {row.state} |" for row in ROWS)])
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/devices.md")
     options = parser.parse_args(argv)

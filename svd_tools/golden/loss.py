@@ -1,5 +1,9 @@
 """loss_golden: training loss with one sigma for each video, and for each frame, and their gradients."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from gm.diffusion.denoiser import Denoiser
@@ -7,15 +11,22 @@ from gm.diffusion.loss import DiffusionLoss, lognormal_sigmas
 from svd_tools.golden.cells import gradients, tensors
 from svd_tools.golden.unet import build
 
+if TYPE_CHECKING:
+    from mindspore import Tensor, nn
 
-def replay(golden, report, amp_level):
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
+
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Every mode ("per_video", "per_frame") that the file holds."""
     meta, inputs = golden.meta, golden.inputs
     unet = build(meta["config"], golden.other(meta["weights"]).weights)
     cell = DiffusionLoss(Denoiser(unet))
     t = meta["T"]
 
-    def loss(cell, latents, noise, sigma, concat, context, vector):
+    def loss(cell: nn.Cell, latents: Tensor, noise: Tensor, sigma: Tensor, concat: Tensor, context: Tensor,
+             vector: Tensor) -> Tensor:
         return cell(latents, noise, sigma, concat, context, vector, t).mean()
 
     for mode in sorted(name[len("normal_"):] for name in inputs if name.startswith("normal_")):

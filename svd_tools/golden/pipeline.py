@@ -1,5 +1,10 @@
 """pipeline_golden: the whole way from a picture to frames, with every state of the sampler."""
 
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
 import numpy as np
 from omegaconf import OmegaConf
 
@@ -12,16 +17,25 @@ from gm.weights import ModelWeights
 from svd_tools.golden import clip, unet, vae
 from svd_tools.golden.reader import below
 
+if TYPE_CHECKING:
+    from mindspore import nn
+    from omegaconf import DictConfig
+
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
 
 class Recorded(ModelWeights):
     """The weights that a recording names, in the place of a checkpoint's."""
 
-    def __init__(self, config, golden):
+    def __init__(self, config: DictConfig, golden: Golden) -> None:
         super().__init__(config)
         self.meta = golden.meta
         self.files = {name: golden.other(file_name) for name, file_name in golden.meta["weights"].items()}
 
-    def loading(self, name, amp_level="O0", narrow=False):
+    def loading(
+        self, name: str, amp_level: str = "O0", narrow: bool = False
+    ) -> Generator[tuple[int, int], None, nn.Cell]:
         """The component `name` of a model with its recorded values, at once."""
         yield from ()
         if name == "unet":
@@ -29,25 +43,27 @@ class Recorded(ModelWeights):
         if name == "clip":
             return clip.build(self.meta["clip_config"], self.files["clip"].weights, amp_level)
         kind = "image/" if name == "condition_encoder" or self.meta.get("image_decoder") else "video/"
-        build = vae.build_encoder if name == "condition_encoder" else vae.build_decoder
-        return build(self.meta["ddconfig"], below(self.files["vae"].weights, kind))
+        weights = below(self.files["vae"].weights, kind)
+        if name == "condition_encoder":
+            return vae.build_encoder(self.meta["ddconfig"], weights)
+        return vae.build_decoder(self.meta["ddconfig"], weights)
 
 
 class Replayed(ImageToVideo):
     """The pipeline itself, with the recorded weights and, in the place of a seed's, the recorded noise."""
 
-    def __init__(self, golden, amp_level):
+    def __init__(self, golden: Golden, amp_level: str) -> None:
         meta = golden.meta
         model = {"unet": meta["unet_config"], "vae": meta["ddconfig"], "clip": meta["clip_config"]["vision_cfg"]}
         config = OmegaConf.create({"model": model})
         super().__init__(config, Recorded(config, golden), amp_level=amp_level)
         self.recorded_noise = golden.inputs["cond_noise"], golden.inputs["noise"]
 
-    def noise(self, image, options):
+    def noise(self, image: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
         return self.recorded_noise
 
 
-def replay(golden, report, amp_level):
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Conditioning, noise levels, every step, latents and frames."""
     meta, image = golden.meta, golden.inputs["image_uint8"]
     options = Options(

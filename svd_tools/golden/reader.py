@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ class Golden:
         UserError: a file that is missing, unreadable or not of this format.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         sidecar = self.path.with_suffix(".json")
         try:
@@ -32,7 +33,7 @@ class Golden:
             raise UserError(f"golden file: {error.filename or error} does not exist") from None
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"golden file {self.path}: not a golden file ({error})") from None
-        groups = {"w": {}, "in": {}, "out": {}, "mid": {}, "grad": {}}
+        groups: dict[str, dict[str, np.ndarray]] = {"w": {}, "in": {}, "out": {}, "mid": {}, "grad": {}}
         scales = self.meta.get("weight_scales", {})
         for key, value in tensors.items():
             group, _, name = key.partition("/")
@@ -47,11 +48,11 @@ class Golden:
         else:
             self.grad_norms = {"": norms} if norms else {}
 
-    def other(self, file_name):
+    def other(self, file_name: str) -> Golden:
         """The golden file of that name in the same folder."""
         return Golden(self.path.parent / file_name)
 
 
-def below(tensors, prefix):
+def below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The entries whose names start with prefix, without it."""
     return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from svd_tools.golden.limits import PRECISIONS
+
+if TYPE_CHECKING:
+    from svd_tools.golden.reader import Golden
 
 NORMS = "grad norms of all parameters"
 
@@ -22,12 +26,12 @@ class Row(NamedTuple):
     share: float = 0.0  # of values that differ
 
     @property
-    def value(self):
+    def value(self) -> float:
         """What is judged."""
         return {"absolute": self.max_error, "relative": self.relative, "share": self.share}.get(self.judged, np.inf)
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         # An error without end is none that a limit allows, whatever the limit.
         return bool(np.isfinite(self.value) and self.value <= self.limit < np.inf)
 
@@ -38,8 +42,8 @@ class Report:
     precision: a name of `svd_tools.golden.limits.PRECISIONS`, whose limits count.
     """
 
-    def __init__(self, golden, precision):
-        self.rows = []
+    def __init__(self, golden: Golden, precision: str) -> None:
+        self.rows: list[Row] = []
         self.limits = PRECISIONS[precision].limits
         self._references = {
             **{f"out/{name}": value for name, value in golden.outputs.items()},
@@ -49,7 +53,7 @@ class Report:
         self._norms = golden.grad_norms
         self.open = {*self._references, *(_norms_stage(group) for group in self._norms)}
 
-    def compare(self, stage, ours, kind="forward"):
+    def compare(self, stage: str, ours: np.ndarray, kind: str = "forward") -> None:
         """Compare with the recorded tensor of that name ("out/main").
 
         kind: "forward", "loss" and "sampler" are judged relative to the largest recorded value, "preprocessing" by the
@@ -62,7 +66,7 @@ class Report:
         else:
             self._add(stage, ours, "absolute" if kind == "preprocessing" else "relative", self.limits[kind])
 
-    def compare_gradients(self, group, found):
+    def compare_gradients(self, group: str, found: Mapping[str, np.ndarray]) -> None:
         """All recorded gradients of one probe loss, and the norms of those of all parameters where they are recorded.
 
         Args:
@@ -88,7 +92,7 @@ class Report:
         if group in self._norms and not norms.keys() - found.keys():
             self._add_norms(_norms_stage(group), norms, found, noise, mix_noise)
 
-    def _add(self, stage, ours, judged, limit):
+    def _add(self, stage: str, ours: np.ndarray, judged: str, limit: float) -> None:
         self.open.discard(stage)
         reference, ours = np.asarray(self._references[stage], np.float64), np.asarray(ours, np.float64)
         if ours.shape != reference.shape or not reference.size:
@@ -101,7 +105,8 @@ class Report:
         error = float(errors.max())
         self.rows.append(Row(stage, error, error / largest, judged, limit, float(np.mean(errors != 0))))
 
-    def _add_norms(self, stage, norms, found, noise, mix_noise):
+    def _add_norms(self, stage: str, norms: Mapping[str, float], found: Mapping[str, np.ndarray], noise: float,
+                   mix_noise: float) -> None:
         """One row for all norms: the worst, each relative to itself and what is rounding noise beside it."""
         self.open.discard(stage)
         limit = self.limits["gradient"]
@@ -113,11 +118,11 @@ class Report:
             error, worst = max(error, difference), max(worst, difference / (own * norm + floor))
         self.rows.append(Row(stage, error, worst * limit, "relative", limit))
 
-    def leave_out(self, *stages):
+    def leave_out(self, *stages: str) -> None:
         """Stages that have no meaning at this precision."""
         self.open.difference_update(stages)
 
-    def close(self):
+    def close(self) -> None:
         """Add a failed row for everything recorded that nothing was compared with, and for a file of nothing."""
         for stage in sorted(self.open):
             self.rows.append(Row(f"{stage} (not replayed)", np.inf, np.inf, "missing", 0))
@@ -125,9 +130,9 @@ class Report:
             self.rows.append(Row("(nothing was recorded)", np.inf, np.inf, "missing", 0))
 
 
-def _is_mix(name):
+def _is_mix(name: str) -> bool:
     return name.endswith("mix_factor")
 
 
-def _norms_stage(group):
+def _norms_stage(group: str) -> str:
     return f"{NORMS}, {group.rstrip('/')}" if group else NORMS

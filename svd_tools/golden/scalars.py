@@ -1,5 +1,9 @@
 """scalars_golden: embeddings, noise levels, preconditioning, guidance scales."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from gm.diffusion.conditioning import vector_embedding
@@ -10,8 +14,14 @@ from gm.diffusion.schedules import karras_sigmas
 from gm.networks.embeddings import sinusoidal
 from svd_tools.golden.cells import Run, tensors
 
+if TYPE_CHECKING:
+    from mindspore import Tensor
 
-def replay(golden, report, amp_level):
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
+
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Every output; the part of a name behind an underscore gives the case (sigmas_25, guidance_1.0_2.5_14)."""
     meta, inputs = golden.meta, golden.inputs
     width = meta["outdim"]
@@ -45,9 +55,9 @@ def replay(golden, report, amp_level):
         report.compare(stage, ours)
 
 
-def _scalings(cell, sigma):
+def _scalings(cell: None, sigma: Tensor) -> tuple[Tensor, ...]:
     return preconditioning(sigma)
 
 
-def _preconditioning(sigma):
+def _preconditioning(sigma: np.ndarray) -> list[np.ndarray]:
     return [value.asnumpy() for value in Run(None, _scalings)(*tensors(sigma))]

@@ -1,11 +1,22 @@
 """unet_golden: the whole UNet, its activations and the gradients of a probe loss."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from gm.networks.unet import VideoUNet
 from gm.precision import to_numpy
 from svd_tools.golden.cells import Taps, fill, gradients, tensors
 from svd_tools.golden.report import NORMS
+
+if TYPE_CHECKING:
+    from mindspore import Tensor, nn
+
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
 
 PREFIX = "model.diffusion_model."
 FIELDS = (
@@ -14,23 +25,23 @@ FIELDS = (
 )
 
 
-def build(config, weights, amp_level="O0"):
+def build(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], amp_level: str = "O0") -> VideoUNet:
     """The UNet of a recorded configuration with the recorded weights."""
     cell = VideoUNet(**{name: config[name] for name in FIELDS if name in config})
     return fill(cell, weights, "UNet", amp_level, PREFIX)
 
 
-def probe_loss(out, probe):
+def probe_loss(out: Tensor, probe: Tensor) -> Tensor:
     """sum(out * probe) / sqrt(number of elements): the scalar that recorded gradients belong to."""
     return (out * probe).sum() / out.size**0.5
 
 
-def replay(golden, report, amp_level):
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Every output, activation and gradient of the file."""
     t, inputs = golden.meta["T"], golden.inputs
     x, c_noise, vector = inputs["x"], inputs["timesteps"], inputs["y"]
 
-    def run(unet, context, image_only=None):
+    def run(unet: nn.Cell, context: np.ndarray, image_only: np.ndarray | None = None) -> np.ndarray:
         out, _ = unet(*tensors(x, c_noise, context, vector), t, *tensors(image_only))
         return to_numpy(out)
 
@@ -57,8 +68,8 @@ def replay(golden, report, amp_level):
         report.leave_out("out/loss", NORMS, *(f"grad/{name}" for name in golden.grads))
 
 
-def _replay_gradients(inputs, report, unet, t):
-    def loss(cell, x, context, vector, c_noise, probe):
+def _replay_gradients(inputs: Mapping[str, np.ndarray], report: Report, unet: nn.Cell, t: int) -> None:
+    def loss(cell: nn.Cell, x: Tensor, context: Tensor, vector: Tensor, c_noise: Tensor, probe: Tensor) -> Tensor:
         return probe_loss(cell(x, c_noise, context, vector, t)[0], probe)
 
     arrays = [inputs[name] for name in ("x", "context", "y", "timesteps", "probe")]

@@ -1,5 +1,10 @@
 """vae_golden: the video first stage (encoder, temporal decoder) and the frame-wise one with its quant convolutions."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from gm.diffusion.latents import decode_in_chunks, kl_divergence, sample, split_moments
@@ -8,25 +13,31 @@ from svd_tools.golden.cells import Run, Taps, fill, gradients, tensors
 from svd_tools.golden.reader import below
 from svd_tools.golden.unet import probe_loss
 
+if TYPE_CHECKING:
+    from mindspore import Tensor, nn
+
+    from svd_tools.golden.reader import Golden
+    from svd_tools.golden.report import Report
+
 FIELDS = ("ch", "ch_mult", "num_res_blocks", "z_channels")
 ENCODER_PARTS, DECODER_PARTS = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")
 
 
-def build_encoder(config, weights):
+def build_encoder(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> VaeEncoder:
     """The encoder of a recorded configuration; with quant_conv where the weights have one."""
     quant_conv = any(name.startswith("quant_conv.") for name in weights)
     cell = VaeEncoder(**{name: config[name] for name in FIELDS}, quant_conv=quant_conv)
     return fill(cell, {n: w for n, w in weights.items() if n.startswith(ENCODER_PARTS)}, "VAE encoder")
 
 
-def build_decoder(config, weights):
+def build_decoder(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> VaeDecoder:
     """The decoder of a recorded configuration: temporal unless the weights have a post_quant_conv."""
     temporal = not any(name.startswith("post_quant_conv.") for name in weights)
     cell = VaeDecoder(**{name: config[name] for name in FIELDS}, temporal=temporal)
     return fill(cell, {n: w for n, w in weights.items() if n.startswith(DECODER_PARTS)}, "VAE decoder")
 
 
-def replay(golden, report, amp_level):
+def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Every output, activation and gradient of the file. The VAE is float32 at every amp_level."""
     config, inputs = golden.meta["ddconfig"], golden.inputs
     video, image = below(golden.weights, "video/"), below(golden.weights, "image/")
@@ -34,7 +45,8 @@ def replay(golden, report, amp_level):
     encoder = build_encoder(config, video)
     moments = encoder(*tensors(inputs["img"])).asnumpy()
     report.compare("out/video_enc_moments", moments)
-    report.compare("out/video_enc_sample", sample(*split_moments(moments), inputs["eps"]))
+    mean, std = split_moments(moments)
+    report.compare("out/video_enc_sample", sample(mean, std, inputs["eps"]))
     report.compare("out/video_kl_loss", np.reshape(kl_divergence(moments), 1), "loss")
     encoder = build_encoder(config, image)
     moments = encoder(*tensors(inputs["img"])).asnumpy()
@@ -57,13 +69,14 @@ def replay(golden, report, amp_level):
     _replay_gradients(golden, report, decoder, t)
 
 
-def _replay_tails(golden, report, config, video, t):
+def _replay_tails(golden: Golden, report: Report, config: Mapping[str, Any], video: Mapping[str, np.ndarray],
+                  t: int) -> None:
     """The last norm, swish and convolution on small inputs, which show a wrong epsilon."""
 
-    def encoder_tail(cell, x):
+    def encoder_tail(cell: nn.Cell, x: Tensor) -> Tensor:
         return cell.conv_out(cell.norm_out(x))
 
-    def decoder_tail(cell, x):
+    def decoder_tail(cell: nn.Cell, x: Tensor) -> Tensor:
         return cell.conv_out(cell.norm_out(x), t)
 
     encoder, decoder = build_encoder(config, video).encoder, build_decoder(config, video).decoder
@@ -73,8 +86,8 @@ def _replay_tails(golden, report, config, video, t):
     report.compare("out/eps_dec_tail", run(*tensors(golden.inputs["small_dec_tail"])).asnumpy())
 
 
-def _replay_gradients(golden, report, decoder, t):
-    def loss(cell, z, probe):
+def _replay_gradients(golden: Golden, report: Report, decoder: nn.Cell, t: int) -> None:
+    def loss(cell: nn.Cell, z: Tensor, probe: Tensor) -> Tensor:
         return probe_loss(cell(z, t), probe)
 
     value, found = gradients(decoder, loss, [golden.inputs["z"], golden.inputs["probe"]])

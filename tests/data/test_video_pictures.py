@@ -109,6 +109,14 @@ def test_structures_that_are_not_whole_cut_nothing_off(plain, tmp_path, suffix):
         assert container_crop(tmp_path / "b", 1, 0, (HEIGHT, WIDTH)) == (0, 0, 0, 0)
 
 
+def test_a_track_that_describes_no_picture_is_cropped_by_nothing(tmp_path):
+    path = tmp_path / "bare.mkv"
+    entry = bytes([0xAE, 0x80 + 3, 0x83, 0x80 + 1, 1])  # a video, and no element Video in it
+    tracks = bytes.fromhex("1654AE6B") + bytes([0x80 + len(entry)]) + entry
+    path.write_bytes(bytes.fromhex("1A45DFA380 18538067") + bytes([0x80 + len(tracks)]) + tracks)
+    assert container_crop(path, 1, 0, (HEIGHT, WIDTH)) == (0, 0, 0, 0)
+
+
 def test_the_part_that_the_container_says_is_shown_in_matroska(plain, tmp_path):
     ffmpeg("-i", plain, "-c", "copy", tmp_path / "plain.mkv")
     content = (tmp_path / "plain.mkv").read_bytes()
