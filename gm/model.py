@@ -25,7 +25,7 @@ class Component(NamedTuple):
 
 
 def _vae_section(model: DictConfig) -> dict[str, Any]:
-    section: dict[str, Any] = OmegaConf.to_container(model.vae, resolve=True)
+    section: Any = OmegaConf.to_container(model.vae, resolve=True)
     section.pop("temporal_decoder")
     return section
 

@@ -5,7 +5,10 @@ mode reads this module's names when it compiles, so the binding has to happen be
 `python -m gm.ops` prints the choice and the reason for each.
 """
 
+from __future__ import annotations
+
 import os
+from typing import Callable
 
 from mindspore.ops import (
     arange,
@@ -67,12 +70,12 @@ __all__ = [
 _USUAL_SCORES = reference.MAX_SCORES
 
 
-def bind(chosen):
+def bind(chosen: dict[str, Callable]) -> None:
     """Make {operation: function} the operations of this module."""
     globals().update(chosen)
 
 
-def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
+def set_device(device_target: str | None = None, mode: int = GRAPH_MODE, fast_float32: bool = False) -> None:
     """Choose device and execution mode (see `gm.ops.context.set_device`) and bind the fastest operations for them."""
     context.set_device(device_target, mode, fast_float32)
     library = compiled_library()
@@ -86,23 +89,23 @@ def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     bind(choose(device(), version(), library is not None, chip, forms))
 
 
-def compiled_library():
+def compiled_library() -> str | None:
     """Path of the kernels that are compiled for the device in use, or None where there are none."""
     return {"CPU": native.library, "GPU": cuda.library}.get(device(), lambda: None)()
 
 
-def why_no_bfloat16():
+def why_no_bfloat16() -> str | None:
     """Why bfloat16 cannot be computed on the device in use, or None where it can."""
     return float32.why_no_bfloat16(device())
 
 
-def memory_setting():
+def memory_setting() -> Setting:
     """What of the choices made here decides how much memory networks take: `gm.estimate.Setting`."""
     kernels = device() != "CPU" or native.library() is not None  # other devices' own operations hold no scores either
     return Setting(context.mode() == GRAPH_MODE, kernels)
 
 
-def set_memory_budget(budget=None):
+def set_memory_budget(budget: int | None = None) -> int:
     """Choose how many scores attention holds at once; after `set_device` and before a network first runs.
 
     The result depends on it up to rounding. Graph mode writes every piece out: many small ones take long to compile.

@@ -1,16 +1,18 @@
 """How a compiled kernel is told a number: it takes tensors alone, and these are constants of the graph."""
 
+from __future__ import annotations
+
 import numpy as np
 from mindspore import Tensor, ops
 
 
 @ops.constexpr
-def constant(value):
+def constant(value: float) -> Tensor:
     """float32 (1,) of that value."""
     return Tensor(np.array([value], np.float32))
 
 
 @ops.constexpr
-def of_length(count):
+def of_length(count: int) -> Tensor:
     """A tensor whose length is the number."""
     return Tensor(np.zeros(count, np.float32))

@@ -18,22 +18,22 @@ GRAPH_MODE, PYNATIVE_MODE = 0, 1
 _CONVOLUTION = "precomp_gemm"
 
 
-def version():
+def version() -> tuple[int, ...]:
     """The mindspore version as a tuple such as (2, 8, 0)."""
     return tuple(int(part) for part in ms.__version__.split(".")[:3] if part.isdigit())
 
 
-def device():
+def device() -> str:
     """The device in use: "CPU", "GPU" or "Ascend"."""
     return ms.get_context("device_target")
 
 
-def mode():
+def mode() -> int:
     """GRAPH_MODE or PYNATIVE_MODE."""
     return ms.get_context("mode")
 
 
-def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
+def set_device(device_target: str | None = None, mode: int = GRAPH_MODE, fast_float32: bool = False) -> None:
     """Choose device and execution mode. Call once, before any network is built.
 
     Args:
@@ -68,14 +68,14 @@ def set_device(device_target=None, mode=GRAPH_MODE, fast_float32=False):
     _log_where_the_user_cannot_see(logging.getLogger("mindspore"))
 
 
-def _keep_nchw():
+def _keep_nchw() -> None:
     """Turn off the GPU back end's own turn of float16 graphs from NCHW to NHWC: it gets wrong what is added to a
     convolution's result, the bias and a value for each channel (2.8.0 on an H200: wrong by 0.6 and 0.9 of the largest
     value, 6e-4 without; docs/devices.md)."""
     ms.set_context(disable_format_transform=True)
 
 
-def _log_where_the_user_cannot_see(logger):
+def _log_where_the_user_cannot_see(logger: logging.Logger) -> None:
     """Keep mindspore's Python-side warnings about its own future out of the progress bars; errors still show."""
     if "GLOG_v" not in os.environ:
         logger.setLevel(logging.ERROR)

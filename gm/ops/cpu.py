@@ -5,7 +5,10 @@ element (each operand, where they broadcast) and keep it for as long as the comp
 192x320 with the small VAE took 16 GB in graph mode, 2.5 GB in PyNative.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -23,53 +26,53 @@ _scale_shift = ops.BatchNorm(is_training=False, epsilon=1e-12)
 
 
 @functools.lru_cache(maxsize=256)
-def _row_order_array(shape, axes):
+def _row_order_array(shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
     return np.arange(np.prod(shape), dtype=np.int32).reshape(shape).transpose(axes).reshape(-1)
 
 
 @ops.constexpr
-def _row_order(shape, axes):
+def _row_order(shape: tuple[int, ...], axes: tuple[int, ...]) -> Tensor:
     """For a transposition that leaves the last axis in place: which row of the input each row of the output is."""
     return Tensor(_row_order_array(shape, axes))
 
 
-def transpose(x, *axes):
+def transpose(x: Tensor, *axes: int) -> Tensor:
     """`reference.transpose`; where the last axis stays, as a gather of rows (2.1 times faster, no index kept)."""
     if axes[-1] != x.ndim - 1:
         return reference.transpose(x, *axes)
     rows = ops.gather(x.reshape(-1, x.shape[-1]), _row_order(x.shape[:-1], axes[:-1]), 0)
     shape = ()
     for axis in axes:
-        shape = shape + (x.shape[axis],)
+        shape = shape + (x.shape[axis],)  # type: ignore[assignment]  # a tuple grows, as graph mode wants it
     return rows.reshape(shape)
 
 
-def linear_to_tokens(x, weight, bias):
+def linear_to_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`reference.linear_to_tokens` as one matrix product (2.2 times faster)."""
     n, _, s = x.shape
     y = _bmm_transposed_both(x, ops.broadcast_to(reference.when_needed(weight, x), (n,) + weight.shape))
     return _bias_add(y.reshape(n * s, -1), bias).reshape(n, s, -1)
 
 
-def linear_to_channels(x, weight, bias):
+def linear_to_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`reference.linear_to_channels` as one matrix product (1.6 times faster)."""
     n, s, _ = x.shape
     y = _bmm_transposed_b(ops.broadcast_to(reference.when_needed(weight, x), (n,) + weight.shape), x)
     return _bias_add(y.reshape(n, -1, s, 1), bias).reshape(n, -1, s)
 
 
-def add_per_channel(x, values):
+def add_per_channel(x: Tensor, values: Tensor) -> Tensor:
     """`reference.add_per_channel` as a bias of n * c channels (1.8 times faster, no index kept)."""
     n, c = values.shape
     return _bias_add(x.reshape(1, n * c, -1, 1), values.reshape(-1)).reshape(x.shape)
 
 
-def add_to_tokens(x, values):
+def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
     """`reference.add_to_tokens` with the values written out first (1.4 times faster, no index kept)."""
     return x + ops.broadcast_to(values, x.shape)
 
 
-def affine_per_channel(x, scale, shift):
+def affine_per_channel(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """`reference.affine_per_channel` through the BatchNorm primitive, with n * c channels (no index kept)."""
     n, c = scale.shape
     zeros, ones = ops.zeros((n * c,), ms.float32), ops.ones((n * c,), ms.float32)
@@ -78,7 +81,7 @@ def affine_per_channel(x, scale, shift):
     return y.reshape(x.shape).astype(x.dtype)
 
 
-def log(x):
+def log(x: Tensor) -> Tensor:
     """`reference.log` with 512 copies of every value.
 
     On a handful of values the Log kernel of 2.8.0 in graph mode changes its last bit between launches (seen at the 5th
@@ -88,19 +91,19 @@ def log(x):
     return ops.log(copies)[:, 0].reshape(x.shape)
 
 
-def layer_norm(x, weight, bias, eps):
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`reference.layer_norm` through the LayerNorm primitive (5 times faster in PyNative, 1.9 times in graph mode)."""
     y, _, _ = ops.LayerNorm(-1, -1, eps)(x.astype(ms.float32), weight, bias)
     return y.astype(x.dtype)
 
 
 @functools.cache
-def _batch_norm(eps):
+def _batch_norm(eps: float) -> Any:
     # The kernel writes running statistics into its inputs, which are constants here; momentum 0 leaves them alone.
     return ops.BatchNorm(is_training=True, epsilon=eps, momentum=0.0)
 
 
-def group_norm(x, weight, bias, groups, eps):
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """`reference.group_norm` through the BatchNorm primitive: (video or frame, group) as its channels."""
     b, c = x.shape[:2]
     rows = b * groups
@@ -112,17 +115,17 @@ def group_norm(x, weight, bias, groups, eps):
     return y.reshape(x.shape).astype(x.dtype)
 
 
-def group_norm_silu(x, weight, bias, groups, eps):
+def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """`reference.group_norm_silu` with this module's norm."""
     return reference.silu(group_norm(x, weight, bias, groups, eps))
 
 
-def attention(q, k, v, heads):
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """`reference.attention` with this module's transposition."""
     return reference.attention_by(transpose, q, k, v, heads)
 
 
-def attention_over_pixels(q, k, v):
+def attention_over_pixels(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`reference.attention_over_pixels` without a transposition, in pieces of `reference.MAX_SCORES` scores at most."""
     n, c, s = q.shape
     q = q * c**-0.5

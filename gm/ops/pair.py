@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -24,22 +25,23 @@ class Pair:
     rank: 0 has the unconditional half, and writes; 1 the conditional one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         parallel.init()
-        self.rank, self._place, self._run, self._meetings = parallel.rank(), 0, None, 0
+        self.rank, self._place, self._meetings = parallel.rank(), 0, 0
+        self._run: folder.RunFolder | None = None
 
-    def meet_in(self, place):
+    def meet_in(self, place: str | Path) -> None:
         """Meet the other device by files in this folder from here on. UserError where it does not see it."""
         if self._run is None:
             self._run = folder.join(place, launcher.worker(), ())
             if self.rank == 0:
                 atexit.register(self._run.remove)
 
-    def begin(self, what):
+    def begin(self, what: str) -> None:
         """What both do next, in words that are the same for both."""
         self._place = zlib.crc32(what.encode(errors="replace")) % _LARGEST
 
-    def both(self, own):
+    def both(self, own: np.ndarray) -> np.ndarray:
         """(the unconditional half, the conditional one), float32 arrays of the same shape, from this device's own.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
@@ -13,7 +14,7 @@ from gm.errors import UserError
 _ready = False
 
 
-def init():
+def init() -> None:
     """Join the other workers that MindSpore's launcher (msrun) started. Call once, after `gm.ops.set_device`.
 
     Raises:
@@ -32,12 +33,12 @@ def init():
     _ready = True
 
 
-def rank():
+def rank() -> int:
     """Number of this process, from 0."""
     return communication.get_rank() if _ready else 0
 
 
-def size():
+def size() -> int:
     """How many processes there are."""
     return communication.get_group_size() if _ready else 1
 
@@ -45,11 +46,11 @@ def size():
 class Sum(nn.Cell):
     """The sum over all processes of a tensor that each of them has with the same shape."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.sum = ops.AllReduce() if size() > 1 else None
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         if self.sum is None:
             return x
         return self.sum(x)
@@ -58,27 +59,27 @@ class Sum(nn.Cell):
 class Mean(Sum):
     """The mean instead."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.size = size()
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         if self.sum is None:
             return x
         return self.sum(x) / self.size
 
 
 @functools.lru_cache(maxsize=2)
-def _cell(kind):
+def _cell(kind: type[Sum]) -> Sum:
     return kind()  # one for all calls: graph mode compiles each cell anew
 
 
-def mean(values):
+def mean(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Numbers (a sequence of floats) -> their means over all processes, float32 array."""
     values = np.asarray(values, np.float32)
     return values if size() == 1 else _cell(Mean)(Tensor(values)).asnumpy()
 
 
-def total(array):
+def total(array: np.ndarray) -> np.ndarray:
     """The sum over all processes of a float32 array that each of them has with the same shape."""
     return array if size() == 1 else _cell(Sum)(Tensor(array)).asnumpy()

@@ -12,7 +12,7 @@ import mindspore as ms
 PLUGINS = {"GPU": "libmindspore_gpu.so.*", "Ascend": "libmindspore_ascend.so*"}
 
 
-def why_not(device, message):
+def why_not(device: str, message: str) -> str:
     """Sentences on what is missing, each with the remedy.
 
     Args:
@@ -26,7 +26,7 @@ def why_not(device, message):
     return "; ".join(found) or message.strip().splitlines()[0]
 
 
-def _gpu():
+def _gpu() -> list[str]:
     cuda = plugins("GPU")
     if not cuda:
         return ["this mindspore has no GPU plugin: the x86-64 Linux wheel has them, for CUDA 11"]
@@ -45,7 +45,7 @@ def _gpu():
     return _libraries(plugin, "put the folders of CUDA's libraries and of cuDNN 8 into LD_LIBRARY_PATH")
 
 
-def _ascend():
+def _ascend() -> list[str]:
     found = []
     if not plugins("Ascend"):
         return ["this mindspore has no Ascend plugin"]
@@ -58,17 +58,17 @@ def _ascend():
     return found + _libraries(plugins("Ascend")[0], "CANN's set_env.sh puts their folders into LD_LIBRARY_PATH")
 
 
-def plugins(device):
+def plugins(device: str) -> list[Path]:
     """The device's plugins in the installed mindspore, sorted paths."""
     return sorted((Path(ms.__file__).parent / "lib" / "plugin").glob(PLUGINS[device]))
 
 
-def cuda_version(plugin):
+def cuda_version(plugin: Path) -> str:
     """CUDA's version such as "11.6" in the name of a GPU plugin."""
     return plugin.name.rsplit("so.", 1)[1]
 
 
-def chosen_plugin(paths, release):
+def chosen_plugin(paths: list[Path], release: str) -> Path | None:
     """The GPU plugin that mindspore takes for a CUDA release: the newest of that major version that is not newer."""
     numbers = {tuple(map(int, cuda_version(path).split("."))): path for path in paths}
     wanted = tuple(map(int, release.split(".")))
@@ -76,24 +76,24 @@ def chosen_plugin(paths, release):
     return numbers[max(fitting)] if fitting else None
 
 
-def nvcc_release(nvcc):
+def nvcc_release(nvcc: Path) -> str | None:
     """CUDA's version such as "11.6" by this nvcc, or None if it does not run."""
     said = _output(nvcc, "--version")
     release = re.search(r"release (\d+\.\d+)", said or "")
     return release and release[1]
 
 
-def missing_libraries(library):
+def missing_libraries(library: Path) -> list[str]:
     """Names of the shared libraries that the system's linker does not find for this one."""
     return list(dict.fromkeys(re.findall(r"(\S+) => not found", _output("ldd", library) or "")))
 
 
-def _libraries(plugin, remedy):
+def _libraries(plugin: Path, remedy: str) -> list[str]:
     missing = missing_libraries(plugin)
     return [f"{plugin.name} needs libraries that are not found: {', '.join(missing)}; {remedy}"] if missing else []
 
 
-def _output(*command):
+def _output(*command: object) -> str | None:
     """What a command printed, or None if it does not run."""
     try:
         return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=20, check=False).stdout

@@ -4,10 +4,13 @@ Letters of the shapes: n = b*t frames (video-major), c channels, h w pixels, s =
 Statistics of norms and the softmax are computed in float32 whatever the inputs are; results have the inputs' dtype.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Callable
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, ops
 
 # Scores held at once by `attention`: 2**26 float32 values are 256 MiB. One frame and head of SVD at 576x1024 has
 # 9216**2 = 85M of them and the whole first level 24 GB in float16, so they are never all held. More are not faster.
@@ -19,7 +22,7 @@ _bmm_transposed = ops.BatchMatMul(transpose_b=True)
 _bias_add = ops.BiasAdd()
 
 
-def transpose(x, *axes):
+def transpose(x: Tensor, *axes: int) -> Tensor:
     """x with its axes reordered, as a dense copy.
 
     Dense because a reshape of a transposed view corrupts the heap in PyNative on CPU with blocking launches (mindspore
@@ -28,7 +31,7 @@ def transpose(x, *axes):
     return x.transpose(axes).contiguous()
 
 
-def when_needed(weight, x):
+def when_needed(weight: Tensor, x: Tensor) -> Tensor:
     """The weight, for something that is computed from it alone, but not before `x` is there.
 
     Without that, graph mode computes such values (a slice, a copy for each frame) for all layers before the first and
@@ -37,7 +40,7 @@ def when_needed(weight, x):
     return ops.depend(weight, x)
 
 
-def widened(weight, x):
+def widened(weight: Tensor, x: Tensor) -> Tensor:
     """The weight in the dtype of `x`, where it is kept in a narrower one (`gm.precision.kept_narrow`): exact.
 
     Not before `x` is there, so that one wide weight at a time is held.
@@ -45,7 +48,7 @@ def widened(weight, x):
     return weight if weight.dtype == x.dtype else when_needed(weight, x).astype(x.dtype)
 
 
-def linear(x, weight, bias=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., c_in), weight (c_out, c_in), bias (c_out,) -> (..., c_out)."""
     y = _matmul_transposed(x.reshape(-1, x.shape[-1]), weight)
     if bias is not None:
@@ -53,44 +56,47 @@ def linear(x, weight, bias=None):
     return y.reshape(x.shape[:-1] + (weight.shape[0],))
 
 
-def linear_to_tokens(x, weight, bias):
+def linear_to_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Channels first to last on the way: x (n, c_in, s) -> (n, s, c_out)."""
     return linear(transpose(x, 0, 2, 1), weight, bias)
 
 
-def linear_to_channels(x, weight, bias):
+def linear_to_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Channels last to first on the way: x (n, s, c_in) -> (n, c_out, s)."""
     return transpose(linear(x, weight, bias), 0, 2, 1)
 
 
-def add_per_channel(x, values):
+def add_per_channel(x: Tensor, values: Tensor) -> Tensor:
     """x (n, c, ...) + values (n, c)."""
     return x + values.reshape(values.shape + (1,) * (x.ndim - 2))
 
 
-def add_to_tokens(x, values):
+def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
     """x (n, s, c) + values (n, 1, c) or (n, s, c)."""
     return x + values
 
 
-def mix(first, second, share):
+def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     """share * first + (1 - share) * second: first and second (n, ...), share (1,) or (n, 1, ...)."""
     return second + share * (first - second)
 
 
-def affine_per_channel(x, scale, shift):
+def affine_per_channel(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x (n, c, ...) * scale (n, c) + shift (n, c)."""
     shape = scale.shape + (1,) * (x.ndim - 2)
     return x * scale.reshape(shape) + shift.reshape(shape)
 
 
-def conv2d(x, weight, bias=None, stride=1, padding=(1, 1, 1, 1)):
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1),
+) -> Tensor:
     """x (n, c_in, h, w), weight (c_out, c_in, kh, kw), zero padding (top, bottom, left, right)."""
     y = ops.Conv2D(weight.shape[0], weight.shape[2:], 1, "pad", padding, stride)(x, weight)
     return y if bias is None else _bias_add(y, bias)
 
 
-def temporal_conv(x, weight, bias):
+def temporal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The (3, 1, 1) convolution over time with one zero frame at either end: x (b, c_in, t, s), weight (o, i, 3, 1, 1).
 
     A 2-D convolution with kernel (3, 1): float32 Conv3d does not exist on Ascend and is 16 times slower on CPU.
@@ -99,7 +105,7 @@ def temporal_conv(x, weight, bias):
     return conv2d(x, kernel, bias, 1, (1, 1, 0, 0))
 
 
-def group_norm(x, weight, bias, groups, eps):
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """x (b, c, ...): statistics over each group's channels and all trailing axes."""
     y = x.astype(ms.float32).reshape(x.shape[0], groups, -1)
     y = y - ops.mean(y, -1, True)
@@ -109,12 +115,12 @@ def group_norm(x, weight, bias, groups, eps):
     return y.astype(x.dtype)
 
 
-def group_norm_silu(x, weight, bias, groups, eps):
+def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """silu(group_norm(...)), as one operation because one pass over memory can do it."""
     return silu(group_norm(x, weight, bias, groups, eps))
 
 
-def layer_norm(x, weight, bias, eps):
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """x (..., c): statistics over the last axis."""
     y = x.astype(ms.float32)
     y = y - ops.mean(y, -1, True)
@@ -122,22 +128,22 @@ def layer_norm(x, weight, bias, eps):
     return (y * weight + bias).astype(x.dtype)
 
 
-def log(x):
+def log(x: Tensor) -> Tensor:
     """Natural logarithm."""
     return ops.log(x)
 
 
-def silu(x):
+def silu(x: Tensor) -> Tensor:
     """x * sigmoid(x)."""
     return x * ops.sigmoid(x)
 
 
-def gelu(x):
+def gelu(x: Tensor) -> Tensor:
     """The exact form, x * Phi(x). (`ops.gelu` and `nn.GELU()` default to the tanh approximation, 4.7e-4 away.)"""
     return x * 0.5 * (1.0 + ops.erf(x * math.sqrt(0.5)))
 
 
-def geglu(x, weight, bias):
+def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """value * gelu(gate) with [value, gate] = linear(x): x (..., c), weight (2 * inner, c) -> (..., inner).
 
     The weight is cut instead of the result: it is the smaller of the two wherever time is spent.
@@ -147,17 +153,17 @@ def geglu(x, weight, bias):
     return linear(x, weight[:inner], bias[:inner]) * gelu(linear(x, weight[inner:], bias[inner:]))
 
 
-def softmax(scores):
+def softmax(scores: Tensor) -> Tensor:
     """Over the last axis."""
     return ops.softmax(scores.astype(ms.float32), -1).astype(scores.dtype)
 
 
-def _softmax_attention(q, k, v):
+def _softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q (m, sq, d), k and v (m, sk, d) -> (m, sq, d), q already scaled."""
     return ops.bmm(softmax(_bmm_transposed(q, k)), v)
 
 
-def attention(q, k, v, heads):
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Softmax attention without mask, scale 1/sqrt(head size): q (n, sq, c), k and v (n, sk, c) -> (n, sq, c).
 
     Works in pieces of at most `MAX_SCORES` scores: several whole (frame, head) pairs at a time, or parts of the
@@ -166,7 +172,7 @@ def attention(q, k, v, heads):
     return attention_by(transpose, q, k, v, heads)
 
 
-def attention_by(transpose, q, k, v, heads):
+def attention_by(transpose: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """`attention` with the given form of `transpose`, by which its heads are parted and joined."""
     n, sq, c = q.shape
     sk, head = k.shape[1], c // heads
@@ -188,13 +194,13 @@ def attention_by(transpose, q, k, v, heads):
     return transpose(out.reshape(n, heads, sq, head), 0, 2, 1, 3).reshape(n, sq, c)
 
 
-def attention_over_pixels(q, k, v):
+def attention_over_pixels(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Single-head attention without mask, scale 1/sqrt(c): q, k, v (n, c, s) -> (n, c, s)."""
-    tokens = (transpose(part, 0, 2, 1) for part in (q, k, v))
-    return transpose(attention(*tokens, 1), 0, 2, 1)
+    q, k, v = transpose(q, 0, 2, 1), transpose(k, 0, 2, 1), transpose(v, 0, 2, 1)
+    return transpose(attention(q, k, v, 1), 0, 2, 1)
 
 
-def upsample_nearest(x):
+def upsample_nearest(x: Tensor) -> Tensor:
     """x (n, c, h, w) -> (n, c, 2h, 2w)."""
     n, c, h, w = x.shape
     x = ops.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2))

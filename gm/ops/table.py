@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Callable, NamedTuple
 
 from gm.errors import UserError
 from gm.ops import ascend, cpu, fused, gpu, reference
@@ -25,13 +26,13 @@ class Row(NamedTuple):
     device: str
     first: tuple[int, ...]
     last: tuple[int, ...]
-    function: object
+    function: Callable
     reason: str
     compiled: bool = False
     not_on: tuple[str, ...] = ()
     asked: bool = False
 
-    def fits(self, device, version, compiled, chip, forms):
+    def fits(self, device: str, version: tuple[int, ...], compiled: bool, chip: str, forms: Collection[str]) -> bool:
         if self.device != device or not self.first <= version < self.last or chip in self.not_on:
             return False
         return (compiled or not self.compiled) and (self.function.__name__ in forms or not self.asked)
@@ -90,7 +91,7 @@ ROWS = (
 )
 
 
-def asked_forms(text):
+def asked_forms(text: str) -> tuple[str, ...]:
     """The operations in SVD_FORMS such as "silu,layer_norm". UserError for one that no row waits for."""
     forms = tuple(name for name in text.replace(" ", "").split(",") if name)
     known = sorted({row.function.__name__ for row in ROWS if row.asked})
@@ -100,7 +101,9 @@ def asked_forms(text):
     return forms
 
 
-def choose(device, version, compiled=False, chip="", forms=()):
+def choose(
+    device: str, version: tuple[int, ...], compiled: bool = False, chip: str = "", forms: Collection[str] = (),
+) -> dict[str, Callable]:
     """{operation: function} for a device ("CPU", "GPU", "Ascend") and a mindspore version such as (2, 8).
 
     compiled: the kernels of `gm.ops.native` are there. chip: of an Ascend. forms: what `asked_forms` returns.
@@ -111,7 +114,7 @@ def choose(device, version, compiled=False, chip="", forms=()):
     return chosen
 
 
-def describe(device, version, compiled, chip="", forms=()):
+def describe(device: str, version: tuple[int, ...], compiled: bool, chip: str = "", forms: Collection[str] = ()) -> str:
     """The table as text: what runs on this device and why, then every row that does not apply here."""
     lines = [f"device {device}, mindspore {'.'.join(map(str, version))}"]
     reasons = {row.function: row.reason for row in ROWS}

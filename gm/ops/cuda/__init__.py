@@ -24,12 +24,12 @@ _OLDEST = (8, 0)
 _WITHOUT = "networks run without the CUDA kernels, several times slower"
 
 
-def _sources():
+def _sources() -> tuple[list[Path], list[Path]]:
     return sorted(FOLDER.glob("*.cu")), sorted(FOLDER.glob("*.cuh"))
 
 
 @functools.cache
-def library():
+def library() -> str | None:
     """Path of the compiled kernels as a string, or None where they can't be had; a line on stderr says why."""
     if os.environ.get("SVD_KERNELS") == "0":
         return None
@@ -54,7 +54,7 @@ def library():
     return None
 
 
-def compute_capability(device):
+def compute_capability(device: int) -> tuple[int, ...]:
     """(major, minor) of a card, by its number, as CUDA's driver says it. Raises OSError."""
     driver = ctypes.CDLL("libcuda.so.1")
     handle, value = ctypes.c_int(), ctypes.c_int()
@@ -68,24 +68,24 @@ def compute_capability(device):
     return tuple(found)
 
 
-def compilers():
+def compilers() -> list[str]:
     """The nvcc's of this machine: of the CUDA that MindSpore uses, on PATH, in the usual place."""
     home = os.environ.get("CUDA_HOME")
     found = [Path(home) / "bin" / "nvcc" if home else None, shutil.which("nvcc"), Path("/usr/local/cuda/bin/nvcc")]
     return list(dict.fromkeys(os.fspath(path) for path in found if path and os.access(path, os.X_OK)))
 
 
-def targets(capability):
+def targets(capability: tuple[int, ...]) -> list[str]:
     """nvcc's options that name the code to make, the best first."""
     number = "{}{}".format(*capability)
     return [f"-gencode=arch=compute_{number},code=sm_{number}", "-gencode=arch=compute_80,code=compute_80"]
 
 
-def _key(nvcc, target):
+def _key(nvcc: str, target: str) -> str:
     units, headers = _sources()
     return built.key_of(built.output(nvcc, "--version"), target, " ".join(_FLAGS), *units, *headers)
 
 
-def _compile(nvcc, target, path):
+def _compile(nvcc: str, target: str, path: Path) -> None:
     units, _ = _sources()
     built.output(nvcc, *_FLAGS, target, *units, "-o", path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +14,13 @@ from gm import cpp, system
 FOLDER = Path(__file__).parent
 
 
-def sources():
+def sources() -> tuple[list[Path], list[Path]]:
     """(.cpp files, what they include)."""
     return sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
 
 
 @functools.cache
-def library():
+def library() -> str | None:
     """Path of the compiled kernels as a string, or None where they can't be had; a line on stderr says why."""
     path = cpp.library("kernels", *sources(), "networks faster on this CPU", "networks run without them")
     if path is not None:
@@ -28,7 +29,7 @@ def library():
 
 
 @functools.cache
-def _widen():
+def _widen() -> Any:
     """The function that widens float16, or None without the library."""
     path = library()
     if path is None:
@@ -38,7 +39,7 @@ def _widen():
     return function
 
 
-def convert(to, values):
+def convert(to: np.ndarray, values: np.ndarray) -> None:
     """Write a flat, contiguous array to another one of the same length and any dtype: what NumPy's copyto does.
 
     From float16 to float32, the kernel is ten times faster than NumPy, with the same result to the last bit.
