@@ -149,7 +149,7 @@ class Making:
             with timed(video.seconds, "conditioning"):
                 yield from self._load("clip", "condition_encoder")
                 yield Encoding()
-                keep = {} if video is begun[-1] else {"keep": True}
+                keep = video is not begun[-1]
                 image, end = video.chain.image, getattr(video.source, "end", None)
                 assert image is not None  # given latents are a first segment, which is not sampled
                 first, last = self._condition(image, end, each, keep)
@@ -168,13 +168,13 @@ class Making:
                 yield Loading(PARTS[part], done, total)
 
     def _condition(self, image: np.ndarray, end: np.ndarray | None, options: Options,
-                   keep: dict[str, bool]) -> tuple[Conditioning, Conditioning | None]:
-        """`Conditioning` of the picture and of what the video ends with, or None. keep: the last argument of
-        `gm.pipeline.ImageToVideo.condition`, if any."""
+                   keep: bool) -> tuple[Conditioning, Conditioning | None]:
+        """`Conditioning` of the picture and of what the video ends with, or None. keep: see
+        `gm.pipeline.ImageToVideo.condition`."""
         if end is not None and end is not image:
             first = self.pipeline.condition(image, options, keep=True)
-            return first, self.pipeline.condition(end, options, **keep)
-        conditioning = self.pipeline.condition(image, options, **keep)
+            return first, self.pipeline.condition(end, options, keep=keep)
+        conditioning = self.pipeline.condition(image, options, keep=keep)
         return conditioning, None if end is None else conditioning
 
     def _sample(self, begun: list[_Begun], options: list[Options], conditionings: list[Conditioning],
@@ -188,8 +188,8 @@ class Making:
         preview = Preview(images[0], conditionings[0].concat[0])
         yield Sampling(0, options[0].sampling_steps)
         if len(begun) == 1:
-            more = {"end": ends[0], "known": begun[0].chain.known}
-            steps = self.pipeline.steps(images[0], options[0], conditionings[0], **more)
+            end, known = ends[0], begun[0].chain.known
+            steps = self.pipeline.steps(images[0], options[0], conditionings[0], end=end, known=known)
         else:
             steps = self.pipeline.steps_together(images, options, conditionings, ends)
         frames = options[0].num_frames

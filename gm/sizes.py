@@ -23,17 +23,18 @@ def size_multiple(model: DictConfig) -> int:
     return vae_factor(model) * 2 ** (len(model.unet.channel_mult) - 1)
 
 
-def vae_factor(model):
+def vae_factor(model: DictConfig) -> int:
     """Pixels of a picture's side for one of its latent's: 8 for SVD."""
     return 2 ** (len(model.vae.ch_mult) - 1)
 
 
-def latent_shape(model, size):
+def latent_shape(model: DictConfig, size: tuple[int, int]) -> tuple[int, int, int]:
     """(channels, height, width) of the latent of a picture of `size`, (height, width) in pixels."""
-    return model.vae.z_channels, *(side // vae_factor(model) for side in size)
+    factor = vae_factor(model)
+    return model.vae.z_channels, size[0] // factor, size[1] // factor
 
 
-def embedding_width(model):
+def embedding_width(model: DictConfig) -> int:
     """Of each of the three numbers that the UNet is told: fps, motion bucket, noise augmentation."""
     return model.unet.adm_in_channels // 3
 

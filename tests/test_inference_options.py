@@ -43,7 +43,7 @@ def small_svd_xt(tmp_path, untrained, monkeypatch):
 def test_the_originals_command(tmp_path, picture, small_svd_xt, monkeypatch):
     told = []
     condition = pipeline.condition
-    monkeypatch.setattr(pipeline, "condition", lambda *a: told.append(condition(*a)) or told[-1])
+    monkeypatch.setattr(pipeline, "condition", lambda *a, **k: told.append(condition(*a, **k)) or told[-1])
     command = (f"--input_path={picture} --num_frames=20 --version=svd_xt --fps_id=5 --motion_bucket_id=100 "
                f"--cond_aug=0.01 --seed=42 --decoding_t=10 --device=cpu --output_folder={tmp_path / 'out'}")
     assert image_to_video.main(command.split()) == 0

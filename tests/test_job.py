@@ -91,8 +91,8 @@ def test_memory_that_runs_out_is_told_with_the_estimate(tmp_path, model, monkeyp
 def test_a_job_that_is_closed_leaves_no_file_and_no_memory_but_the_model(tmp_path, model, monkeypatch):
     held, condition, decode_chunks = [], model.pipeline.condition, model.pipeline.decode_chunks
 
-    def watched(*arguments):
-        found = condition(*arguments)
+    def watched(*arguments, **more):
+        found = condition(*arguments, **more)
         held.append(weakref.ref(found.concat))
         return found
 

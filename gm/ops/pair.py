@@ -33,7 +33,8 @@ class Pair:
     def meet_in(self, place: str | Path) -> None:
         """Meet the other device by files in this folder from here on. UserError where it does not see it."""
         if self._run is None:
-            self._run = folder.join(place, launcher.worker(), ())
+            worker = launcher.worker()  # there is one: this process has joined the launcher's others
+            self._run = folder.join(place, worker, ())  # type: ignore[arg-type]  # see above
             if self.rank == 0:
                 atexit.register(self._run.remove)
 
