@@ -5,13 +5,15 @@ What other programs use is here by name, `from gm import ImageToVideo`; docs/api
 
 from __future__ import annotations
 
+# Nothing that takes long to import: until a program has run `gm.interrupts.catch`, Ctrl-C is a traceback.
 import importlib
 import importlib.util
 import os
 import re
 
-# Nothing that takes long to import: until a program has run `gm.interrupts.catch`, Ctrl-C is a traceback.
-from typing import Any
+TYPE_CHECKING = False  # typing's own takes time
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.2.0"
 

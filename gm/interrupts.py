@@ -13,10 +13,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
 
+TYPE_CHECKING = False  # typing's own takes time to import, in which Ctrl-C is a traceback
 if TYPE_CHECKING:
     import ctypes
+    from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL = 1.0  # seconds, after which the waiting thread looks whether there is a library
