@@ -13,7 +13,7 @@ def decay_after(updates):
     return min(MAX_DECAY, (1 + updates) / (10 + updates))
 
 
-def _blend(share, mean, weight):
+def _blend(share: Tensor, mean: Parameter, weight: Parameter) -> Tensor:
     return ops.assign_add(mean, (weight - mean) * share)
 
 
@@ -31,7 +31,7 @@ class Ema(nn.Cell):
         )
         self.map = ops.HyperMap()
 
-    def construct(self, share):
+    def construct(self, share: Tensor) -> tuple[Tensor, ...]:
         return self.map(ops.partial(_blend, share), self.means, self.weights)
 
     def update(self, updates):

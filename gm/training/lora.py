@@ -29,7 +29,7 @@ class LoraLinear(nn.Cell):
         self.lora_down = _parameter(name + DOWN, _initial(name + DOWN, (rank, in_channels), seed), dtype)
         self.lora_up = _parameter(name + UP, _initial(name + UP, (out_channels, rank), seed), dtype)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         change = ops.linear(ops.linear(x, self.lora_down), self.lora_up)
         return ops.linear(x, self.weight, self.bias) + self.scale * change
 
@@ -97,7 +97,7 @@ def add_lora(denoiser, settings, temporal_only, seed):
     return chosen
 
 
-def _put(attention, target, layer):
+def _put(attention: Attention, target: str, layer: LoraLinear) -> None:
     """A layer in the place of another, without what MindSpore then puts before its parameters' names."""
     names = [(p, p.name) for p in layer.get_parameters()]
     if target == "to_out":

@@ -14,51 +14,52 @@ from gm.training.step import Clear, zeros_like_each
 _adam = ops.AdamWeightDecay()
 
 
-def _mean(reduce, total):
+def _mean(reduce: nn.Cell, total: Parameter) -> Tensor:
     return ops.assign(total, reduce(total))
 
 
-def _square_sum(total):
+def _square_sum(total: Parameter) -> Tensor:
     # Of rows first: over all axes at once, MindSpore's CPU kernel takes four times as long.
     rows = total.reshape(total.shape[0], -1)
     return ops.reduce_sum(ops.reduce_sum(rows * rows, -1))
 
 
-def _update(rate, beta1, beta2, eps, decay, factor, weight, first, second, total, decayed):
+def _update(rate: Tensor, beta1: float, beta2: float, eps: Tensor, decay: Tensor, factor: Tensor, weight: Parameter,
+            first: Parameter, second: Parameter, total: Parameter, decayed: float) -> Tensor:
     updated = _adam(weight, first, second, rate, beta1, beta2, eps, decay * decayed, total * factor)
     return ops.depend(updated, ops.assign(total, ops.zeros_like(total)))
 
 
-def _take(reduce, weight, mine):
+def _take(reduce: nn.Cell, weight: Parameter, mine: float) -> Tensor:
     return ops.assign(weight, reduce(weight * mine))
 
 
-def _copy(parameter, weight):
+def _copy(parameter: Parameter, weight: Parameter) -> Tensor:
     return ops.assign(parameter, weight.astype(parameter.dtype))
 
 
 class _Mean(nn.Cell):
     """Replace the gradients by their means over all devices."""
 
-    def __init__(self, sums):
+    def __init__(self, sums: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.sums = sums
         self.reduce = parallel.Mean()
         self.map = ops.HyperMap()
 
-    def construct(self):
+    def construct(self) -> tuple[Tensor, ...]:
         return self.map(ops.partial(_mean, self.reduce), self.sums)
 
 
 class _Norm(nn.Cell):
     """Length of all gradients together, of factor * sums."""
 
-    def __init__(self, sums):
+    def __init__(self, sums: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.sums = sums
         self.map = ops.HyperMap()
 
-    def construct(self, factor):
+    def construct(self, factor: Tensor) -> Tensor:
         return factor * ops.sqrt(ops.addn(self.map(_square_sum, self.sums)))
 
 
@@ -66,7 +67,7 @@ class _Update(nn.Cell):
     """The update itself, one fused kernel for each weight. Their sums are cleared on the way, while they are in the
     processor's cache."""
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer: AdamW) -> None:
         super().__init__(auto_prefix=False)
         self.weights, self.sums = (
             ParameterTuple([p for p, mine in zip(group, optimizer.mine) if mine])
@@ -77,7 +78,7 @@ class _Update(nn.Cell):
         self.decayed = tuple(1.0 if len(w.shape) > 1 else 0.0 for w in self.weights)
         self.map = ops.HyperMap()
 
-    def construct(self, rate, eps, decay, factor):
+    def construct(self, rate: Tensor, eps: Tensor, decay: Tensor, factor: Tensor) -> Tensor:
         function = ops.partial(_update, rate, self.beta1, self.beta2, eps, decay, factor)
         return ops.depend(rate, self.map(function, self.weights, self.first, self.second, self.sums, self.decayed))
 
@@ -85,25 +86,25 @@ class _Update(nn.Cell):
 class _Share(nn.Cell):
     """Give every device the weights that the others have updated."""
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer: AdamW) -> None:
         super().__init__(auto_prefix=False)
         self.weights, self.sum = optimizer.weights, parallel.Sum()
         self.mine = tuple(map(float, optimizer.mine))
         self.map = ops.HyperMap()
 
-    def construct(self):
+    def construct(self) -> tuple[Tensor, ...]:
         return self.map(ops.partial(_take, self.sum), self.weights, self.mine)
 
 
 class _Copy(nn.Cell):
     """Give a float16 network the weights, which are kept in float32 beside it."""
 
-    def __init__(self, pairs):
+    def __init__(self, pairs: list[tuple[Parameter, Parameter]]) -> None:
         super().__init__(auto_prefix=False)
         self.parameters, self.weights = (ParameterTuple([pair[i] for pair in pairs]) for i in (0, 1))
         self.map = ops.HyperMap()
 
-    def construct(self):
+    def construct(self) -> tuple[Tensor, ...]:
         return self.map(_copy, self.parameters, self.weights)
 
 

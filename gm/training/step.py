@@ -52,20 +52,20 @@ def zeros_like_each(parameters, prefix):
 class ScaledLoss(nn.Cell):
     """(mean loss * scale, loss of every sample): float16 gradients need a loss large enough not to vanish."""
 
-    def __init__(self, loss):
+    def __init__(self, loss: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.loss = loss
 
-    def construct(self, scale, *inputs):
+    def construct(self, scale: Tensor, *inputs: Tensor | int) -> tuple[Tensor, Tensor]:
         losses = self.loss(*inputs)
         return ops.mean(losses) * scale, losses
 
 
-def _add(total, gradient):
+def _add(total: Parameter, gradient: Tensor) -> Tensor:
     return ops.assign_add(total, gradient.astype(ms.float32))
 
 
-def _clear(total):
+def _clear(total: Parameter) -> Tensor:
     return ops.assign(total, ops.zeros_like(total))
 
 
@@ -85,7 +85,7 @@ class GradientSums(nn.Cell):
         self.gradients = ms.value_and_grad(ScaledLoss(loss), None, self.weights, has_aux=True)
         self.map = ops.HyperMap()
 
-    def construct(self, scale, *inputs):
+    def construct(self, scale: Tensor, *inputs: Tensor | int) -> Tensor:
         """The loss's arguments after the loss scale, a tensor -> loss of every sample (frame), float32 (n,)."""
         (_, losses), gradients = self.gradients(scale, *inputs)
         return ops.depend(losses, self.map(_add, self.sums, gradients))
@@ -94,10 +94,10 @@ class GradientSums(nn.Cell):
 class Clear(nn.Cell):
     """Set the sums of gradients to zero."""
 
-    def __init__(self, sums):
+    def __init__(self, sums: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.sums = sums
         self.map = ops.HyperMap()
 
-    def construct(self):
+    def construct(self) -> tuple[Tensor, ...]:
         return self.map(_clear, self.sums)
