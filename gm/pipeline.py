@@ -95,7 +95,7 @@ class ImageToVideo:
         self.weights = checkpoint if isinstance(checkpoint, ModelWeights) \
             else Weights(self.config, checkpoint, base, use_ema)
         self.deltas = Deltas(delta, unet_shapes(build_component(self.config, "unet")) if delta else {})
-        self.warnings = self.deltas.warnings(self.weights)
+        self.warnings = self.deltas.warnings(self.weights if isinstance(self.weights, Weights) else None)
         check_amp_level(amp_level)
         self.amp_level = amp_level
         self.low_memory = low_memory

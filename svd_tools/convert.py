@@ -13,7 +13,7 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             options.to, options.base, options.use_ema, lambda parts: _configs(options.config, parts))
 
 
-def _configs(config: str, parts: Iterable[str]) -> dict[str, Any]:
+def _configs(config: str, parts: Collection[str]) -> dict[str, Any]:
     """diffusers' configs of a model's YAML file, and a word where diffusers cannot build that model."""
     from gm.checkpoint.diffusers_configs import model_configs
     from gm.model import load_model_config

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gm.errors import UserError
 
 
-def cast(array, dtype, name, remedy):
+def cast(array: np.ndarray, dtype: Any, name: str, remedy: str) -> np.ndarray:
     """`array` as `dtype`. UserError, with the remedy, for values beyond what the type can hold; NaN is passed over."""
     dtype = np.dtype(dtype)
     if array.size and np.finfo(dtype).max < np.finfo(array.dtype).max:

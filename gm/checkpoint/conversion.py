@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
 
@@ -35,8 +36,12 @@ FORMATS = ("safetensors", "ckpt")
 DTYPES = ("float16", "float32")
 
 
-def convert(weights_file, expected, out_dir, dtype=None, file_format="safetensors", overwrite=False, to=MINDSPORE,
-            base=None, use_ema=False, configs=None):
+def convert(
+    weights_file: str | Path, expected: dict[str, tuple[int, ...]], out_dir: str | Path, dtype: str | None = None,
+    file_format: str = "safetensors", overwrite: bool = False, to: str = MINDSPORE,
+    base: str | Path | None = None, use_ema: bool = False,
+    configs: Callable[[list[str]], dict[str, Any]] | None = None,
+) -> Path:
     """Write the parameters `expected` of a checkpoint in another layout, called like the input.
 
     Args:
@@ -76,7 +81,7 @@ def convert(weights_file, expected, out_dir, dtype=None, file_format="safetensor
     return path
 
 
-def _renamed(checkpoint, sources, to):
+def _renamed(checkpoint: View, sources: dict[str, str], to: str) -> View:
     """The `View` of what is written, under the original names and in the order of the input: read front to back."""
     names = {source: name for name, source in sources.items()}
     if to == ORIGINAL:
@@ -86,7 +91,7 @@ def _renamed(checkpoint, sources, to):
                                   if source in names})
 
 
-def _output_path(source, out_dir, suffix, overwrite):
+def _output_path(source: Path, out_dir: str | Path, suffix: str, overwrite: bool) -> Path:
     folder = Path(out_dir)
     stem = source.name if source.is_dir() else source.name.split(".safetensors")[0] if ".safetensors" in source.name \
         else source.stem
@@ -105,21 +110,21 @@ def _output_path(source, out_dir, suffix, overwrite):
     return path
 
 
-def _output_dtype(source, wanted):
+def _output_dtype(source: np.dtype, wanted: str | None) -> np.dtype:
     if wanted is not None:
         return np.dtype(wanted)
     return source if source.name in DTYPES else np.dtype(np.float32)
 
 
-def _entries(view, dtype):
+def _entries(view: View, dtype: str | None) -> list[tuple[str, tuple[int, ...], np.dtype]]:
     return [(name, tuple(view.shape(name)), _output_dtype(view.dtype(name), dtype)) for name in view.names()]
 
 
-def _reader(view, entries):
+def _reader(view: View, entries: list[tuple[str, tuple[int, ...], np.dtype]]) -> Callable[[str], np.ndarray]:
     """Function of a name -> the tensor in its output type; warns of values that are no numbers already."""
     types = {name: to for name, _, to in entries}
 
-    def read(name):
+    def read(name: str) -> np.ndarray:
         view.release()
         array = cast(view.read(name), types[name], name, "convert with --dtype=float32")
         if not np.isfinite(array).all():
@@ -129,19 +134,19 @@ def _reader(view, entries):
     return read
 
 
-def _bar(path, entries):
+def _bar(path: Path, entries: list[tuple[str, tuple[int, ...], np.dtype]]) -> Any:
     total = sum(int(np.prod(shape)) * to.itemsize for _, shape, to in entries)
     return progress_bar(total, path.name, "B", scale=True)
 
 
-def _write(path, view, dtype, metadata=None):
+def _write(path: Path, view: View, dtype: str | None, metadata: dict[str, str] | None = None) -> None:
     entries = _entries(view, dtype)
     with _bar(path, entries) as bar:
         origin = metadata or {"source": view.path.name}
         write_safetensors(path, entries, _reader(view, entries), metadata=origin, progress=bar.update)
 
 
-def _write_folder(path, model, dtype, configs):
+def _write_folder(path: Path, model: View, dtype: str | None, configs: Callable[[list[str]], dict[str, Any]]) -> None:
     """diffusers' folder, which takes its name when all of it is there."""
     parts = diffusers_parts(model)
     require_space(path.parent, sum(int(np.prod(shape)) * to.itemsize for view in parts.values()
@@ -159,7 +164,7 @@ def _write_folder(path, model, dtype, configs):
               "other one when the folder is read")
 
 
-def _write_ckpt(path, view, dtype):
+def _write_ckpt(path: Path, view: View, dtype: str | None) -> None:
     import mindspore
 
     entries = _entries(view, dtype)
@@ -175,7 +180,10 @@ def _write_ckpt(path, view, dtype):
         temporary.chmod(0o644)  # MindSpore leaves its files read-only
 
 
-def _convert_lora(path, expected, out_dir, dtype, overwrite, to):
+def _convert_lora(
+    path: Path, expected: dict[str, tuple[int, ...]], out_dir: str | Path, dtype: str | None, overwrite: bool,
+    to: str,
+) -> Path:
     from gm.checkpoint.delta_file import Delta
     from gm.checkpoint.lora import Names
 
@@ -189,7 +197,7 @@ def _convert_lora(path, expected, out_dir, dtype, overwrite, to):
                         (number.shape, number.dtype))) for name, (source, number) in tensors.items()]
     types = {name: to for name, _, to in entries}
 
-    def read(name):
+    def read(name: str) -> np.ndarray:
         source, number = tensors[name]
         return cast(delta.file.read(source), types[name], name, "use --dtype=float32") if source else number
 
@@ -198,7 +206,7 @@ def _convert_lora(path, expected, out_dir, dtype, overwrite, to):
     return output
 
 
-def _report(checkpoint, model, path, dtype, seconds):
+def _report(checkpoint: View, model: View, path: Path, dtype: str | None, seconds: float) -> None:
     used = {name for source in model.sources.values() for _, name in source.parts}
     dropped = Counter(unused_reason(original_name(name)) for name in checkpoint.names() if name not in used)
     print(f"{len(used)} keys mapped")

@@ -3,11 +3,14 @@ changes of them (`gm.checkpoint.delta_file`). Several may be put on one model, e
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, nn
 
 from gm.checkpoint.casting import cast
 from gm.checkpoint.delta_file import Delta, parse_deltas
@@ -17,10 +20,13 @@ from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
 from gm.precision import numpy_name, parameter_dtype, to_numpy
 
+if TYPE_CHECKING:
+    from gm.weights import Weights
+
 _SAMPLED_TENSORS, _SAMPLED_VALUES = 12, 4096
 
 
-def write_delta(path, arrays, base):
+def write_delta(path: str | Path, arrays: dict[str, np.ndarray], base: dict[str, str]) -> int:
     """Write the trained tensors {full name: float32 array}.
 
     base: {str: str}, what `fingerprint` says of the model under them and, for low-rank changes, their "lora_alpha".
@@ -29,14 +35,14 @@ def write_delta(path, arrays, base):
     return write_safetensors(path, entries, arrays.__getitem__, {"format": DELTA_KIND, **base})
 
 
-def fingerprint(weights):
+def fingerprint(weights: Weights) -> dict[str, str]:
     """{"base_name", "base_size", "base_hash", "unet_hash"} of a `gm.weights.Weights`: file name, bytes and hashes of
     a few tensors, of all and of the UNet alone, which is all that other layouts are sure to have in common.
 
     A hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
     each of 12 tensors spread over the names: enough to tell two models apart, not to prove them equal.
     """
-    def read(name):
+    def read(name: str) -> np.ndarray:
         return weights.checkpoint.read(weights.sources[name])
 
     return {
@@ -46,7 +52,7 @@ def fingerprint(weights):
     }
 
 
-def sampled_hash(names, read):
+def sampled_hash(names: Collection[str], read: Callable[[str], np.ndarray]) -> str:
     """16 hexadecimal digits that tell sets of tensors apart, as `fingerprint` says. read: function of a name."""
     names = sorted(names)
     digest = hashlib.sha256()
@@ -64,19 +70,19 @@ class Deltas:
     deltas: what `parse_deltas` reads, or its result; None for none. shapes: {full original name: shape} of the UNet.
     """
 
-    def __init__(self, deltas, shapes):
+    def __init__(self, deltas: Any, shapes: dict[str, tuple[int, ...]]) -> None:
         given = parse_deltas(deltas) if deltas else []
-        known = Names(shapes) if given else None
+        known = Names(shapes if given else ())
         self._deltas = [Delta(path, shapes, known, strength) for path, strength in given]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Delta]:
         return iter(self._deltas)
 
-    def names(self):
+    def names(self) -> list[str]:
         """Names of the parameters that are changed."""
         return list(dict.fromkeys(name for delta in self for name in delta.names()))
 
-    def changed(self, name, read):
+    def changed(self, name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
         """The new value, float32, of a parameter that is changed; read(): its old value.
 
         A copy: a file may be deleted or replaced while the model is in use. Changes add up; a trained tensor that is
@@ -94,27 +100,30 @@ class Deltas:
             raise UserError(f"{paths}: {name} is not finite (NaN or infinite) with it: its training failed")
         return value
 
-    def record(self):
+    def record(self) -> list[dict[str, Any]] | None:
         """[{"path", "strength"}], or None where there is none: for the file of a video's settings."""
         return [{"path": str(delta.path.resolve()), "strength": delta.strength} for delta in self] or None
 
-    def warnings(self, weights=None):
+    def warnings(self, weights: Weights | None = None) -> list[str]:
         """Sentences for the user about files that do not belong to the `gm.weights.Weights` under them, or may not."""
         return [warning for delta in self for warning in _base_warnings(delta, weights)]
 
-    def apply(self, parameters, amp_level=None):
+    def apply(self, parameters: dict[str, Parameter], amp_level: str | None = None) -> None:
         """Give the parameters {full name: parameter} their new values; see `apply_delta`."""
         for name in self.names():
             p = parameters[name]
             dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
-            value = self.changed(name, lambda p=p: to_numpy(p))
-            narrow = np.dtype(numpy_name(dtype))
-            value = Tensor(cast(value, narrow, f"{name} with the delta", "use --amp_level=O0"), dtype)
+            value = self.changed(name, functools.partial(to_numpy, p))
+            narrow = cast(value, numpy_name(dtype), f"{name} with the delta", "use --amp_level=O0")
+            value = Tensor(narrow, dtype)
             p.set_dtype(dtype)
             p.set_data(value)
 
 
-def apply_delta(target, deltas, weights=None, amp_level=None):
+def apply_delta(
+    target: nn.Cell | dict[str, Parameter], deltas: Any, weights: Weights | None = None,
+    amp_level: str | None = None,
+) -> list[str]:
     """Put changes on a loaded model.
 
     Args:
@@ -134,17 +143,17 @@ def apply_delta(target, deltas, weights=None, amp_level=None):
     return deltas.warnings(weights)
 
 
-def unet_shapes(target):
+def unet_shapes(target: nn.Cell | dict[str, Parameter]) -> dict[str, tuple[int, ...]]:
     """{full original name: shape} of a denoiser or UNet cell, or of such parameters."""
     parameters = target if isinstance(target, dict) else _full_names(target)
     return {name: tuple(p.shape) for name, p in parameters.items()}
 
 
-def _full_names(cell):
+def _full_names(cell: nn.Cell) -> dict[str, Parameter]:
     return {p.name: p for p in cell.get_parameters()}
 
 
-def _base_warnings(delta, weights):
+def _base_warnings(delta: Delta, weights: Weights | None) -> list[str]:
     metadata = delta.metadata
     if metadata.get("format") != DELTA_KIND:
         return [f"{delta.path} was not written as a delta by train.py; whether it belongs to this model is not known"]

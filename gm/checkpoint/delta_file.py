@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gm.checkpoint.formats import open_checkpoint
-from gm.checkpoint.lora import OTHERS, find_changes, product, scale_of
+from gm.checkpoint.lora import OTHERS, Names, find_changes, product, scale_of
 from gm.checkpoint.rules import original_name
 from gm.errors import UserError
 
@@ -19,7 +20,7 @@ _LISTED = 10
 _IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "delta.safetensors")
 
 
-def parse_deltas(text):
+def parse_deltas(text: Any) -> list[tuple[Path, float]]:
     """[(path, strength)] of an option's value: one file, `file:0.8`, or `[a.safetensors:0.8,b.safetensors]`.
 
     A file whose name is just that comes first. UserError for a strength that is no number, or an empty list.
@@ -34,7 +35,7 @@ def parse_deltas(text):
     return [_with_strength(item) for item in items]
 
 
-def _with_strength(item):
+def _with_strength(item: Any) -> tuple[Path, float]:
     path, colon, number = os.fspath(item).rpartition(":")
     if not colon or Path(item).exists():
         return Path(item), 1.0
@@ -66,12 +67,14 @@ class Delta:
     Raises UserError if the file is damaged, or holds what the model does not have.
     """
 
-    def __init__(self, path, shapes, known, strength=1.0):
+    def __init__(
+        self, path: str | Path, shapes: dict[str, tuple[int, ...]], known: Names, strength: float = 1.0,
+    ) -> None:
         path = Path(path)
         inside = [path / name for name in _IN_FOLDERS if (path / name).is_file()] if path.is_dir() else []
         self.file = open_checkpoint(inside[0] if inside else path)
         self.path, self.strength, self.metadata = path, strength, self.file.metadata
-        self._faults = []
+        self._faults: list[str] = []
         cleaned = {original_name(name): name for name in self.file.names()}
         found, others, naming = find_changes(cleaned, known)
         self.low_rank = {name: change for name, parts in found.items()
@@ -85,7 +88,9 @@ class Delta:
             words.append(f"LoRA in {naming} naming, {len(self.low_rank)} layers, rank {shown}")
         self.description = " and ".join(words) + ("" if strength == 1 else f", strength {strength:g}")
 
-    def _low_rank(self, name, parts, cleaned, shapes):
+    def _low_rank(
+        self, name: str, parts: dict[str, list[str]], cleaned: dict[str, str], shapes: dict[str, tuple[int, ...]],
+    ) -> _LowRank | None:
         """A `_LowRank`, or None and a fault."""
         layer = next(iter(parts.values()))[0]
         twice = [names for names in parts.values() if len(names) > 1]
@@ -114,7 +119,9 @@ class Delta:
             return self._fault(f"{layer}: its alpha is {scale * rank:g}")
         return _LowRank(down, up, scale)
 
-    def _whole(self, others, cleaned, known, shapes):
+    def _whole(
+        self, others: Iterable[str], cleaned: dict[str, str], known: Names, shapes: dict[str, tuple[int, ...]],
+    ) -> dict[str, str]:
         found = {}
         for name in others:
             target, stored = known.parameter(name), cleaned[name]
@@ -129,16 +136,17 @@ class Delta:
                 found[target] = stored
         return found
 
-    def _floating(self, *names):
+    def _floating(self, *names: str) -> bool:
         wrong = [name for name in names if not np.issubdtype(self.file.dtype(name), np.floating)]
         for name in wrong:
             self._fault(f"{name}: {self.file.dtype(name)} is not floating-point")
         return not wrong
 
-    def _fault(self, words):
+    def _fault(self, words: str) -> Any:
+        """None, for where something else was to be found."""
         self._faults.append(words)
 
-    def _raise(self):
+    def _raise(self) -> None:
         faults = self._faults
         if not self.file.names():
             faults = ["it holds no tensors"]
@@ -150,10 +158,10 @@ class Delta:
             more.append("It is a whole checkpoint: give it as --SVD.checkpoint.")
         raise UserError("\n  ".join([f"{self.path} does not fit this model as a delta:", *faults[:_LISTED], *more]))
 
-    def names(self):
+    def names(self) -> list[str]:
         return [*self.whole, *self.low_rank]
 
-    def change(self, name, old):
+    def change(self, name: str, old: np.ndarray) -> np.ndarray:
         """What is added to a parameter of value `old`, float32; it may not be finite."""
         with np.errstate(invalid="ignore", over="ignore"):
             if name in self.whole:

@@ -5,6 +5,11 @@ What SVD fixes (sigmas, scaling, CLIP's mean) stands here as its own folder has 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
+from omegaconf import DictConfig
+
 from gm.checkpoint.diffusers_names import CLIP, UNET, VAE
 from gm.diffusion.clip_preprocess import CLIP_MEAN, CLIP_STD
 from gm.diffusion.latents import SCALE_FACTOR
@@ -13,7 +18,7 @@ _VERSION = "0.24.0"  # of diffusers, the first that has SVD
 _SIGMA_MIN, _SIGMA_MAX = 0.002, 700.0
 
 
-def model_configs(config, parts):
+def model_configs(config: DictConfig, parts: Collection[str]) -> dict[str, Any]:
     """{path in the folder: content} for the parts "unet", "vae", "image_encoder" that are there.
 
     config: a model's, see `gm.model.load_model_config`. All three parts together make a pipeline, which has three more.
@@ -30,7 +35,7 @@ def model_configs(config, parts):
     return found
 
 
-def _index(model):
+def _index(model: DictConfig) -> dict[str, Any]:
     return {
         "_class_name": "StableVideoDiffusionPipeline", "_diffusers_version": _VERSION,
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
@@ -41,7 +46,7 @@ def _index(model):
     }
 
 
-def _unet(model):
+def _unet(model: DictConfig) -> dict[str, Any]:
     unet = model.unet
     widths = [unet.model_channels * mult for mult in unet.channel_mult]
     attends = [2**level in unet.attention_resolutions for level in range(len(widths))]
@@ -58,7 +63,7 @@ def _unet(model):
     }
 
 
-def _vae(model):
+def _vae(model: DictConfig) -> dict[str, Any]:
     vae = model.vae
     widths = [vae.ch * mult for mult in vae.ch_mult]
     common = {
@@ -71,7 +76,7 @@ def _vae(model):
     return {"_class_name": "AutoencoderKL", **common, "up_block_types": ["UpDecoderBlock2D"] * len(widths)}
 
 
-def _image_encoder(model):
+def _image_encoder(model: DictConfig) -> dict[str, Any]:
     clip = model.clip
     return {
         "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", "hidden_act": "gelu",
@@ -83,7 +88,7 @@ def _image_encoder(model):
     }
 
 
-def _scheduler():
+def _scheduler() -> dict[str, Any]:
     return {
         "_class_name": "EulerDiscreteScheduler", "_diffusers_version": _VERSION, "beta_start": 0.00085,
         "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "trained_betas": None,
@@ -93,7 +98,7 @@ def _scheduler():
     }
 
 
-def _feature_extractor(size):
+def _feature_extractor(size: int) -> dict[str, Any]:
     return {
         "image_processor_type": "CLIPImageProcessor", "feature_extractor_type": "CLIPFeatureExtractor",
         "crop_size": {"height": size, "width": size}, "size": {"shortest_edge": size}, "resample": 3,

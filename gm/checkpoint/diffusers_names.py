@@ -7,6 +7,7 @@ transformer is called the same wherever it stands; only the numbers of the block
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 UNET, VAE, CLIP = "unet", "vae", "image_encoder"
@@ -85,7 +86,7 @@ class Structure(NamedTuple):
     clip_layers: int
 
 
-def structure_of(names):
+def structure_of(names: Iterable[str]) -> Structure:
     """The `Structure` of a model with these names: all in the original's, or each part in diffusers'.
 
     names: original ones; or diffusers' with the part in front, as in "unet.conv_in.weight".
@@ -105,7 +106,7 @@ def structure_of(names):
     )
 
 
-def _structure_of_original(names):
+def _structure_of_original(names: set[str]) -> Structure:
     stages = _count(re.escape(_MODEL) + r"input_blocks\.(\d+)\.", names)
     shrinking = sorted(n for n in range(stages) if f"{_MODEL}input_blocks.{n}.0.op.weight" in names)
     blocks = (shrinking[0] if shrinking else stages) - 1 if stages else 0
@@ -119,7 +120,7 @@ def _structure_of_original(names):
     )
 
 
-def _count(pattern, names):
+def _count(pattern: str, names: Iterable[str]) -> int:
     """How many numbers, from 0 on without a gap, the pattern's group finds."""
     found = {int(match[1]) for match in map(re.compile(pattern).match, names) if match}
     return next(n for n in range(len(found) + 1) if n not in found)
@@ -128,11 +129,11 @@ def _count(pattern, names):
 class Table:
     """The two namings of one structure. A diffusers name has its part in front, as in "unet.conv_in.weight"."""
 
-    def __init__(self, structure):
+    def __init__(self, structure: Structure) -> None:
         pairs = [*_unet(structure), *_vae(structure), *_clip(structure)]
         self._to_original, self._to_diffusers = dict(pairs), {theirs: ours for ours, theirs in pairs}
 
-    def original(self, name):
+    def original(self, name: str) -> tuple[str, int | None] | None:
         """(original name, row) of a diffusers name, None if it has none.
 
         row: 0, 1, 2 where it is q, k or v of a tensor that holds all three one below the other, else None.
@@ -142,9 +143,9 @@ class Table:
         if found:
             name = f"{found[1]}in_proj_{found[3]}"
         changed = _with_other_start(name, self._to_original)
-        return changed and (changed, row)
+        return (changed, row) if changed else None
 
-    def diffusers(self, name):
+    def diffusers(self, name: str) -> list[tuple[str, int | None]]:
         """[(diffusers name, row)] of an original name: three where it holds q, k and v, none if it has none."""
         changed = _with_other_start(name, self._to_diffusers)
         fused = changed and _FUSED.fullmatch(changed)
@@ -152,18 +153,18 @@ class Table:
             return [(f"{fused[1]}{projection}.{fused[2]}", row) for row, projection in enumerate(_QKV)]
         return [(changed, None)] if changed else []
 
-    def layers(self):
+    def layers(self) -> list[tuple[str, str]]:
         """[(diffusers, original)] names of blocks and layers, which whole names start with."""
         return list(self._to_original.items())
 
 
-def change_of(original):
+def change_of(original: str) -> str | None:
     """How diffusers' tensor differs from the one with that original name: "transposed", "matrix" where it is a matrix
     and the original's a 1x1 convolution, or None."""
     return next((change for pattern, change in _CHANGES if pattern.fullmatch(original)), None)
 
 
-def _with_other_start(name, table):
+def _with_other_start(name: str, table: dict[str, str]) -> str | None:
     """The name with its longest start in the table replaced; None if it has none."""
     pieces = name.split(".")
     for length in range(len(pieces), 0, -1):
@@ -173,12 +174,12 @@ def _with_other_start(name, table):
     return None
 
 
-def _below(block, ends):
+def _below(block: tuple[str, str], ends: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The pairs `ends` below a pair of block names."""
     return [(f"{block[0]}.{a}", f"{block[1]}.{b}") for a, b in ends]
 
 
-def _unet(structure):
+def _unet(structure: Structure) -> list[tuple[str, str]]:
     blocks, attention = structure.unet_blocks, structure.attention
     levels = len(attention)
     if not levels:
@@ -206,7 +207,7 @@ def _unet(structure):
     return pairs
 
 
-def _vae(structure):
+def _vae(structure: Structure) -> list[tuple[str, str]]:
     blocks, levels = structure.vae_blocks, structure.vae_levels
     if not levels:
         return []
@@ -234,7 +235,7 @@ def _vae(structure):
     return pairs
 
 
-def _clip(structure):
+def _clip(structure: Structure) -> list[tuple[str, str]]:
     if not structure.clip_layers:
         return []
     pairs = [(f"{CLIP}.{a}", _VISUAL + b) for a, b in _CLIP_ENDS]

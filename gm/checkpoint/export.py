@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gm.checkpoint.delta_file import Delta
 from gm.checkpoint.diffusers_names import CLIP, PARTS, UNET, VAE, Table, change_of, structure_of
 from gm.checkpoint.lora import DOWN, UP, WEIGHT
 from gm.checkpoint.lora import UNET as START
@@ -27,9 +29,10 @@ class Lora(NamedTuple):
     metadata: dict
 
 
-def diffusers_parts(view):
+def diffusers_parts(view: View) -> dict[str, View]:
     """{part: `View`} of a model, or of parts of one, under diffusers' names; view: with the original's names."""
-    table, parts = Table(structure_of(view.names())), {}
+    table = Table(structure_of(view.names()))
+    parts: dict[str, dict[str, Source]] = {}
     for name in view.names():
         for ours, row in table.diffusers(name):
             part, _, short = ours.partition(".")
@@ -38,24 +41,25 @@ def diffusers_parts(view):
     return {part: View(view.path, parts[part]) for part in PARTS if part in parts}
 
 
-def weights_path(part):
+def weights_path(part: str) -> str:
     """Where diffusers looks for the weights of a part, below a model's folder."""
     return f"{part}/{_STEMS[part]}.safetensors"
 
 
-def without_place(names):
+def without_place(names: Iterable[str]) -> list[str]:
     """Names of a model that a diffusers folder has no place for: of training's own encoder."""
     table = Table(structure_of(names))
     return [name for name in names if not table.diffusers(name)]
 
 
-def lora_tensors(delta, names, layout):
+def lora_tensors(delta: Delta, names: Iterable[str], layout: str) -> Lora:
     """The `Lora` of a `gm.checkpoint.delta_file.Delta` in a layout.
 
     names: of the model's parameters. "original" is kohya's naming over the original's layers, which programs for single
     files read; "diffusers" is PEFT's over diffusers' layers; "mindspore" is this project's own.
     """
-    table, tensors, alphas = Table(structure_of(names)), {}, {}
+    table, alphas = Table(structure_of(names)), {}
+    tensors: dict[str, tuple[str | None, np.ndarray | None]] = {}
     for target, (down, up, scale) in delta.low_rank.items():
         rank = delta.file.shape(down)[0]
         layer = target[: -len(WEIGHT)]
@@ -73,7 +77,7 @@ def lora_tensors(delta, names, layout):
     return Lora(tensors, metadata)
 
 
-def _adapter(alphas):
+def _adapter(alphas: dict[str, tuple[int, float]]) -> dict[str, Any]:
     """PEFT's settings of {layer with its part in front: (rank, alpha)}, as diffusers keeps them in a file's header."""
     layers = {layer.partition(".")[2]: values for layer, values in alphas.items()}
     rank, alpha = next(iter(layers.values()))

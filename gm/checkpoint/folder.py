@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gm.checkpoint.diffusers_names import PARTS, UNET
 from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.reader import Reader
 from gm.checkpoint.view import Source, View
 from gm.errors import UserError
 
@@ -25,12 +26,12 @@ _INDEX = ".index."
 _LONGEST_INDEX = 16_000_000  # bytes
 
 
-def is_sharded(path):
+def is_sharded(path: str | Path) -> bool:
     """Whether the path is that of an index of shards."""
     return _INDEX in Path(path).name and Path(path).suffix == ".json"
 
 
-def parts_of(folder, use_ema=False):
+def parts_of(folder: str | Path, use_ema: bool = False) -> dict[str | None, Path]:
     """The parts that a folder holds, {"unet", "vae", "image_encoder" or None: path of the weights' file or index}.
 
     None stands for a part's own folder; its names tell which it is. use_ema: take the UNet's running mean.
@@ -45,33 +46,39 @@ def parts_of(folder, use_ema=False):
     if not use_ema and UNET not in there and (folder / MEANS).is_dir():
         raise UserError(f"{folder} has a folder {MEANS} and none called {UNET}: name {folder / MEANS} itself")
     if there:
-        return {part: _weights_file(path, must=True) for part, path in there.items()}
+        return {part: _require_weights_file(path) for part, path in there.items()}
     found = _weights_file(folder)
     return {None: found} if found else {}
 
 
-def _weights_file(folder, must=False):
+def _weights_file(folder: Path) -> Path | None:
     for stem in _STEMS:
         for end in _ENDS:
             if (folder / f"{stem}{end}").exists():
                 return folder / f"{stem}{end}"
-    if must:
-        raise UserError(f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors, also "
-                        "as .fp16.safetensors, in shards with their index, or as .bin")
     return None
 
 
-def open_shards(path):
+def _require_weights_file(folder: Path) -> Path:
+    found = _weights_file(folder)
+    if found is None:
+        raise UserError(f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors, also "
+                        "as .fp16.safetensors, in shards with their index, or as .bin")
+    return found
+
+
+def open_shards(path: str | Path) -> View:
     """Open all shards of an index as one checkpoint.
 
     Raises UserError if the index is damaged or points outside its folder, if a shard is missing, or if the shards hold
     other tensors than the index says.
     """
     path = Path(path)
-    files = {shard: None for shard in _weight_map(path).values()}
-    for shard in files:
+    files: dict[str, Reader] = {}
+    shards = list(dict.fromkeys(_weight_map(path).values()))
+    for shard in shards:
         if not (path.parent / shard).exists():
-            raise UserError(f"{path.parent / shard} is missing: {path.name} names {len(files)} files: get them all")
+            raise UserError(f"{path.parent / shard} is missing: {path.name} names {len(shards)} files: get them all")
         files[shard] = open_checkpoint(path.parent / shard)
     sources, wanted = {}, _weight_map(path)
     for shard, file in files.items():
@@ -87,7 +94,7 @@ def open_shards(path):
     return View(path, sources, description=f"{len(files)} shards")
 
 
-def _weight_map(path):
+def _weight_map(path: Path) -> dict[str, str]:
     """{tensor's name: file's name} of an index; every file lies beside it."""
     try:
         if path.stat().st_size > _LONGEST_INDEX:

@@ -7,11 +7,13 @@ import math
 import os
 import stat
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
 
 from gm.checkpoint.mapped import LONGEST_AXIS, MOST_AXES, MappedCheckpoint, StoredTensor
 from gm.checkpoint.mistaken import START, what_it_is
+from gm.checkpoint.reader import Reader
 from gm.checkpoint.torch_pickle import REMEDY, open_torch
 from gm.errors import UserError
 
@@ -37,11 +39,11 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-def open_checkpoint(path):
+def open_checkpoint(path: str | Path) -> Reader:
     """Open a safetensors file, a PyTorch zip pickle or a MindSpore .ckpt for reading.
 
-    Returns a context manager with the methods and attributes of `mapped.MappedCheckpoint`. Nothing that a file contains
-    is ever executed. Raises UserError if the file is missing, damaged or of another format.
+    Returns a context manager, see `reader.Reader`. Nothing that a file contains is ever executed. Raises UserError if
+    the file is missing, damaged or of another format.
     """
     path = Path(path)
     start, size = _start(path)
@@ -65,7 +67,7 @@ def open_checkpoint(path):
     )
 
 
-def _start(path):
+def _start(path: Path) -> tuple[bytes, int]:
     """(first bytes, size) of a file. UserError if it cannot be read, or is no file (a FIFO would never end)."""
     try:
         status = path.stat()
@@ -81,13 +83,13 @@ def _start(path):
         raise UserError(f"cannot read the checkpoint {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _example(folder):
+def _example(folder: Path) -> Path:
     """A checkpoint that lies in the folder, or what one may be called."""
     found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
     return found[0] if found else folder / "svd.safetensors"
 
 
-def _safetensors_index(path, size):
+def _safetensors_index(path: Path, size: int) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Header of a safetensors file -> {name: StoredTensor} in the order of the data, its metadata. Raises UserError."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -115,7 +117,9 @@ def _safetensors_index(path, size):
     return _check_fields(path, fields, 8 + length), metadata
 
 
-def _check_fields(path, fields, data_start):
+def _check_fields(
+    path: Path, fields: list[tuple[str, str, tuple[int, ...], int, int]], data_start: int,
+) -> dict[str, StoredTensor]:
     """[(name, dtype, shape, begin, end)] sorted by position -> {name: StoredTensor}; tensors must fill the file."""
     tensors = {}
     position = 0
@@ -131,14 +135,14 @@ def _check_fields(path, fields, data_start):
     return tensors
 
 
-def _check_size(path, size, wanted, exact):
+def _check_size(path: Path, size: int, wanted: int, exact: bool) -> None:
     if size < wanted:
         raise UserError(f"{path} is truncated: has {size} bytes, its header says {wanted}: copy or download it again")
     if exact and size > wanted:
         raise UserError(f"{path} is damaged: has {size} bytes, its header says {wanted}: copy or download it again")
 
 
-def _array(p):
+def _array(p: Any) -> np.ndarray:
     """A MindSpore parameter as NumPy array; NumPy has no bfloat16."""
     import mindspore
 
@@ -150,12 +154,12 @@ class _MindSporeCheckpoint:
 
     description = ""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         import mindspore
 
         self.path = Path(path)
-        self.ignored = ()
-        self.metadata = {}
+        self.ignored: tuple[str, ...] = ()
+        self.metadata: dict[str, str] = {}
         try:
             parameters = mindspore.load_checkpoint(os.fspath(path))
         except Exception as error:  # mindspore raises several kinds for a file that is not its own
@@ -165,32 +169,32 @@ class _MindSporeCheckpoint:
         self._arrays = {name: _array(p) for name, p in parameters.items() if hasattr(p, "asnumpy")}
         self.ignored = tuple(name for name in parameters if name not in self._arrays)  # text and numbers of a training
 
-    def __enter__(self):
+    def __enter__(self) -> _MindSporeCheckpoint:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         pass
 
-    def names(self):
+    def names(self) -> list[str]:
         return list(self._arrays)
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self._arrays[name].shape
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> np.dtype:
         return self._arrays[name].dtype
 
-    def precision(self, name):
+    def precision(self, name: str) -> str:
         return self._arrays[name].dtype.name
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         return self._arrays[name]
 
-    def copy_to(self, name, out, convert):
+    def copy_to(self, name: str, out: np.ndarray, convert: Callable[[np.ndarray, np.ndarray], None]) -> None:
         convert(out.reshape(-1), self._arrays[name].reshape(-1))
 
-    def size(self):
+    def size(self) -> int:
         return self.path.stat().st_size
 
-    def release(self):
+    def release(self) -> None:
         """Nothing to let go of: the arrays are not mapped."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,20 +45,20 @@ OTHERS = (
 )
 
 
-def low_rank(names):
+def low_rank(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """{weight that is changed: (name of its down, name of its up)} of tensor names in this project's own naming."""
     names = set(names)
     layers = [name[: -len(DOWN)] for name in names if name.endswith(DOWN)]
     return {layer + WEIGHT: (layer + DOWN, layer + UP) for layer in sorted(layers) if layer + UP in names}
 
 
-def product(down, up, shape):
+def product(down: np.ndarray, up: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """up @ down, float32, of a weight's shape: (out, in), or (out, in, *kernel) where down has the kernel."""
     flat = np.asarray(up, np.float32).reshape(len(up), -1) @ np.asarray(down, np.float32).reshape(len(down), -1)
     return flat.reshape(shape)
 
 
-def merged(weight, down, up, alpha):
+def merged(weight: np.ndarray, down: np.ndarray, up: np.ndarray, alpha: float) -> np.ndarray:
     """The changed weight, float32: weight (out, in), down (rank, in), up (out, rank)."""
     return np.asarray(weight, np.float32) + np.float32(alpha / len(down)) * product(down, up, np.shape(weight))
 
@@ -67,7 +69,7 @@ class Names:
     names: full original names of its parameters.
     """
 
-    def __init__(self, names):
+    def __init__(self, names: Iterable[str]) -> None:
         self._full, self._underscored = {}, {}
         table = Table(structure_of(names))
         for name in names:
@@ -79,11 +81,11 @@ class Names:
                 if short.endswith(WEIGHT):
                     self._underscored[short[: -len(WEIGHT)].replace(".", "_")] = name
 
-    def parameter(self, name):
+    def parameter(self, name: str) -> str:
         """The original name of a parameter that a file names in any of the ways; itself where it is not known."""
         return self._full.get(_without_start(name), name)
 
-    def weight(self, layer):
+    def weight(self, layer: str) -> str | None:
         """The original name of the weight of a layer, None if there is no such layer."""
         if layer.startswith(_KOHYA):
             return self._underscored.get(layer[len(_KOHYA):])
@@ -91,27 +93,34 @@ class Names:
         return self._full.get(layer + WEIGHT) or self._full.get(f"{layer}.0{WEIGHT}")  # to_out_lora for to_out.0
 
 
-def _without_start(name):
+def _without_start(name: str) -> str:
     for start in _STARTS:
         if name.startswith(start):
             name = name[len(start):]
     return name
 
 
-def is_lora(names):
+def is_lora(names: Iterable[str]) -> bool:
     """Whether a file with these tensor names holds low-rank changes."""
     return any(part == "down" and pattern.fullmatch(name) for name in names for pattern, part, _ in _COMPILED)
 
 
-def find_changes(names, known):
+class KnownLayers(Protocol):
+    """What `find_changes` asks of `Names`."""
+
+    def weight(self, layer: str) -> str | None: ...
+
+
+def find_changes(names: Iterable[str], known: KnownLayers) -> tuple[dict[str, dict[str, list[str]]], list[str], str]:
     """({weight: {"down": name, "up": name, "alpha": name}}, names that are no part of a change, naming in words).
 
     names: of a file's tensors; known: `Names`. A layer that the model does not have stands under its own name.
     """
-    found, others, namings = {}, [], set()
+    found: dict[str, dict[str, list[str]]] = {}
+    others, namings = [], set()
     for name in names:
-        matched = next(((pattern.fullmatch(name)[1], part, naming) for pattern, part, naming in _COMPILED
-                        if pattern.fullmatch(name)), None)
+        matched = next(((match[1], part, naming) for pattern, part, naming in _COMPILED
+                        for match in [pattern.fullmatch(name)] if match), None)
         if matched is None:
             others.append(name)
             continue
@@ -122,7 +131,7 @@ def find_changes(names, known):
     return found, others, " and ".join(sorted(namings))
 
 
-def scale_of(metadata, name, rank, alpha=None):
+def scale_of(metadata: Mapping[str, str], name: str, rank: int, alpha: float | None = None) -> float:
     """What up @ down is multiplied by.
 
     metadata: of the file, whose text may be anything. name: of one of the layer's tensors in it. alpha: of the tensor
@@ -144,7 +153,7 @@ def scale_of(metadata, name, rank, alpha=None):
     return alpha / (math.sqrt(rank) if root else rank)
 
 
-def _number(value):
+def _number(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"alpha is {value}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 
@@ -28,7 +31,7 @@ class StoredTensor:
     strides: tuple[int, ...] | None = None  # in elements; None: contiguous
 
     @property
-    def span(self):
+    def span(self) -> int:
         """Number of elements from the first to the last one of the tensor in the file."""
         if 0 in self.shape:
             return 0
@@ -49,38 +52,41 @@ class MappedCheckpoint:
 
     description = ""
 
-    def __init__(self, path, tensors, metadata=None, ignored=()):
+    def __init__(
+        self, path: str | Path, tensors: dict[str, StoredTensor], metadata: dict[str, str] | None = None,
+        ignored: Iterable[str] = (),
+    ) -> None:
         self.path = Path(path)
         self.ignored = tuple(ignored)
         self.metadata = metadata or {}
         self._identity = _identity(self.path)
         self._tensors = tensors
-        self._map = None
+        self._map: mmap.mmap | None = None
         self._lock = threading.Lock()  # threads read at once
 
-    def __enter__(self):
+    def __enter__(self) -> MappedCheckpoint:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.release()
 
-    def names(self):
+    def names(self) -> list[str]:
         """All tensor names, in the order of the file."""
         return list(self._tensors)
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self._tensors[name].shape
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> np.dtype:
         """The NumPy type that `read` returns; float32 where the file holds bfloat16, which NumPy does not have."""
         return self._tensors[name].dtype
 
-    def precision(self, name):
+    def precision(self, name: str) -> str:
         """The name of the type that the file holds: that of `dtype`, or "bfloat16"."""
         tensor = self._tensors[name]
         return tensor.dtype.name if tensor.dtype == tensor.stored else "bfloat16"
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         """The tensor as a C-contiguous, aligned, writable array. Threads may read at once.
 
         It is a private (copy-on-write) view of the file wherever the layout allows, and a copy otherwise. It stays
@@ -103,7 +109,7 @@ class MappedCheckpoint:
             array = _bfloat16_to_float32(array)
         return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
 
-    def copy_to(self, name, out, convert):
+    def copy_to(self, name: str, out: np.ndarray, convert: Callable[[np.ndarray, np.ndarray], None]) -> None:
         """Write the tensor's values to a C-contiguous array of its shape. Threads may do so at once.
 
         Where values are read once, to be converted, this is the fast way: a map costs a page fault for every 64 KB.
@@ -121,23 +127,23 @@ class MappedCheckpoint:
             file.seek(tensor.offset)
             for first in range(0, flat.size, _PIECE):
                 piece = buffer[: flat.size - first]
-                if file.readinto(piece) != piece.nbytes:
+                if file.readinto(piece.data) != piece.nbytes:
                     raise UserError(f"{self.path} became shorter while {name} was read: copy or download it again")
                 values = piece if tensor.dtype == tensor.stored else _bfloat16_to_float32(piece)
                 convert(flat[first : first + _PIECE], values)
 
-    def size(self):
+    def size(self) -> int:
         """Bytes of the file."""
         return self.path.stat().st_size
 
-    def release(self):
+    def release(self) -> None:
         """Let go of the file's pages: the map is removed as soon as no array of it is in use.
 
         A reader that goes tensor by tensor calls this after each one, so that it never holds more than one tensor.
         """
         self._map = None
 
-    def _mapping(self):
+    def _mapping(self) -> mmap.mmap:
         # One map for all arrays, because each map keeps a file descriptor open and a checkpoint has thousands of
         # tensors. ACCESS_COPY: MindSpore takes only writable arrays without a copy.
         with self._lock:
@@ -147,7 +153,7 @@ class MappedCheckpoint:
                     self._map = mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             return mapping
 
-    def _open(self):
+    def _open(self) -> io.BufferedReader:
         """The file once more. UserError if it was replaced or written to: half of each would be no model."""
         try:
             if _identity(self.path) == self._identity:
@@ -157,13 +163,13 @@ class MappedCheckpoint:
         raise UserError(f"{self.path} was replaced or changed while it was in use: start again")
 
 
-def _identity(path):
+def _identity(path: Path) -> tuple[int, int, int]:
     """What tells a file from another one under the same name."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _bfloat16_to_float32(bits):
+def _bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
     """bfloat16 is the upper half of a float32."""
     wide = bits.astype(np.uint32)
     wide <<= 16

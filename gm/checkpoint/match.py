@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from gm.checkpoint.reader import Reader
 from gm.checkpoint.rules import DELTA_KIND, original_name, unused_reason
 from gm.errors import UserError
 
@@ -42,13 +44,13 @@ _PARTS = (
 )
 
 
-def parts_of(names):
+def parts_of(names: Iterable[str]) -> set[str]:
     """Which of "UNet", "VAE", "image encoder" original names belong to, those that are never used left out."""
     used = [name for name in names if unused_reason(name) is None]
     return {part for part, start in _PARTS if any(name.startswith(start) for name in used)}
 
 
-def match(checkpoint, expected):
+def match(checkpoint: Reader, expected: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """Find every parameter of a model in a checkpoint.
 
     Args:
@@ -59,7 +61,8 @@ def match(checkpoint, expected):
     unused by a written rule (`rules.unused_reason`). Otherwise raises one UserError that lists what is missing,
     unexpected, of the wrong shape, not floating-point, or there twice.
     """
-    sources, unexpected = {}, []
+    sources: dict[str, list[str]] = {}
+    unexpected = []
     for source in checkpoint.names():
         name = original_name(source)
         if name in expected:
@@ -87,7 +90,10 @@ def match(checkpoint, expected):
     return found
 
 
-def _message(checkpoint, expected, sources, faults):
+def _message(
+    checkpoint: Reader, expected: Mapping[str, tuple[int, ...]], sources: dict[str, list[str]],
+    faults: dict[str, list[str]],
+) -> str:
     description = f" ({checkpoint.description})" if checkpoint.description else ""
     lines = [f"{checkpoint.path}{description} does not fit the model:"]
     hints = _hints(checkpoint, expected, sources)
@@ -105,7 +111,7 @@ def _message(checkpoint, expected, sources, faults):
     return "\n".join(lines + hints)
 
 
-def _hints(checkpoint, expected, sources):
+def _hints(checkpoint: Reader, expected: Mapping[str, tuple[int, ...]], sources: dict[str, list[str]]) -> list[str]:
     """What the pattern of faults says about the file."""
     names = {original_name(name) for name in checkpoint.names()}
     unknown = [name for name in names if name not in expected and unused_reason(name) is None]

@@ -31,7 +31,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _SHOWN = 120  # characters of a text
 
 
-def what_it_is(start):
+def what_it_is(start: bytes) -> tuple[str, str] | None:
     """(what the file is, what to do), or None for one of unknown kind; start: its first `START` bytes."""
     for pattern, what, remedy in _BINARIES:
         if re.match(pattern, start, re.DOTALL):
@@ -47,7 +47,7 @@ def what_it_is(start):
     return "a text", f"{_beginning(text)}\n{_AGAIN}"
 
 
-def _beginning(text):
+def _beginning(text: bytes) -> str:
     """How a text begins, which often says what was wrong."""
     shown = " ".join(text.decode("utf-8", "replace").split())
     return f"It begins: {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}"

@@ -7,11 +7,13 @@ parts of diffusers, the older MindSpore port's file; wrapped by a training progr
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from gm.checkpoint import folder as folders
 from gm.checkpoint.diffusers_names import CLIP, IGNORED, PARTS, UNET, VAE, Table, change_of, structure_of
 from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.reader import Reader
 from gm.checkpoint.rules import original_name
 from gm.checkpoint.view import CONVOLUTION, STACKED, THROUGH, TRANSPOSED, Source, View
 from gm.errors import UserError
@@ -32,7 +34,7 @@ _SAMPLING, _FIRST_STAGE = "conditioner.embedders.3.encoder.", "first_stage_model
 _CHANGES = {"transposed": TRANSPOSED, "matrix": CONVOLUTION, None: None}
 
 
-def open_model(path, base=None, use_ema=False):
+def open_model(path: str | Path, base: str | Path | None = None, use_ema: bool = False) -> View:
     """Open weights for reading under the original's names.
 
     Args:
@@ -54,8 +56,8 @@ def open_model(path, base=None, use_ema=False):
     return view
 
 
-def _open(path, use_ema):
-    parts = {None: path}
+def _open(path: Path, use_ema: bool) -> View:
+    parts: dict[str | None, Path] = {None: path}
     if path.is_dir():
         parts = folders.parts_of(path, use_ema) or parts
         use_ema = use_ema and None in parts  # else they are the folder's own
@@ -76,19 +78,21 @@ def _open(path, use_ema):
     return view
 
 
-def _open_file(path):
+def _open_file(path: str | Path) -> Reader:
     return folders.open_shards(path) if folders.is_sharded(path) else open_checkpoint(path)
 
 
-def _cleaned(file):
+def _cleaned(file: Reader) -> dict[str, Source]:
     """{name: Source} without what wrappers and older ports add to names; twice the same keep what they had."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for name in file.names():
         found.setdefault(original_name(name), []).append(name)
     return {name if len(stored) == 1 else own: Source.of(file, own) for name, stored in found.items() for own in stored}
 
 
-def _weights_or_means(named, use_ema, path):
+def _weights_or_means(
+    named: dict[str, Source], use_ema: bool, path: str | Path,
+) -> tuple[dict[str, Source], list[str], list[str]]:
     """({name: Source}, names left aside, words) of a file that may have a running mean beside the weights."""
     averaged = {name: source for name, source in named.items() if name.startswith(_MEANS)}
     weights = {name: source for name, source in named.items() if name not in averaged}
@@ -107,7 +111,7 @@ def _weights_or_means(named, use_ema, path):
     return chosen, left, [f"running mean (EMA) of {len(taken)} weights"]
 
 
-def _mean_of(name, averaged):
+def _mean_of(name: str, averaged: dict[str, Source]) -> str | None:
     """The name that the running mean of a weight has among `averaged`, or None.
 
     ldm's LitEma, whose owner is the model's part called `model`, leaves that and all dots out.
@@ -117,21 +121,22 @@ def _mean_of(name, averaged):
     return next((found for found in candidates if found in averaged), None)
 
 
-def _part_of(named):
+def _part_of(named: Iterable[str]) -> str | None:
     """The part that names in diffusers' naming belong to, None if they are not in it."""
     if any(name.startswith(ORIGINAL) for name in named):
         return None
     return next((part for part, starts in _DIFFUSERS if any(name.startswith(starts) for name in named)), None)
 
 
-def _with_part(name):
+def _with_part(name: str) -> str:
     """A name of the original's UNet alone, with what it has in front of it in the whole model."""
     return next((added + name for start, added in _BARE if name.startswith(start)), name)
 
 
-def _from_diffusers(named):
+def _from_diffusers(named: dict[str, Source]) -> dict[str, Source]:
     """{original name: Source} of {diffusers name with its part in front: Source}; unknown ones are left as they are."""
-    table, sources, rows = Table(structure_of(named)), {}, {}
+    table, sources = Table(structure_of(named)), {}
+    rows: dict[str, dict[int, tuple[str, Source]]] = {}  # thirds of q, k and v together
     for name, source in named.items():
         if name == IGNORED:
             continue
@@ -150,7 +155,7 @@ def _from_diffusers(named):
     return {**sources, **_other_encoder(sources)}
 
 
-def _other_encoder(sources):
+def _other_encoder(sources: dict[str, Source]) -> dict[str, Source]:
     """The VAE's encoder is there twice in the original: for the conditioning picture and for training's targets.
 
     Of the video VAE the second has no quant_conv behind it: its last convolution does what both do together.
@@ -170,19 +175,19 @@ def _other_encoder(sources):
     return {name: source for name, source in added.items() if name not in sources}
 
 
-def _layout(sources):
+def _layout(sources: dict[str, Source]) -> str:
     known = any(name.startswith(ORIGINAL) for name in sources)
     return "original naming" if known else "unknown naming"
 
 
-def _holds(sources):
+def _holds(sources: dict[str, Source]) -> str:
     """The parts of the model that are there, in words."""
     starts = {"UNet": ORIGINAL[0], "VAE": _FIRST_STAGE + "decoder.", "image encoder": "conditioner.embedders.0."}
     found = [word for word, start in starts.items() if any(name.startswith(start) for name in sources)]
     return ", ".join(found) if found else f"{len(sources)} tensors"
 
 
-def _precisions(view):
+def _precisions(view: View) -> str:
     """The types of the tensors, the most frequent first."""
     counts = Counter(view.precision(name) for name in view.names())
     return " and ".join(kind for kind, _ in counts.most_common(3))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+from typing import Any, Callable
 
 # A training checkpoint of SVD with its optimizer's moments has about 300,000 operations, 8 levels deep.
 MOST_OPERATIONS = 3_000_000
@@ -25,7 +26,7 @@ _NOTHING = {"PROTO", "FRAME", "STOP"}
 _KEY, _ATOM = 0, 1  # how deep a value is; 0 for what may be a key of a dict
 
 
-def scan(data, permitted):
+def scan(data: bytes, permitted: Callable[[str, str], object]) -> None:
     """Go through the operations of a pickle.
 
     Args:
@@ -41,17 +42,19 @@ def scan(data, permitted):
         if number > MOST_OPERATIONS:
             raise pickle.UnpicklingError(f"more than {MOST_OPERATIONS:,} operations")
         if operation.name == "GLOBAL":
-            permitted(*argument.split(" ", 1))
+            permitted(*str(argument).split(" ", 1))
         machine.do(operation, argument, number)
 
 
 class _Machine:
     """The unpickler's stack and memo, with nothing on them but how deep each value is."""
 
-    def __init__(self):
-        self.stack, self.marks, self.memo = [], [], {}
+    def __init__(self) -> None:
+        self.stack: list[int] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, int] = {}
 
-    def do(self, operation, argument, number):
+    def do(self, operation: pickletools.OpcodeInfo, argument: Any, number: int) -> None:
         name, stack = operation.name, self.stack
         if name in _PUTS:
             place = len(self.memo) if name == "MEMOIZE" else int(argument)
@@ -73,7 +76,7 @@ class _Machine:
         elif name not in _NOTHING:
             raise pickle.UnpicklingError(f"the operation {name}, which no checkpoint needs")
 
-    def taken(self, operation):
+    def taken(self, operation: pickletools.OpcodeInfo) -> list[int]:
         """The values that an operation takes from the stack, in their order."""
         wanted = operation.stack_before
         if pickletools.markobject in wanted:
@@ -86,7 +89,7 @@ class _Machine:
         del self.stack[first:]
         return values
 
-    def fill(self, operation):
+    def fill(self, operation: pickletools.OpcodeInfo) -> None:
         """Put values into the dict or list below them."""
         values = self.taken(operation)
         container = self.stack.pop() if pickletools.markobject in operation.stack_before else values.pop(0)
@@ -95,7 +98,7 @@ class _Machine:
         self.stack.append(max(container, _deeper(values)))
 
 
-def _deeper(values):
+def _deeper(values: list[int]) -> int:
     depth = 1 + max([_ATOM, *values])
     if depth > _DEEPEST:
         raise pickle.UnpicklingError(f"nested more than {_DEEPEST} deep")

@@ -21,17 +21,17 @@ REPOSITORIES = {
 VERSIONS = (TINY, "svd", "svd_xt", "svd_xt_1_1", "svd_image_decoder", "svd_xt_image_decoder")
 
 
-def camera_moves(version):
+def camera_moves(version: str) -> dict[str, Path]:
     """{name: path} of the LoRA files that come with the program for a version's weights; most have none."""
     return {path.stem: path for path in sorted((places.ASSETS / "camera_moves" / version).glob("*.safetensors"))}
 
 
-def checkpoints_folder(given=None):
+def checkpoints_folder(given: str | Path | None = None) -> Path:
     """The folder of the weights: as given, else SVD_CHECKPOINTS of the environment, else `gm.places.weights`."""
     return Path(given or os.environ.get("SVD_CHECKPOINTS") or places.weights()).expanduser()
 
 
-def find_checkpoint(version, folder):
+def find_checkpoint(version: str, folder: str | Path) -> Path:
     """Path of a version's weights: <version>.safetensors in the folder, or <version>_fp16.safetensors.
 
     version: one of `VERSIONS`, or the name of a config of one's own without .yaml. Raises UserError where there is
@@ -50,7 +50,7 @@ def find_checkpoint(version, folder):
     raise UserError(f"{message}; {remedy}")
 
 
-def download_command(version, folder):
+def download_command(version: str, folder: str | Path) -> str:
     """What to type to get the weights of one of `REPOSITORIES` into a folder."""
     where = "" if Path(folder) == checkpoints_folder() else f" --checkpoints_dir={shlex.quote(str(folder))}"
     return f"{places.command('svd_tools/download.py')} {version}{where}"

@@ -38,14 +38,14 @@ _UNUSED = tuple((re.compile(pattern), reason) for pattern, reason in UNUSED_KEYS
 _RULES = tuple((re.compile(pattern), replacement) for pattern, replacement, _ in NAME_RULES)
 
 
-def original_name(name):
+def original_name(name: str) -> str:
     """The original release's name of a parameter that the older MindSpore port may have renamed."""
     for pattern, replacement in _RULES:
         name = pattern.sub(replacement, name)
     return name
 
 
-def unused_reason(name):
+def unused_reason(name: str) -> str | None:
     """Why the parameter with this original name is not used, or None if no rule says that it is unused."""
     for pattern, reason in _UNUSED:
         if pattern.fullmatch(name):

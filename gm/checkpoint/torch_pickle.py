@@ -11,7 +11,8 @@ import io
 import math
 import pickle
 import zipfile
-from typing import NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -62,14 +63,14 @@ class _Tensor(NamedTuple):
 class _RebuildTensor:
     __slots__ = ()
 
-    def __call__(self, storage, offset, shape, strides, *_):
+    def __call__(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
         return _Tensor(storage, offset, shape, strides)
 
 
 class _RebuildParameter:
     __slots__ = ()
 
-    def __call__(self, tensor, *_):
+    def __call__(self, tensor: _Tensor, *_: object) -> _Tensor:
         return tensor
 
 
@@ -78,17 +79,18 @@ class _Dict(dict):
 
     __slots__ = ()
 
-    def __init__(self):  # torch fills it item by item; a copy of a long list, again and again, would take for ever
+    # torch fills it item by item; a copy of a long list, again and again, would take for ever
+    def __init__(self) -> None:
         super().__init__()
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
 class _Size:
     __slots__ = ()
 
-    def __call__(self, lengths=()):
+    def __call__(self, lengths: Any = ()) -> tuple:
         if len(lengths) > MOST_AXES:
             raise pickle.UnpicklingError("a shape with too many axes")
         return tuple(lengths)
@@ -121,24 +123,24 @@ class _Refused(Exception):
     """The pickle asks for a name that is not permitted."""
 
 
-def _check_name(module, name):
+def _check_name(module: str, name: str) -> None:
     if (module, name) not in _PERMITTED:
         raise _Refused(f"{module}.{name}")
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         _check_name(module, name)
         return _PERMITTED[module, name]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> _Storage:
         tag, kind, key, _, length = pid
         if tag != "storage" or not isinstance(kind, _StorageType):
             raise pickle.UnpicklingError(f"unknown persistent entry {pid!r:.80}")
         return _Storage(kind, key, length)
 
 
-def open_torch(path):
+def open_torch(path: Path) -> MappedCheckpoint:
     """Open a PyTorch zip checkpoint.
 
     The weights may lie under an entry such as `state_dict` (`WRAPPERS`); a running mean beside them (`MEANS`) is there
@@ -172,7 +174,7 @@ def open_torch(path):
     return MappedCheckpoint(path, tensors, None, ignored)
 
 
-def _check_directory(path, file):
+def _check_directory(path: str | Path, file: IO[bytes]) -> None:
     """UserError where the list of the zip's members is so long that reading it would fill the memory."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _END_SEARCHED))
@@ -185,7 +187,7 @@ def _check_directory(path, file):
         raise UserError(f"{path}: the list of its members has {length:,} bytes and is refused.\n{REMEDY}")
 
 
-def _unpickle(path, data):
+def _unpickle(path: str | Path, data: bytes) -> Any:
     try:
         scan(data, _check_name)
         return _RestrictedUnpickler(io.BytesIO(data)).load()
@@ -198,7 +200,7 @@ def _unpickle(path, data):
         raise UserError(f"{path}: its pickle is damaged ({error}).\n{REMEDY}") from error
 
 
-def _named_weights(path, content):
+def _named_weights(path: str | Path, content: Any) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
     """{name: tensor} of an unpickled object, the running mean's included, and the names of what lies beside them."""
     weights, means, ignored = _weights(content)
     if not weights and not means:
@@ -207,12 +209,14 @@ def _named_weights(path, content):
     return {**weights, **{f"model_ema.{name}": tensor for name, tensor in means.items()}}, tuple(ignored)
 
 
-def _weights(content, depth=_WRAPPED_DEEP):
+def _weights(content: Any, depth: int = _WRAPPED_DEEP) -> tuple[dict[str, _Tensor], dict[str, _Tensor], list[str]]:
     """(weights, running mean, names of what lies beside them) below an unpickled object."""
     weights = _named_tensors(content)
     if weights or not isinstance(content, dict) or not depth:
         return weights, {}, [str(key) for key in content if key not in weights] if weights else []
-    inside = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, dict)}
+    inside: dict[str | None, Any] = {
+        key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, dict)
+    }
     chosen = next((key for key in WRAPPERS if key in inside), None)
     weights, means, ignored = _weights(inside.get(chosen), depth - 1)
     averaged = next((key for key in MEANS if _named_tensors(inside.get(key))), None)
@@ -220,20 +224,23 @@ def _weights(content, depth=_WRAPPED_DEEP):
     return weights, means or _named_tensors(inside.get(averaged)), beside + ignored
 
 
-def _named_tensors(content):
+def _named_tensors(content: Any) -> dict[str, _Tensor]:
     """The entries of a dict that are tensors under a text; {} where it is no dict."""
     entries = content.items() if isinstance(content, dict) else ()
     return {name: value for name, value in entries if isinstance(name, str) and isinstance(value, _Tensor)}
 
 
-def _outline(content):
+def _outline(content: Any) -> str:
     if not isinstance(content, dict) or not content:
         return f"a {type(content).__name__}" if content else "nothing"
     listed = [str(key) for key in list(content)[:5]] + ["…"] * (len(content) > 5)
     return f"entries that are not tensors: {', '.join(listed)}"
 
 
-def _locate(path, name, tensor, members, prefix, file):
+def _locate(
+    path: str | Path, name: str, tensor: _Tensor, members: dict[str, zipfile.ZipInfo], prefix: str,
+    file: IO[bytes],
+) -> StoredTensor:
     """Check everything that the pickle says about one tensor against the file, and give its place in the file."""
     storage, offset, shape, strides = tensor
     try:
@@ -259,7 +266,7 @@ def _locate(path, name, tensor, members, prefix, file):
     return found
 
 
-def _data_start(info, file):
+def _data_start(info: zipfile.ZipInfo, file: IO[bytes]) -> int:
     """Position of a zip member's bytes; the local header may be longer than the one in the central directory."""
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER)

@@ -5,10 +5,13 @@ A view has the methods of `mapped.MappedCheckpoint`, so that whoever reads one n
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
+
+from gm.checkpoint.reader import Reader
 
 
 class Change(NamedTuple):
@@ -18,13 +21,13 @@ class Change(NamedTuple):
     value: Callable
 
 
-def _row(number):
+def _row(number: int) -> Change:
     """The number-th third of a tensor along its first axis."""
     return Change(lambda shapes: (shapes[0][0] // 3, *shapes[0][1:]),
                   lambda arrays: arrays[0][len(arrays[0]) // 3 * number : len(arrays[0]) // 3 * (number + 1)])
 
 
-def _through(arrays):
+def _through(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """A convolution followed by a 1x1 convolution, as one: weights, or biases with the second one's weight behind."""
     first, second = np.asarray(arrays[0], np.float64), np.asarray(arrays[1], np.float64)
     second = second.reshape(len(second), -1)
@@ -47,7 +50,7 @@ class Source(NamedTuple):
     change: Change | None = None
 
     @classmethod
-    def of(cls, checkpoint, *names, change=None):
+    def of(cls, checkpoint: Reader, *names: str, change: Change | None = None) -> Source:
         return cls(tuple((checkpoint, name) for name in names), change)
 
 
@@ -61,37 +64,40 @@ class View:
         description: what it is, in words for the user.
     """
 
-    def __init__(self, path, sources, ignored=(), metadata=None, description=""):
+    def __init__(
+        self, path: str | Path, sources: dict[str, Source], ignored: Iterable[str] = (),
+        metadata: dict[str, str] | None = None, description: str = "",
+    ) -> None:
         self.path, self.sources, self.description = Path(path), sources, description
         self.ignored, self.metadata = tuple(ignored), metadata or {}
         self._files = list(dict.fromkeys(file for source in sources.values() for file, _ in source.parts))
 
-    def __enter__(self):
+    def __enter__(self) -> View:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.release()
 
-    def names(self):
+    def names(self) -> list[str]:
         return list(self.sources)
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         parts, change = self.sources[name]
         shapes = [tuple(file.shape(other)) for file, other in parts]
         return shapes[0] if change is None else tuple(change.shape(shapes))
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> np.dtype:
         """The NumPy type that `read` returns."""
         parts, change = self.sources[name]
         if change is THROUGH:
             return np.dtype(np.float32)
         return np.result_type(*(file.dtype(other) for file, other in parts))
 
-    def precision(self, name):
+    def precision(self, name: str) -> str:
         file, other = self.sources[name].parts[0]
         return file.precision(other)
 
-    def read(self, name):
+    def read(self, name: str) -> np.ndarray:
         parts, change = self.sources[name]
         arrays = [file.read(other) for file, other in parts]
         if change is None:
@@ -99,17 +105,17 @@ class View:
         value = change.value(arrays)
         return np.require(value, self.dtype(name), ["C_CONTIGUOUS", "ALIGNED", "WRITEABLE"])
 
-    def copy_to(self, name, out, convert):
+    def copy_to(self, name: str, out: np.ndarray, convert: Callable[[np.ndarray, np.ndarray], None]) -> None:
         parts, change = self.sources[name]
         if change is None:
             parts[0][0].copy_to(parts[0][1], out, convert)
         else:
             convert(out.reshape(-1), self.read(name).reshape(-1))
 
-    def release(self):
+    def release(self) -> None:
         for file in self._files:
             file.release()
 
-    def size(self):
+    def size(self) -> int:
         """Bytes of all files under it."""
         return sum(file.size() for file in self._files)

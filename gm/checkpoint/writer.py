@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
 
@@ -31,7 +33,10 @@ _CODES = {
 }
 
 
-def write_safetensors(path, entries, read, metadata=None, progress=None):
+def write_safetensors(
+    path: str | Path, entries: Iterable[tuple[str, Sequence[int], Any]], read: Callable[[str], np.ndarray],
+    metadata: dict[str, str] | None = None, progress: Callable[[int], object] | None = None,
+) -> int:
     """Write the tensors `entries` to `path`, one at a time and under a temporary name until all are written.
 
     Args:
@@ -46,12 +51,12 @@ def write_safetensors(path, entries, read, metadata=None, progress=None):
     """
     path = Path(path)
     # Wide types first, as the format's own library does, so that every tensor lies aligned for memory mapping.
-    entries = sorted(((name, tuple(shape), np.dtype(dtype)) for name, shape, dtype in entries), key=_width_first)
-    header, data_size = _header(entries, metadata)
+    tensors = sorted(((name, tuple(shape), np.dtype(dtype)) for name, shape, dtype in entries), key=_width_first)
+    header, data_size = _header(tensors, metadata)
     require_space(path.parent, len(header) + data_size)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(header)
-        for name, shape, dtype in entries:
+        for name, shape, dtype in tensors:
             array = read(name)
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"{name}: announced {shape} {dtype}, got {array.shape} {array.dtype}")
@@ -61,7 +66,7 @@ def write_safetensors(path, entries, read, metadata=None, progress=None):
     return len(header) + data_size
 
 
-def check_output(output, inputs=(), overwrite=False):
+def check_output(output: str | Path, inputs: Iterable[str | Path | None] = (), overwrite: bool = False) -> None:
     """UserError if a file to be written is one of the inputs (paths or None), or is there already."""
     output = Path(output)
     if not os.path.lexists(output):
@@ -74,13 +79,13 @@ def check_output(output, inputs=(), overwrite=False):
         raise UserError(f"{output} is already there: {remedy}")
 
 
-def _width_first(entry):
+def _width_first(entry: tuple[str, tuple[int, ...], np.dtype]) -> int:
     return -entry[2].itemsize
 
 
-def _header(entries, metadata):
+def _header(entries: list[tuple[str, tuple[int, ...], np.dtype]], metadata: dict[str, str] | None) -> tuple[bytes, int]:
     """The leading bytes of the file, and the number of data bytes that follow."""
-    fields = {"__metadata__": dict(metadata)} if metadata else {}
+    fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name, shape, dtype in entries:
         if name in fields:
