@@ -12,13 +12,13 @@ from gm.data.images import fit_size
 from gm.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from gm.model_config import ModelConfig, Networks
 
 LARGEST_AREA = 2.0
 LONGEST_SIDE = 16384  # pixels
 
 
-def size_multiple(model: DictConfig) -> int:
+def size_multiple(model: Networks) -> int:
     """Height and width in pixels must be multiples of this: the VAE's and the UNet's halvings together (64 for SVD)."""
     return vae_factor(model) * 2 ** (len(model.unet.channel_mult) - 1)
 
@@ -38,7 +38,7 @@ def embedding_width(model):
     return model.unet.adm_in_channels // 3
 
 
-def check_picture(image: object, model: DictConfig) -> None:
+def check_picture(image: object, model: Networks) -> None:
     """UserError, with the remedy, unless a picture is what the networks take: uint8 (h, w, 3), h and w multiples of
     `size_multiple`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
@@ -62,7 +62,7 @@ def check_picture(image: object, model: DictConfig) -> None:
         raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
 
 
-def choose_size(config: DictConfig, size: Sequence[int], height: int | None = None,
+def choose_size(config: ModelConfig, size: Sequence[int], height: int | None = None,
                 width: int | None = None) -> tuple[int, int]:
     """(height, width) in pixels of the video of a picture of `size`.
 
