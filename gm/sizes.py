@@ -23,17 +23,17 @@ def size_multiple(model: Networks) -> int:
     return vae_factor(model) * 2 ** (len(model.unet.channel_mult) - 1)
 
 
-def vae_factor(model):
+def vae_factor(model: Networks) -> int:
     """Pixels of a picture's side for one of its latent's: 8 for SVD."""
     return 2 ** (len(model.vae.ch_mult) - 1)
 
 
-def latent_shape(model, size):
+def latent_shape(model: Networks, size: Sequence[int]) -> tuple[int, ...]:
     """(channels, height, width) of the latent of a picture of `size`, (height, width) in pixels."""
     return model.vae.z_channels, *(side // vae_factor(model) for side in size)
 
 
-def embedding_width(model):
+def embedding_width(model: Networks) -> int:
     """Of each of the three numbers that the UNet is told: fps, motion bucket, noise augmentation."""
     return model.unet.adm_in_channels // 3
 

@@ -47,9 +47,9 @@ def merge(config: str | Path, checkpoint: str | Path, deltas: str, output: str |
 
     given = parse_deltas(deltas)
     check_output(output, [checkpoint, base, *(path for path, _ in given)], overwrite)
-    config = load_model_config(config)
-    weights = Weights(config, checkpoint, base, use_ema)
-    changes = Deltas(given, unet_shapes(build_component(config, "unet")))
+    model = load_model_config(config)
+    weights = Weights(model, checkpoint, base, use_ema)
+    changes = Deltas(given, unet_shapes(build_component(model, "unet")))
     source = weights.checkpoint
     entries = [(name, tuple(source.shape(key)), np.dtype(dtype or source.dtype(key)))
                for name, key in weights.sources.items()]

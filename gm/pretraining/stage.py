@@ -82,6 +82,6 @@ def _run(folder: RunFolder, phase: Phase, settings: Stage, record: Mapping[str, 
                     state.save(folder.checkpoints, 1)
                     stop.unsaved = False
                 if stop.requested:
-                    raise Stopped(str(folder.path), 128 + stop.number)
+                    raise Stopped(str(folder.path), 128 + (stop.number or 0))
     finally:
         log.close()
