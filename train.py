@@ -15,40 +15,41 @@ if __name__ == "__main__":  # before all that takes time
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 from gm import compile_cache, places
 from gm.errors import UserError, run_cli
+from gm.inference_options import add_option
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
 
 
-def parse(argv):
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(arguments, key=value overrides of the config)."""
     parser = _Parser(description=__doc__, add_help=False, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--help", "-h", action="store_true", help="print this and every option, and stop")
     parser.add_argument("--config", default=places.CONFIGS / "svd_train.yaml", help="YAML file with the options below")
     parser.add_argument("--svd_config", default=places.CONFIGS / "svd.yaml", help="YAML file of the model")
-    parser.add_argument("--memory_check", choices=("on", "off"), default="on",
-                        help="off: try also what, by the estimate of memory, will not fit")
-    parser.add_argument("--compile_cache", metavar="FOLDER|off", help="where graph mode keeps compiled networks for "
-                        "the next run with the same settings; by default, on a CPU, in ~/.cache/svd_mindspore/graphs")
+    add_option(parser, "memory_check")
+    add_option(parser, "compile_cache")
     parser.add_argument("--dry_run", action="store_true", help="print settings, parameters and memory, and stop")
     arguments, rest = parser.parse_known_args(argv)
     if arguments.help:
         from gm.training.settings import describe_options
 
         parser.print_help()
-        print("\noptions of the config, --name=value [value in configs/svd_train.yaml]:")
-        print("\n".join(describe_options(places.CONFIGS / "svd_train.yaml")))
+        print("\noptions of the config, --name=value [default]:")
+        print("\n".join(describe_options()))
         sys.exit(0)
     return arguments, _overrides(rest)
 
 
-def _overrides(rest):
+def _overrides(rest: Sequence[str]) -> list[str]:
     """["--a.b=1", "--a.c", "2"] -> ["a.b=1", "a.c=2"]."""
     found, rest = [], list(rest)
     while rest:
@@ -63,7 +64,7 @@ def _overrides(rest):
     return found
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
     compile_cache.quiet()
     from gm import ops

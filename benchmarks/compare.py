@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
 
 from gm.checkpoint.writer import write_safetensors
 from gm.console import versions
@@ -37,6 +36,7 @@ from gm.errors import UserError, run_cli
 from gm.model import expected_parameters, load_model_config
 from gm.networks.init import initial_values
 from gm.pipeline import ImageToVideo
+from gm.settings import plain
 
 HERE = Path(__file__).resolve().parent
 CONFIGS, ASSETS = HERE.parent / "configs", HERE.parent / "assets"
@@ -175,7 +175,7 @@ def prepare(case, folder):
     inputs = Path(folder) / "inputs.npz"
     np.savez(inputs, **arrays)
     return {"kind": case.kind, "config": str(case.config), "changes": case.changes, "frames": case.frames,
-            "weights": str(weights), "inputs": str(inputs), **OmegaConf.to_container(config)}
+            "weights": str(weights), "inputs": str(inputs), **plain(config)}
 
 
 def compare(name, case, options, folder):

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
 
 from gm.console import peak_memory, timed, versions
 from gm.errors import UserError, run_cli
@@ -128,8 +127,9 @@ def our_side(part, checkpoint, given, wanted, calls):
 def model_section():
     """The part of the config that PyTorch's networks are built from, as JSON."""
     from gm.model import load_model_config
+    from gm.settings import plain
 
-    return json.dumps(OmegaConf.to_container(load_model_config(CONFIG).model))
+    return json.dumps(plain(load_model_config(CONFIG).model))
 
 
 def run_both(part, checkpoint, torch_python, calls, folder):

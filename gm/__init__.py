@@ -55,7 +55,7 @@ _PUBLIC = {
     "expected_parameters": "gm.model",
     "fit_image": "gm.data.images",
     "load_image": "gm.data.images",
-    "load_model_config": "gm.model",
+    "load_model_config": "gm.model_config",
     "load_settings": "gm.training.settings",
     "open_video": "gm.data.video_reader",
     "set_device": "gm.ops",

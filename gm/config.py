@@ -1,23 +1,24 @@
-"""YAML files to checked settings to objects.
+"""YAML files to settings.
 
-A file may start from another one (`base: svd.yaml`); whatever it or the command line names must exist there. Sections
-are compared with the signatures they are meant for before anything is built, and all faults are told at once.
+A file may start from another one (`base: svd.yaml`), and all of them start from the fields of a dataclass of
+`gm.settings`; whatever a file or the command line names must exist there. All faults are told at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gm import places
 from gm.errors import UserError
 from gm.files import require_file
-from gm.signatures import check_call, fits, hint, join, plain, syntax
+from gm.settings import REQUIRED, Settings, defaults, join, plain, raise_if, read
 
 MAX_BASES = 4  # a longer chain of files is a mistake, or unreadable
 MAX_VALUES = 100_000  # of one file, repeated ones (`*name`) counted each time: a few lines can stand for billions
@@ -28,31 +29,49 @@ _NOT_OF_ITS_KIND = (ValueError, TypeError, KeyError, AttributeError, OverflowErr
 _USUAL_NAMES = {"lr": "learning_rate", "bs": "batch_size"}  # what others call our options
 
 
-class Section(NamedTuple):
-    """In a schema: the arguments of one call of `target`."""
-
-    target: Callable
+Kind = TypeVar("Kind", bound=Settings)
 
 
-def load_config(path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Read a YAML file (`gm.places.config`), under it its `base`, over it `key.sub=value` overrides;
-    interpolations are resolved.
+def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> Kind:
+    """`kind` from a YAML file: under it the defaults of the fields, over it `key.sub=value` overrides.
 
-    Raises UserError on a missing or broken file, a key that the base does not have, or a value left open (`???`).
+    Raises UserError on a missing or broken file, and with all that the file and the overrides say which cannot be.
     """
-    settings = _read_chain(places.config(path), ())
+    faults: list[str] = []
+    settings = read_values(path, overrides, faults, defaults(kind))
+    found = read(kind, settings, "", faults)
+    raise_if(faults, f"{path}{' with the options given' if overrides else ''} is invalid:")
+    return found
+
+
+def read_values(
+    path: str | Path, overrides: Sequence[str], faults: list[str], under: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Nested values of a YAML file (`gm.places.config`), under it its `base` and, under all, `under`, over it
+    `key.sub=value` overrides; interpolations are resolved. Keys that nothing below has are added to `faults`.
+
+    Raises UserError on a missing or broken file, or an override that says nothing.
+    """
+    settings = _read_chain(places.config(path), (), faults, under)
     for override in overrides:
-        settings = _merged(settings, _change(settings, override), f"override {override!r}", path)
+        wrong: list[str] = []
+        settings = _merge(settings, _change(settings, override), "", wrong, settings)
+        faults += [f"override {override!r}: {fault}" for fault in wrong]
     try:
         config = OmegaConf.create(settings)
         OmegaConf.resolve(config)
-        open_values = sorted(OmegaConf.missing_keys(config))
+        return _container(config)
     except OmegaConfBaseException as error:
         raise _about_key(path, error) from error
-    if open_values:
-        raise UserError(f"{path}: no value for {', '.join(open_values)}")
-    OmegaConf.set_struct(config, True)
-    return config
+
+
+def _container(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def to_yaml(settings: Any) -> str:
+    """Settings as the text of a YAML file."""
+    return OmegaConf.to_yaml(OmegaConf.create(plain(settings)))
 
 
 def _change(settings: dict, override: str) -> dict:
@@ -68,11 +87,11 @@ def _change(settings: dict, override: str) -> dict:
     old: Any = settings
     for key in keys:
         old = old.get(key) if isinstance(old, dict) else None
-    is_open = old is None or old == "???"
+    is_open = old in (None, REQUIRED)
     value: Any = text
     if is_open or not isinstance(old, str) or text == "null":
         try:
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+            value = _container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
             _check_numbers(value)
         except (yaml.YAMLError, OmegaConfBaseException, RecursionError, *_NOT_OF_ITS_KIND) as error:
             if not is_open or isinstance(value, int):
@@ -84,21 +103,26 @@ def _change(settings: dict, override: str) -> dict:
     return value
 
 
-def _read_chain(path: Path, seen: tuple) -> dict:
+def _read_chain(path: Path, seen: tuple, faults: list[str], under: dict[str, Any] | None) -> dict:
     if path.resolve() in seen:
         raise UserError(f"{path}: its chain of base files comes back to itself")
     if len(seen) > MAX_BASES:
         raise UserError(f"{path}: more than {MAX_BASES} base files under one another")
     settings = _read_mapping(path)
     base = settings.pop("base", None)
-    if base is None:
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base: expected the name of a file, found {base!r}")
+        base_path = path.parent / base
+        if not base_path.is_file():
+            base_path = places.config(base)
+        under = _read_chain(base_path, seen + (path.resolve(),), faults, under)
+    if under is None:
         return settings
-    if not isinstance(base, str):
-        raise UserError(f"{path}: base: expected the name of a file, found {base!r}")
-    base_path = path.parent / base
-    if not base_path.is_file():
-        base_path = places.config(base)
-    return _merged(_read_chain(base_path, seen + (path.resolve(),)), settings, path, base_path)
+    wrong: list[str] = []
+    settings = _merge(under, settings, "", wrong, under)
+    faults += [f"{path}: {fault}" for fault in wrong] if seen else wrong
+    return settings
 
 
 def _read_mapping(path: Path) -> dict:
@@ -111,7 +135,7 @@ def _read_mapping(path: Path) -> dict:
         if _count(node, {}) > MAX_VALUES:
             raise UserError(f"{path}: more than {MAX_VALUES:,} values, repeated ones (`*name`) counted each time")
         # omegaconf's own loader refuses duplicate keys and reads 1e-4 as a number, which PyYAML's does not.
-        mapping = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        mapping = _container(OmegaConf.create(text))
         _check_numbers(mapping)
         return mapping
     except OSError as error:
@@ -130,7 +154,7 @@ def _read_mapping(path: Path) -> dict:
         raise UserError(f"{path}: a value is not what its tag says, or too large: {_first_line(error)}") from error
 
 
-def _count(node, counted: dict, depth: int = 0) -> int:
+def _count(node: yaml.Node, counted: dict[int, int], depth: int = 0) -> int:
     """Values of a YAML node with its repetitions written out; RecursionError beyond `MAX_DEPTH` levels, of which one
     that contains itself has endlessly many."""
     if depth > MAX_DEPTH:
@@ -155,13 +179,6 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:40]}… ({len(text)} characters)"
 
 
-def _merged(base: dict, change: dict, source, base_source) -> dict:
-    faults: list[str] = []
-    merged = _merge(base, change, "", faults, base)
-    _raise_if(faults, f"{source} does not fit {base_source}:")
-    return merged
-
-
 def _merge(base: dict, change: dict, path: str, faults: list[str], root: dict) -> dict:
     merged = dict(base)
     for key, value in change.items():
@@ -171,7 +188,7 @@ def _merge(base: dict, change: dict, path: str, faults: list[str], root: dict) -
             faults.append(f"{where}: no such key{_suggestion(key, base, root)}")
         elif isinstance(old, dict) and isinstance(value, dict):
             merged[key] = _merge(old, value, where, faults, root)
-        elif isinstance(old, dict) != isinstance(value, dict) and old is not None and value is not None:
+        elif isinstance(old, dict) != isinstance(value, dict) and old not in (None, REQUIRED) and value is not None:
             kinds = ("a section", "a single value") if isinstance(old, dict) else ("a single value", "a section")
             faults.append(f"{where}: is {kinds[0]}, cannot become {kinds[1]}")
         else:
@@ -187,59 +204,21 @@ def _suggestion(key: Any, section: dict, root: dict) -> str:
     elsewhere = paths.get(_USUAL_NAMES.get(key, key), [])
     if elsewhere:
         return f" (did you mean {' or '.join(map(repr, elsewhere[:3]))}?)"
-    return hint(key, section) or hint(key, [path for named in paths.values() for path in named])
+    return _hint(key, section) or _hint(key, [path for named in paths.values() for path in named])
 
 
-def _leaves(section: dict, path: str):
+def _leaves(section: dict, path: str) -> Iterator[str]:
     for key, value in section.items():
         where = join(path, key)
         yield from _leaves(value, where) if isinstance(value, dict) else [where]
 
 
-def check(config, schema: Mapping, path) -> None:
-    """Compare a config with nested `schema`: {name: Section | annotation such as "int" | nested mapping}.
-
-    Raises one UserError that names the file `path` and lists every fault of every section.
-    """
-    _raise_if(_check_mapping(plain(config), schema, ""), f"{path} is invalid:")
+def _hint(name: Any, known: Iterable[Any]) -> str:
+    close = difflib.get_close_matches(str(name), [str(item) for item in known], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _check_mapping(settings: Any, schema: Mapping, path: str) -> list[str]:
-    if not isinstance(settings, dict):
-        return [f"{path}: expected a section, found {settings!r}"]
-    faults = [f"{join(path, key)}: no such key{hint(key, schema)}" for key in settings if key not in schema]
-    for key, expected in schema.items():
-        where = join(path, key)
-        if key not in settings:
-            faults.append(f"{where}: missing")
-        elif isinstance(expected, Section):
-            faults += check_call(expected.target, settings[key], where)
-        elif isinstance(expected, Mapping):
-            faults += _check_mapping(settings[key], expected, where)
-        elif not fits(settings[key], syntax(expected)[1]):
-            faults.append(f"{where}: expected {expected}, found {settings[key]!r}")
-    return faults
-
-
-def build(target: Callable, section, path: str, **extra) -> Any:
-    """`target(**section, **extra)` with lists turned into tuples. Raises UserError with every fault of the section."""
-    faults = check_call(target, section, path, tuple(extra))
-    _raise_if(faults, f"cannot build {path}:")
-    return target(**_with_tuples(plain(section)), **extra)
-
-
-def _with_tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(_with_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _raise_if(faults: list[str], head: str) -> None:
-    if faults:
-        raise UserError("\n  ".join([head, *faults]))
-
-
-def _about_key(path, error: OmegaConfBaseException) -> UserError:
+def _about_key(path: str | Path, error: OmegaConfBaseException) -> UserError:
     where = f"{path}: {error.full_key}" if error.full_key else path  # omegaconf 2.3 often leaves the key out
     return UserError(f"{where}: {_first_line(error)}")
 

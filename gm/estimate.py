@@ -16,8 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from gm.model_config import Networks, Unet, Vae
     from gm.options import Options
 
 FLOAT = 4  # bytes
@@ -99,7 +98,7 @@ def held(values: Iterable[tuple[int, int, int]]) -> Held:
     return Held(own, mapped)
 
 
-def unet_blocks(unet: DictConfig) -> list[tuple[bool, int, int]]:
+def unet_blocks(unet: Unet) -> list[tuple[bool, int, int]]:
     """[(is a transformer, channels, how often its side is halved)] of the UNet's blocks, from its config section."""
     blocks = []
     for level, mult in enumerate(unet.channel_mult):
@@ -111,19 +110,19 @@ def unet_blocks(unet: DictConfig) -> list[tuple[bool, int, int]]:
     return blocks + [(kind, widest, last) for kind in (False, True, False)]
 
 
-def _vae_blocks(vae: DictConfig, per_level: int) -> int:
+def _vae_blocks(vae: Vae, per_level: int) -> int:
     return len(vae.ch_mult) * per_level + 3
 
 
-def _factor(vae: DictConfig) -> int:
+def _factor(vae: Vae) -> int:
     return 2 ** (len(vae.ch_mult) - 1)
 
 
-def _latent_pixels(model: DictConfig, size: Size) -> float:
+def _latent_pixels(model: Networks, size: Size) -> float:
     return size.height * size.width / _factor(model.vae) ** 2
 
 
-def _encoder_activations(model: DictConfig, size: Size, setting: Setting, tile: int | None = None) -> float:
+def _encoder_activations(model: Networks, size: Size, setting: Setting, tile: int | None = None) -> float:
     vae = model.vae
     pixels = size.height * size.width
     if tile is not None:
@@ -131,24 +130,24 @@ def _encoder_activations(model: DictConfig, size: Size, setting: Setting, tile: 
     return setting.units("encoder") * pixels * vae.ch * FLOAT
 
 
-def _tile_side(vae: DictConfig, tile: int, blocks: int) -> int:
+def _tile_side(vae: Vae, tile: int, blocks: int) -> int:
     """Pixels of a tile's side with its margins (`gm.networks.tiles`)."""
     margin = math.ceil(sum((2 * blocks + 1) / 2**i for i in range(len(vae.ch_mult))))
     return tile + 2 * margin * _factor(vae)
 
 
-def _unet_units(model: DictConfig, size: Size) -> list[tuple[str, float]]:
+def _unet_units(model: Networks, size: Size) -> list[tuple[str, float]]:
     """[(kind, bytes of an activation)] of the UNet's blocks."""
     values = size.evaluated * _latent_pixels(model, size) * FLOAT
     return [("transformer" if transformer else "resblock", values * channels / 4**level)
             for transformer, channels, level in unet_blocks(model.unet)]
 
 
-def _unet_activations(model: DictConfig, size: Size, setting: Setting) -> float:
+def _unet_activations(model: Networks, size: Size, setting: Setting) -> float:
     return max(setting.units(kind) * unit for kind, unit in _unet_units(model, size))
 
 
-def _scores(model: DictConfig, size: Size, setting: Setting, most: int) -> float:
+def _scores(model: Networks, size: Size, setting: Setting, most: int) -> float:
     """Attention's scores and their softmax: the kernels hold none."""
     if setting.kernels:
         return 0
@@ -158,7 +157,7 @@ def _scores(model: DictConfig, size: Size, setting: Setting, most: int) -> float
     return 2 * FLOAT * min(found, most)
 
 
-def _decoder_activations(model: DictConfig, size: Size, setting: Setting, chunk: int, tile: int | None = None) -> float:
+def _decoder_activations(model: Networks, size: Size, setting: Setting, chunk: int, tile: int | None = None) -> float:
     vae = model.vae
     frames = min(chunk, size.frames)
     pixels = size.height * size.width
@@ -170,7 +169,7 @@ def _decoder_activations(model: DictConfig, size: Size, setting: Setting, chunk:
     return found
 
 
-def generation(model: DictConfig, weights: Mapping[str, Held], size: Size, chunk: int, setting: Setting,
+def generation(model: Networks, weights: Mapping[str, Held], size: Size, chunk: int, setting: Setting,
                low_memory: bool = False, tiles: tuple[int | None, int | None] = (None, None), decoded: bool = True,
                scores: int = 2**26, sampled: bool = True, kept: int = 0) -> dict[str, Need]:
     """{"conditioning", "sampling", "decoding": `Need`} of making one video.
@@ -205,7 +204,7 @@ def generation(model: DictConfig, weights: Mapping[str, Held], size: Size, chunk
     return stages
 
 
-def _sampling(model: DictConfig, weights: Mapping[str, Held], size: Size, setting: Setting, low_memory: bool,
+def _sampling(model: Networks, weights: Mapping[str, Held], size: Size, setting: Setting, low_memory: bool,
               encode_tile: int | None, scores: int, parts: dict[str, float],
               mapped: dict[str, float]) -> tuple[dict[str, Need], float]:
     """The stages before decoding, and bytes of their activations; adds to `parts` and `mapped` what they leave."""
@@ -236,7 +235,7 @@ class Basis(NamedTuple):
     Fields as the arguments of `generation`.
     """
 
-    model: DictConfig
+    model: Networks
     weights: Mapping[str, Held]
     setting: Setting
     low_memory: bool
@@ -254,7 +253,7 @@ class Basis(NamedTuple):
         )
 
 
-def training(model: DictConfig, weights: Mapping[str, Held], size: Size, setting: Setting, trained: int, *,
+def training(model: Networks, weights: Mapping[str, Held], size: Size, setting: Setting, trained: int, *,
              half: bool = False, ema: bool = False, recompute: bool = False, devices: int = 1, encoders: bool = True,
              clips: int = 0, sample: bool = False, sizes: int = 1) -> dict[str, Need]:
     """{"encoding", "training", perhaps "sample video": `Need`} of one device of a training run.
@@ -307,7 +306,7 @@ def training(model: DictConfig, weights: Mapping[str, Held], size: Size, setting
     return stages
 
 
-def _kept_activations(model: DictConfig, size: Size, setting: Setting, recompute: bool) -> float:
+def _kept_activations(model: Networks, size: Size, setting: Setting, recompute: bool) -> float:
     """Bytes of what the forward pass leaves for the backward pass, which is then computed beside it."""
     blocks = _unet_units(model, size)
     if not recompute:

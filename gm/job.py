@@ -45,6 +45,7 @@ from gm.making import Making
 from gm.options import Options
 from gm.picture import plan
 from gm.pipeline import PARTS
+from gm.settings import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,7 +155,7 @@ class Job:
         settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
         done = self.settings.output_type != "latents", bool(self.settings.end_image)  # what else is computed
         narrow = sorted(self.pipeline.narrow())
-        return [settings, self.pipeline.config.model, ops.compiled_library(), done, sizes, narrow]
+        return [settings, plain(self.pipeline.config.model), ops.compiled_library(), done, sizes, narrow]
 
     def plan(self, path: str | Path) -> Picture:
         """The `Picture` of a file, at the size that the settings ask for."""

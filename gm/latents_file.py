@@ -13,8 +13,7 @@ from gm.errors import UserError
 from gm.sizes import vae_factor
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from gm.model_config import ModelConfig
     from gm.options import VideoSettings
 
 
@@ -35,7 +34,7 @@ class GivenLatents(NamedTuple):
         return len(self.latents)
 
 
-def read_latents(config: DictConfig, settings: VideoSettings, path: str | Path) -> GivenLatents:
+def read_latents(config: ModelConfig, settings: VideoSettings, path: str | Path) -> GivenLatents:
     """The `GivenLatents` of a .npy file.
 
     Args:

@@ -1,10 +1,14 @@
-"""The values that a user may choose, checked: of the model, of sampling, of the files. No mindspore here."""
+"""The values that a user may choose, one dataclass for each of model, sampling and files. No mindspore here.
+
+The command line, its help and the page are made from the fields (`gm.inference_options`, `gm.web.settings`).
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,106 +16,99 @@ from gm.diffusion.guidance import SHAPES
 from gm.diffusion.sampling import SAMPLERS
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
+from gm.memory import parse_size
+from gm.settings import Settings, option
 
+DEVICES = ("CPU", "GPU", "Ascend")
+_DEVICE_NAMES = {"cpu": "CPU", "gpu": "GPU", "cuda": "GPU", "ascend": "Ascend", "npu": "Ascend"}
+AMP_LEVELS = ("O0", "O2")
+DTYPES = ("float16", "bfloat16")  # of O2
 OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
 OVERLAP = 4  # frames, where none are asked for
-# (option, smallest, largest value). The largest are far beyond what any model has seen (frames: 14 to 25, steps: the
-# noise levels of 1000 steps are a thousandth apart) and below what arithmetic in float32 or NumPy's generators bear.
-_WHOLE = (
-    ("num_frames", 1, 1000), ("sampling_steps", 1, 1000), ("decode_chunk_size", 1, 10**6), ("seed", 0, 2**63 - 1),
-    ("cache_interval", 1, 1000), ("decode_tile", 64, 10**6), ("encode_tile", 64, 10**6),
-)
-_NUMBERS = (
-    ("motion_bucket_id", 0, 1e4), ("noise_aug_strength", 0, 1e3), ("fps", -math.inf, 1e3),
-    ("min_guidance", -1e3, 1e3), ("max_guidance", -1e3, 1e3),
-)
+
+# Groups of the help.
+MOST, WEIGHTS, MOTION = "what most people need", "weights", "motion and likeness"
+MEMORY, SPEED, DEVICE = "memory", "speed", "device"
+
+
+def device(text: str) -> str:
+    """MindSpore's name of a device from anybody's, in capitals or not: cuda -> GPU, npu -> Ascend."""
+    if text.lower() not in _DEVICE_NAMES:
+        raise UserError(f"{text!r}: give CPU, GPU (or cuda) or Ascend (or npu)")
+    return _DEVICE_NAMES[text.lower()]
 
 
 @dataclass(frozen=True)
-class Options:
-    """How a video is sampled. Every field has the name of its command-line option.
+class Options(Settings):
+    """How a video is sampled, each field by the name of its command-line option.
 
-    num_frames: frames of the video. sampling_steps: steps of the sampler, one evaluation of the network each (heun:
-    two, in the last step one). min_guidance, max_guidance: guidance scale of the first and the last frame, where
-    guidance_shape is linear; it is one of `gm.diffusion.guidance.SHAPES`. fps: frames per second that the model is
-    told. motion_bucket_id: amount of motion, 0 to 255. noise_aug_strength: sigma of the noise on the conditioning
-    picture. decode_chunk_size: frames that the VAE decodes at a time (more need more memory; the temporal decoder's
-    result depends on it). seed: of the noise. schedule: of the noise levels, one of `SCHEDULES`. sampler: one of
-    `SAMPLERS`. guidance_sigma_min, guidance_sigma_max: noise levels outside of which there is no guidance, None for
-    no limit. cache_interval: every so many evaluations of the network are full ones (`gm.diffusion.deepcache`), 1 for
-    all. decode_tile, encode_tile: side in pixels of the tiles that frames are decoded in and that the picture is
-    encoded in (`gm.networks.tiles`), None for whole.
+    The largest values are far beyond what any model has seen (frames: 14 to 25, steps: the noise levels of 1000 steps
+    are a thousandth apart) and below what arithmetic in float32 or NumPy's generators bear.
 
     Raises:
         UserError: naming every value that cannot be.
     """
 
-    num_frames: int
-    sampling_steps: int
-    min_guidance: float
-    max_guidance: float
-    fps: float
-    motion_bucket_id: float
-    noise_aug_strength: float
-    decode_chunk_size: int
-    seed: int = 23
-    schedule: str = "karras"
-    sampler: str = "euler"
-    guidance_sigma_min: float | None = None
-    guidance_sigma_max: float | None = None
-    guidance_shape: str = "linear"
-    cache_interval: int = 1
-    decode_tile: int | None = None
-    encode_tile: int | None = None
+    num_frames: int = option("frames of the video (svd 14, svd_xt 25)", least=1, most=1000,
+                             names="--SVD.num_frames --num_frames", group=MOST)
+    sampling_steps: int = option(
+        "evaluations of the network (svd 25, svd_xt 30); heun takes two a step, one in the last", least=1, most=1000,
+        names="--SVD.sampling_steps --num_steps", group=MOST)
+    min_guidance: float = option("guidance scale of the first frame (svd 1.0, svd_xt 1.5)", least=-1e3, most=1e3,
+                                 names="--SVD.min_guidance", group=MOTION)
+    max_guidance: float = option("guidance scale of the last frame (svd 2.5, svd_xt 3.0)", least=-1e3, most=1e3,
+                                 names="--SVD.max_guidance", group=MOTION)
+    fps: float = option("frames per second that the model is told; good values are 5 to 30 (7)", above=0, most=1e3,
+                        names="--SVD.fps", group=MOTION)
+    motion_bucket_id: float = option("amount of motion, 0 to 255 (127)", least=0, most=1e4,
+                                     names="--SVD.motion_bucket_id --motion_bucket_id", group=MOTION)
+    noise_aug_strength: float = option("noise on the conditioning picture: more is less like it (0.02)", least=0,
+                                       most=1e3, names="--SVD.noise_aug_strength --cond_aug", group=MOTION)
+    decode_chunk_size: int = option(
+        "frames decoded at a time; fewer need less memory, and the temporal decoder's result depends on it (14)",
+        least=1, most=10**6, names="--SVD.decode_chunk_size --decoding_t", group=MEMORY)
+    seed: int = option("seed of the noise; the k-th video of a picture uses seed + k", 23, least=0, most=2**63 - 1,
+                       group=MOST)
+    schedule: str = option("noise levels: SVD's are karras; ays are NVIDIA's Align Your Steps, made for 10 steps",
+                           "karras", choices=SCHEDULES, names="--SVD.schedule", group=SPEED)
+    sampler: str = option("euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's", "euler",
+                          choices=SAMPLERS, names="--SVD.sampler", group=SPEED)
+    guidance_sigma_min: float | None = option("no guidance below this noise level: half the work there", None,
+                                              names="--SVD.guidance_sigma_min", group=SPEED)
+    guidance_sigma_max: float | None = option("no guidance above this noise level", None,
+                                              names="--SVD.guidance_sigma_max", group=SPEED)
+    guidance_shape: str = option(
+        "how the scale goes over the frames: from the first to the last (linear), to the last in the middle and back "
+        "(triangle), nearly at once (trapezoid), throughout (constant)", "linear", choices=SHAPES,
+        names="--SVD.guidance_shape", group=MOTION)
+    cache_interval: int = option(
+        "DeepCache: only every so many evaluations compute the whole network; faster, not the same", 1, least=1,
+        most=1000, names="--SVD.cache_interval", group=SPEED)
+    decode_tile: int | None = option(
+        "pixels of the square tiles that frames are decoded in, by default whole; less memory, several times slower",
+        None, least=64, most=10**6, names="--SVD.decode_tile", group=MEMORY)
+    encode_tile: int | None = option("the same for the picture's encoding", None, least=64, most=10**6,
+                                     names="--SVD.encode_tile", group=MEMORY)
 
-    def __post_init__(self):
-        faults = [f"{name} {value}: must be a finite number" for name, value in vars(self).items()
-                  if isinstance(value, (float, np.floating)) and not np.isfinite(value)]
-        for name, known in (("schedule", SCHEDULES), ("sampler", SAMPLERS), ("guidance_shape", SHAPES)):
-            if getattr(self, name) not in known:
-                faults.append(f"{name} {getattr(self, name)!r}: must be one of {', '.join(known)}")
-        faults += self._limit_faults()
-        if None not in (self.guidance_sigma_min, self.guidance_sigma_max) \
-                and self.guidance_sigma_min > self.guidance_sigma_max:
-            faults.append(f"guidance_sigma_min {self.guidance_sigma_min:g} is above guidance_sigma_max "
-                          f"{self.guidance_sigma_max:g}: guidance would never apply; to turn it off set both scales "
-                          "to 1")
-        if self.fps <= 0:
-            faults.append(f"fps {self.fps}: must be more than 0")
-        if faults:
-            raise UserError("\n  ".join(["invalid settings:", *faults]))
+    def contradictions(self) -> Iterable[str]:
+        low, high = self.guidance_sigma_min, self.guidance_sigma_max
+        if low is not None and high is not None and low > high:
+            yield (f"guidance_sigma_min {low:g} is above guidance_sigma_max {high:g}: guidance would never apply; to "
+                   "turn it off set both scales to 1")
 
-    def _limit_faults(self):
-        faults = []
-        for name, least, most in _WHOLE:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if not value >= least or value <= most and value != int(value):
-                faults.append(f"{name} {value}: must be a whole number, {least} or more")
-            elif value > most:
-                faults.append(f"{name} {value}: must be {most} or less")
-        for name, least, most in _NUMBERS:
-            value = getattr(self, name)
-            if value < least:
-                faults.append(f"{name} {value}: must not be {'negative' if least == 0 else f'below {least:g}'}")
-            elif value > most:
-                faults.append(f"{name} {value}: must be {most:g} or less")
-        return faults
-
-    def changed(self, **changes):
+    def changed(self, **changes: Any) -> Options:
         """These options with changes; None leaves a value as it is. UserError for what cannot be."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
-    def guidance_scales(self):
+    def guidance_scales(self) -> np.ndarray:
         """float32 (num_frames, 1, 1, 1): the scale of every frame."""
         return SHAPES[self.guidance_shape](self.min_guidance, self.max_guidance, self.num_frames)
 
-    def guided(self):
+    def guided(self) -> bool:
         """Whether the unconditional half of guidance is computed at all."""
         return bool(np.any(self.guidance_scales() != 1))
 
-    def warnings(self):
+    def warnings(self) -> list[str]:
         """What is allowed but outside the model's training, as the original warns; a list of sentences."""
         found = []
         if self.motion_bucket_id > 255:
@@ -122,93 +119,103 @@ class Options:
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Settings):
     """Which model, and how it is held and computed.
 
-    config: path of the model's YAML file. checkpoint: path of its weights in any layout; base, use_ema: see
-    `gm.checkpoint.model_file.open_model`. delta: changes put on them, see `gm.checkpoint.delta_file.parse_deltas`.
-    device_target: "CPU", "GPU", "Ascend" or None for the best there is. mode: 0 graph,
-    1 PyNative. amp_level: "O0" float32, "O2" float16 for UNet and CLIP, or the other dtype, "bfloat16".
-    low_memory: one part of the model at a time.
-    fast_float32: narrower float32 on GPUs and Ascend, see `gm.ops.float32`.
-    memory_budget: bytes by which attention's scores are sized, None for what is free.
-    guidance_devices: 2 for a half of guidance on each of two devices (`gm.ops.pair`).
+    base, use_ema: see `gm.checkpoint.model_file.open_model`. delta: see `gm.checkpoint.delta_file.parse_deltas`.
+    fast_float32: see `gm.ops.float32`. memory_budget: in bytes. guidance_devices: see `gm.ops.pair`.
+
+    Raises:
+        UserError: naming every value that cannot be.
     """
 
-    config: str | Path
-    checkpoint: str | Path
-    delta: str | Path | None = None
-    base: str | Path | None = None
-    use_ema: bool = False
-    device_target: str | None = None
-    mode: int = 0
-    amp_level: str = "O0"
-    dtype: str | None = None
-    low_memory: bool = False
-    fast_float32: bool = False
-    memory_budget: int | None = None
-    guidance_devices: int = 1
+    config: str | Path = option(
+        "YAML file of the model and its default settings, in place of configs/<version>.yaml", names="--SVD.config",
+        group=WEIGHTS)
+    checkpoint: str | Path = option(
+        "weights, known by their content: the original .safetensors, a diffusers folder, a UNet alone with --SVD.base, "
+        "the older port's .ckpt, what svd_tools/convert.py made; by default <version>.safetensors or "
+        "<version>_fp16.safetensors of --checkpoints_dir", names="--SVD.checkpoint", group=WEIGHTS)
+    delta: str | Path | None = option(
+        "changes put on the checkpoint's weights: what train.py saved alone, LoRA files; one, or "
+        "[a.safetensors:0.8,b.safetensors] with strengths", None, names="--SVD.delta", group=WEIGHTS)
+    base: str | Path | None = option(
+        "a whole model that completes the checkpoint where that is a part of one", None, names="--SVD.base",
+        group=WEIGHTS)
+    use_ema: bool = option("take the running mean (EMA) that lies beside the weights in the checkpoint", False,
+                           names="--SVD.use_ema", group=WEIGHTS)
+    device_target: str | None = option(
+        "CPU, GPU (or cuda) or Ascend (or npu); by default the best that MindSpore finds", None, choices=DEVICES,
+        parse=device, names="--device_target --device", group=DEVICE)
+    mode: int = option("0 graph mode (compiles first, then fast), 1 PyNative", 0, choices=(0, 1), group=DEVICE)
+    amp_level: str = option("O0 float32; O2 float16 for UNet and CLIP", "O0", choices=AMP_LEVELS, group=DEVICE)
+    dtype: str | None = option("of O2 (float16); bfloat16: Ascend 910B and later", None, choices=DTYPES, group=DEVICE)
+    low_memory: bool = option(
+        "hold one part of the model at a time, float16 weights as they are, and half of a step; slower, the same "
+        "result up to rounding", False, group=MEMORY)
+    fast_float32: bool = option(
+        "let GPUs (TF32) and Ascend (HF32; on 910A float16) narrow float32 convolutions and products: faster, wrong by "
+        "about 5e-4 of the largest value", False, group=DEVICE)
+    memory_budget: int | None = option(
+        "8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at most; by default of what is left on a "
+        "CPU's machine, 256 MB at most; the same result up to rounding; without effect where compiled kernels hold no "
+        "scores", None, parse=parse_size, group=MEMORY)
+    guidance_devices: int = option(
+        "2: two devices make one video, each one half of guidance, in half the time; started by msrun --worker_num=2",
+        1, choices=(1, 2), group=SPEED)
 
 
 @dataclass(frozen=True)
-class VideoSettings:
+class VideoSettings(Settings):
     """What is made of a picture, and where it goes.
 
-    sampling: changes of the config's `Options` by name; None leaves a value as it is. num_videos: of each picture, with
-    the seeds seed, seed + 1, … height, width: in pixels, see `gm.sizes.choose_size`. output_dir: folder, made if it
-    is not there. output_fps: of the file, None for sampling's fps. output_type: one of `OUTPUT_TYPES`. watermark: put
-    the original's invisible mark on the frames. memory_check: "off" tries what the estimate of memory says can't be.
-    end_image: path of a picture that the video ends with; loop: it ends with the one that it begins with
-    (`gm.diffusion.between`). segments: of which a longer video is made, each sharing `overlap` frames with the one
-    before (None: `OVERLAP`), and segment_motion, segment_fps: "160,60", a number for each (`gm.segments`).
-    skip_done: leave out what an earlier run has made (`gm.done`). batch: videos of one size that are sampled at once.
+    sampling: changes of the config's `Options` by name; None leaves a value as it is. height, width: see
+    `gm.sizes.choose_size`. end_image, loop: see `gm.diffusion.between`. segments: see `gm.segments`. skip_done: see
+    `gm.done`.
 
     Raises:
-        UserError: naming a value that cannot be.
+        UserError: naming every value that cannot be.
     """
 
     sampling: dict[str, object] = field(default_factory=dict)
-    num_videos: int = 1
-    height: int | None = None
-    width: int | None = None
-    output_dir: str | Path = "outputs"
-    output_fps: float | None = None
-    output_type: str = "mp4"
-    watermark: bool = False
-    memory_check: str = "on"
-    end_image: str | Path | None = None
-    loop: bool = False
-    segments: int = 1
-    overlap: int | None = None
-    segment_motion: str | None = None
-    segment_fps: str | None = None
-    skip_done: bool = False
-    batch: int = 1
+    num_videos: int = option("videos for each picture", 1, least=1, most=10**6, group=MOST)
+    height: int | None = option("height in pixels; by default the picture's own, see docs/inference.md on sizes", None,
+                                group=MOST)
+    width: int | None = option("width in pixels; the same", None, group=MOST)
+    output_dir: str | Path = option("folder for the results; made if it is not there", "outputs",
+                                    names="--output_dir --output_folder", group=MOST)
+    output_fps: float | None = option("frames per second of the written video; by default SVD.fps", None, least=0.01,
+                                      most=1000, group=MOST)
+    output_type: str = option("what is written; frames: a folder of PNG; latents: .npy", "mp4", choices=OUTPUT_TYPES,
+                              group=MOST)
+    watermark: bool = option("put the original's invisible mark on the frames", False, group=MOST)
+    memory_check: str = option("off: try also what, by the estimate of memory, will not fit", "on",
+                               choices=("on", "off"), group=MEMORY)
+    end_image: str | Path | None = option(
+        "a picture that the video ends with, in twice the time; with a folder, all of them do", None, group=MOST)
+    loop: bool = option("the video ends with the picture that it begins with, in twice the time", False, group=MOST)
+    segments: int = option(
+        "a longer video of so many, each going on from the one before; --latents_in is the first", 1, least=1,
+        most=1000, group=MOST)
+    overlap: int | None = option(
+        f"frames that a segment shares with the one before, by default {OVERLAP}", None, least=1, group=MOST)
+    segment_motion: str | None = option("SVD.motion_bucket_id of each segment, such as 160,60", None, group=MOST)
+    segment_fps: str | None = option("SVD.fps of each segment; the file plays at SVD.fps, or --output_fps", None,
+                                     group=MOST)
+    skip_done: bool = option(
+        "leave out what an earlier run has made in the same folder: the same picture, seed and settings, all files as "
+        "they were written", False, group=MOST)
+    batch: int = option(
+        "videos of one size, of several seeds or pictures, that are sampled at once; the same result up to rounding, "
+        "in more memory", 1, least=1, most=1000, group=SPEED)
 
-    def __post_init__(self):
+    def contradictions(self) -> Iterable[str]:
         if self.end_image and self.loop:
-            raise UserError("--loop ends with the picture itself and --end_image with another one: give one of them")
-        self._check_segments()
-        if not 1 <= self.num_videos <= 10**6:
-            raise UserError(f"num_videos {self.num_videos}: must be 1 or more, and at most a million")
-        if not 1 <= self.batch <= 1000:
-            raise UserError(f"batch {self.batch}: must be 1 to 1000")
-        if self.batch > 1 and self.segments > 1:
-            raise UserError("--batch and --segments: the videos of a longer one are made one after the other")
-        if self.output_fps is not None and not 0.01 <= self.output_fps <= 1000:
-            raise UserError(f"output_fps {self.output_fps}: must be more than 0: 0.01 to 1000")
-        if self.memory_check not in ("on", "off"):
-            raise UserError(f"memory_check {self.memory_check!r}: must be on or off")
-        if self.output_type not in OUTPUT_TYPES:
-            raise UserError(f"output_type {self.output_type!r}: must be one of {', '.join(OUTPUT_TYPES)}")
-
-    def _check_segments(self):
-        if not 1 <= self.segments <= 1000:
-            raise UserError(f"segments {self.segments}: must be 1 to 1000")
-        if self.overlap is not None and self.overlap < 1:
-            raise UserError(f"overlap {self.overlap}: must be 1 or more frames")
+            yield "--loop ends with the picture itself and --end_image with another one: give one of them"
         told = [name for name in ("overlap", "segment_motion", "segment_fps") if getattr(self, name) is not None]
         if self.segments == 1 and told:
-            raise UserError(f"--{told[0]} is for longer videos: give --segments=2 or more with it")
+            yield f"--{told[0]} is for longer videos: give --segments=2 or more with it"
         if self.segments > 1 and (self.end_image or self.loop):
-            raise UserError("--segments and --loop or --end_image: a longer video has no end that could be given")
+            yield "--segments and --loop or --end_image: a longer video has no end that could be given"
+        if self.batch > 1 and self.segments > 1:
+            yield "--batch and --segments: the videos of a longer one are made one after the other"

@@ -14,8 +14,7 @@ from gm.errors import UserError
 from gm.sizes import choose_size
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from gm.model_config import ModelConfig
     from gm.options import VideoSettings
 
 CENTRE = (0.5, 0.5)
@@ -39,7 +38,7 @@ class Picture(NamedTuple):
         return height, width
 
 
-def plan(config: DictConfig, settings: VideoSettings, path: str | Path, crop: tuple[float, float] = CENTRE) -> Picture:
+def plan(config: ModelConfig, settings: VideoSettings, path: str | Path, crop: tuple[float, float] = CENTRE) -> Picture:
     """The `Picture` of a file.
 
     Args:

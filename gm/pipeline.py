@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 from mindspore import nn
-from omegaconf import DictConfig
 
 from gm.checkpoint.delta import Deltas, apply_delta, unet_shapes
 from gm.checkpoint.published import checkpoints_folder, find_checkpoint
@@ -26,6 +24,7 @@ from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.seam import continued
 from gm.errors import UserError
 from gm.model import build_component, load_model_config
+from gm.model_config import ModelConfig
 from gm.networks.tiles import TiledDecoder, TiledEncoder
 from gm.options import Options
 from gm.precision import check_amp_level
@@ -83,7 +82,7 @@ class ImageToVideo:
     """
 
     def __init__(
-        self, config: DictConfig | str | Path, checkpoint: ModelWeights | str | Path | None = None,
+        self, config: ModelConfig | str | Path, checkpoint: ModelWeights | str | Path | None = None,
         delta: Any = None, amp_level: str = "O0", low_memory: bool = False, base: str | Path | None = None,
         use_ema: bool = False, pair: Pair | None = None,
     ) -> None:
@@ -105,8 +104,7 @@ class ImageToVideo:
 
     def options(self, **changes: Any) -> Options:
         """The config's `Options` with changes; None leaves a value as it is. UserError for what cannot be."""
-        defaults = {f.name: self.config.sampling[f.name] for f in fields(Options) if f.name in self.config.sampling}
-        options = Options(**defaults).changed(**changes)
+        options = self.config.sampling.options().changed(**changes)
         self._check(options)
         return options
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from gm import ops
 from gm.errors import UserError
+from gm.options import AMP_LEVELS, DTYPES
 
-AMP_LEVELS = ("O0", "O2")
-DTYPES = ("float16", "bfloat16")
 BFLOAT16 = "O2 bfloat16"  # the level inside the program that stands for both options
 
 # (what the full parameter name contains, why it stays float32); every other parameter becomes narrow.

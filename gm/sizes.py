@@ -12,34 +12,34 @@ from gm.data.images import fit_size
 from gm.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from gm.model_config import ModelConfig, Networks
 
 LARGEST_AREA = 2.0
 LONGEST_SIDE = 16384  # pixels
 
 
-def size_multiple(model: DictConfig) -> int:
+def size_multiple(model: Networks) -> int:
     """Height and width in pixels must be multiples of this: the VAE's and the UNet's halvings together (64 for SVD)."""
     return vae_factor(model) * 2 ** (len(model.unet.channel_mult) - 1)
 
 
-def vae_factor(model: DictConfig) -> int:
+def vae_factor(model: Networks) -> int:
     """Pixels of a picture's side for one of its latent's: 8 for SVD."""
     return 2 ** (len(model.vae.ch_mult) - 1)
 
 
-def latent_shape(model: DictConfig, size: tuple[int, int]) -> tuple[int, int, int]:
+def latent_shape(model: Networks, size: tuple[int, int]) -> tuple[int, int, int]:
     """(channels, height, width) of the latent of a picture of `size`, (height, width) in pixels."""
     factor = vae_factor(model)
     return model.vae.z_channels, size[0] // factor, size[1] // factor
 
 
-def embedding_width(model: DictConfig) -> int:
+def embedding_width(model: Networks) -> int:
     """Of each of the three numbers that the UNet is told: fps, motion bucket, noise augmentation."""
     return model.unet.adm_in_channels // 3
 
 
-def check_picture(image: object, model: DictConfig) -> None:
+def check_picture(image: object, model: Networks) -> None:
     """UserError, with the remedy, unless a picture is what the networks take: uint8 (h, w, 3), h and w multiples of
     `size_multiple`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
@@ -63,7 +63,7 @@ def check_picture(image: object, model: DictConfig) -> None:
         raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
 
 
-def choose_size(config: DictConfig, size: Sequence[int], height: int | None = None,
+def choose_size(config: ModelConfig, size: Sequence[int], height: int | None = None,
                 width: int | None = None) -> tuple[int, int]:
     """(height, width) in pixels of the video of a picture of `size`.
 
@@ -99,7 +99,7 @@ def choose_size(config: DictConfig, size: Sequence[int], height: int | None = No
     return fit_size(reduced[0], reduced[1], multiple)
 
 
-def nearest_size(source: tuple[int, int], sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+def nearest_size(source: Sequence[int], sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """The one of `sizes` whose aspect is nearest to that of a video of size `source`, all (height, width) in pixels.
 
     Nearest: the least of the picture is lost when it is scaled to cover the size and cropped. Of several with the same

@@ -13,7 +13,6 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from omegaconf import DictConfig
 
 from gm.checkpoint.delta import fingerprint
 from gm.checkpoint.match import match
@@ -21,6 +20,7 @@ from gm.checkpoint.model_file import open_model
 from gm.diffusion.denoiser import Denoiser
 from gm.estimate import Held, held
 from gm.model import COMPONENTS, build_component
+from gm.model_config import ModelConfig
 from gm.networks.init import initial_values
 from gm.ops import native
 from gm.precision import kept_narrow, numpy_name, parameter_dtype
@@ -32,7 +32,7 @@ _ALIGNMENT = 64  # bytes; of the widest vectors, and what MindSpore takes withou
 class ModelWeights:
     """What all kinds have in common. config: of the model. record: {str: str}, what tells it from another one."""
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.config = config
 
     @cached_property
@@ -124,7 +124,7 @@ class ModelWeights:
 class InitialWeights(ModelWeights):
     """Initial values from a seed."""
 
-    def __init__(self, config: DictConfig, seed: int) -> None:
+    def __init__(self, config: ModelConfig, seed: int) -> None:
         super().__init__(config)
         self.seed = seed
         self.record = {"base_name": "initial values", "base_size": "0", "base_hash": f"seed {seed}"}
@@ -154,7 +154,7 @@ class Weights(ModelWeights):
     """
 
     def __init__(
-        self, config: DictConfig, path: str | Path, base: str | Path | None = None, use_ema: bool = False,
+        self, config: ModelConfig, path: str | Path, base: str | Path | None = None, use_ema: bool = False,
     ) -> None:
         self.checkpoint = open_model(path, base, use_ema)
         super().__init__(config)

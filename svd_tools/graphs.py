@@ -7,7 +7,6 @@ is not here. Forward pass, loss, backward pass and the optimizer's update, in fl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from gm.networks.unet import VideoUNet
 from gm.networks.vae import VaeDecoder, VaeEncoder
 from gm.precision import parameter_dtype
 from gm.training.optimizer import AdamW
+from gm.training.settings import Optimizer
 from gm.training.step import GradientSums
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def training_step(amp_level: str, levels: int) -> tuple[GradientSums, AdamW]:
     parameters = {p.name: p for p in denoiser.get_parameters()}
     step = GradientSums(DiffusionLoss(denoiser), parameters)
     values = {name: p.asnumpy().astype(np.float32) for name, p in parameters.items()}
-    settings = SimpleNamespace(beta1=0.9, beta2=0.98, eps=1e-8, weight_decay=0.01, clip_norm=1.0, shard=False)
-    return step, AdamW(parameters, step.sums, settings, values.__getitem__)
+    return step, AdamW(parameters, step.sums, Optimizer(), values.__getitem__)
 
 
 def compile_training(amp_level: str, levels: int = 2) -> dict[str, Compiled]:

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, List  # noqa: UP035  (jsonargparse needs 
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 
 from gm import places
@@ -38,10 +37,9 @@ from gm.data.videos import contact_sheet, write_video
 from gm.errors import UserError, run_cli
 from gm.files import atomic_path
 from gm.training.data import open_data
-from gm.training.settings import load_settings, size_name
+from gm.training.settings import Train, load_settings, size_name
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
     from gm.data.clips import ClipDataset
 
@@ -60,7 +58,7 @@ figcaption {{ overflow-wrap: anywhere }}
 """
 
 
-def preview_settings(path: str | Path, labels: Path, data_dir: Path, changes: Mapping[str, Any]) -> DictConfig:
+def preview_settings(path: str | Path, labels: Path, data_dir: Path, changes: Mapping[str, Any]) -> Train:
     """The section train of a YAML file of train.py's options, for the clips of the CSV `labels`.
 
     changes: {option below train: value}, None for what the file says. UserError as `load_settings`.
@@ -75,21 +73,20 @@ def preview_settings(path: str | Path, labels: Path, data_dir: Path, changes: Ma
     return load_settings(path, overrides).train
 
 
-def draw_samples(train: DictConfig, count: int, draw: int,
+def draw_samples(train: Train, count: int, draw: int,
                  scheduler: str | None = None) -> tuple[str, list[dict[str, Any]]]:
     """(header, samples): `count` random samples of the first epochs of a run, in random order, and what all share.
 
     train: a section train. draw: another number draws other samples. scheduler: as of `gm.data.spread.spread`. A sample
     is a dict as of `gm.data.clips.ClipDataset.sample` with frames, uint8 (t, h, w, 3), in place of pixels.
     """
-    given = OmegaConf.to_yaml(train)
-    parts, clips = _opened(given)
+    parts, clips = _opened(train)
     epochs = -(-count // len(clips))
     positions = np.random.default_rng((train.seed, draw)).permutation(epochs * len(clips))[:count].tolist()
     data = train.dataset.init_args
     sizes = ", ".join(f"{size_name(size)} (clips: {len(part)})" for size, part in parts.items())
     header = f"frames {data.frames}, step {data.step}, {sizes}, flip {data.flip:g}, seed {train.seed}"
-    found = dict(spread(functools.partial(_sample, given), positions, train.loader.workers, scheduler,
+    found = dict(spread(functools.partial(_sample, train), positions, train.loader.workers, scheduler,
                         desc="reading samples", unit="sample",
                         given_up=lambda position, reason: (position, UserError(f"sample {position}: {reason}"))))
     samples = []
@@ -102,17 +99,16 @@ def draw_samples(train: DictConfig, count: int, draw: int,
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(given: str) -> tuple[dict[tuple[int, int], ClipDataset], SizedClips]:
-    """(clips by size, their stream) of a section train as YAML: once in a process, a worker of a cluster perhaps."""
-    train = OmegaConf.create(given)
+def _opened(train: Train) -> tuple[dict[tuple[int, int], ClipDataset], SizedClips]:
+    """(clips by size, their stream) of a section train: once in a process, a worker of a cluster perhaps."""
     parts = open_data(train)[0]
     return parts, SizedClips(parts, train.loader.batch_size, train.seed)
 
 
-def _sample(given: str, position: int) -> tuple[int, dict[str, Any] | UserError]:
+def _sample(train: Train, position: int) -> tuple[int, dict[str, Any] | UserError]:
     """(position, the sample there or a UserError)."""
     try:
-        sample = _opened(given)[1].at(position)
+        sample = _opened(train)[1].at(position)
     except UserError as error:
         return position, error
     pixels = sample.pop("pixels").transpose(0, 2, 3, 1)

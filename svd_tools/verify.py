@@ -24,6 +24,7 @@ from jsonargparse import ArgumentParser
 
 from gm import places
 from gm.errors import UserError, run_cli
+from gm.options import DEVICES
 
 if TYPE_CHECKING:
     from svd_tools.golden.report import Report
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", help="golden files: .safetensors with .json beside; default: tests/goldens")
     parser.add_argument("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode, 1 PyNative")
     parser.add_argument(
-        "--device_target", choices=("CPU", "GPU", "Ascend"), default=None, help="default: the best that MindSpore finds"
+        "--device_target", choices=DEVICES, default=None, help="default: the best that MindSpore finds"
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32",

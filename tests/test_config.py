@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import List, Literal, Optional, Tuple, Union  # noqa: UP035
+from dataclasses import FrozenInstanceError, dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from gm.config import Section, build, check, check_call, load_config
+from gm.config import load, read_values, to_yaml
 from gm.errors import UserError
+from gm.settings import Settings, defaults, option, options_of, plain, raise_if
 
 BASE = """
 model:
@@ -19,23 +23,40 @@ model:
 """
 
 
-class Unet:
-    def __init__(self, channels: int, channel_mult: tuple[int, ...] = (1,), rate: float = 1.0, name: str | None = None):
-        self.channels, self.channel_mult, self.rate, self.name = channels, channel_mult, rate, name
+@dataclass(frozen=True)
+class Unet(Settings):
+    channels: int = option("of the first level", least=1)
+    channel_mult: tuple[int, ...] = option("of each level", (1,), least=1, most=64)
+    rate: float = option("of learning", 1.0, above=0)
+    name: str | None = option("of the file", None)
+    grid: tuple[tuple[int, ...], ...] | None = None
+    flag: bool = option("on or off", False)
+    kind: str = option("of net", "small", choices=("small", "large"))
+    folder: str | Path = "."
+
+    def contradictions(self):
+        if self.flag and self.name is None:
+            yield "name: is needed with flag"
 
 
-def legacy(a, b, c, d, e="x"):
-    return a, b, c, d, e
+@dataclass(frozen=True)
+class Model(Settings):
+    unet: Unet
+    other: Unet = Unet(channels=2)
+    num_frames: int = option("of a video", 14, least=1, most=1000)
+    more: Any = None
 
 
-# Annotations as objects, not text: what a module without `from __future__ import annotations` has.
-legacy.__annotations__ = {
-    "a": Optional[int],  # noqa: UP045
-    "b": Union[int, str],  # noqa: UP007
-    "c": Tuple[int, int],  # noqa: UP006
-    "d": List[float],  # noqa: UP006
-    "e": Literal["x", "y"],
-}
+@dataclass(frozen=True)
+class Whole(Settings):
+    model: Model
+
+
+def load_config(path, overrides=()):
+    faults = []
+    values = read_values(path, overrides, faults)
+    raise_if(faults, f"{path}:")
+    return values
 
 
 @pytest.fixture
@@ -56,20 +77,12 @@ def refusal(call, *args, **kwargs):
 def test_reads_numbers_and_resolves_interpolations(write):
     config = load_config(write(BASE))
     assert config == {"model": {"num_frames": 14, "unet": {"channel_mult": [1, 2], "frames": 14, "rate": 1e-4}}}
-    assert isinstance(config.model.unet.rate, float)
+    assert isinstance(config["model"]["unet"]["rate"], float)
 
 
 def test_overrides_come_before_interpolation_and_the_last_one_wins(write):
     config = load_config(write(BASE), ["model.num_frames=3", "model.unet.channel_mult=[1,4]", "model.num_frames=25"])
-    assert (config.model.unet.frames, config.model.unet.channel_mult) == (25, [1, 4])
-
-
-def test_loaded_config_holds_values_and_takes_no_new_keys(write):
-    config = load_config(write(BASE))
-    config.model.num_frames = 3
-    assert config.model.unet.frames == 14, "resolved when read: a later change does not travel"
-    with pytest.raises(AttributeError):
-        config.model.num_frame = 25
+    assert config["model"]["unet"] == {"channel_mult": [1, 4], "frames": 25, "rate": 1e-4}
 
 
 def test_derived_file_lies_over_its_chain_of_bases(write, tmp_path):
@@ -102,7 +115,7 @@ def test_text_can_be_a_number_or_become_nothing(write):
     path = write("text: old\nnothing: null\nnumber: 3")
     config = load_config(path, ["text=5", "nothing=1e-4", "number=4 # four"])
     assert config == {"text": "5", "nothing": 1e-4, "number": 4}
-    assert load_config(path, ["text=null"]).text is None
+    assert load_config(path, ["text=null"])["text"] is None
 
 
 @pytest.mark.parametrize("override", ["model", "=3", "model.unet=3", "model.num_frames.x=3", "model.num_frames=[1,"])
@@ -118,7 +131,6 @@ def test_unusable_override_is_refused_by_its_text(write, override):
         ("- 1", "key: value"),
         ("hello", "key: value"),
         ("", "key: value"),
-        ("a: ???", "no value for a"),
         ("a: ${b.c}", "Interpolation key 'b.c' not found"),
         ("a: ${b}\nb: ${a}", "a.yaml"),
         ("a: ${", "a.yaml: a"),
@@ -182,96 +194,81 @@ def test_missing_binary_and_too_long_a_chain(tmp_path, write):
     assert "more than 4" in refusal(load_config, tmp_path / "0.yaml")
 
 
-def test_check_call_finds_every_fault():
-    faults = check_call(Unet, {"chanel_mult": [1], "rate": "fast", "name": 3, "dtype": 1}, "model.unet", ["dtype"])
-    assert faults == [
-        "model.unet: no argument 'chanel_mult' (did you mean 'channel_mult'?)",
+def whole(write, text, *overrides):
+    return load(Whole, write(text), overrides)
+
+
+def test_a_file_becomes_typed_settings_over_the_defaults(write):
+    found = whole(write, "model: {unet: {channels: 3, channel_mult: [1, 2], rate: 2, grid: [[1, 2]]}, num_frames: 5}")
+    assert found == Whole(Model(Unet(3, (1, 2), 2, None, ((1, 2),)), num_frames=5))
+    assert found.model.other.channels == 2 and isinstance(found.model.unet, Unet)
+    assert found == whole(write, to_yaml(found)) and hash(found)
+    assert plain(found)["model"]["unet"]["grid"] == [[1, 2]]
+    with pytest.raises(FrozenInstanceError):
+        found.model.num_frames = 3
+
+
+def test_every_fault_is_told_at_once_with_its_path(write):
+    message = refusal(whole, write, "model: {num_frames: 1.5, vea: {}, unet: {chanel_mult: [1], rate: fast, name: 3, "
+                      "flag: 1, kind: huge}, other: {channels: 0, channel_mult: [1, 99], rate: 0, flag: true}}",
+                      "model.other.rat=3", "lr=1")
+    path, *faults = message.split("\n  ")
+    assert path.endswith("a.yaml with the options given is invalid:") and faults == [
+        "model.vea: no such key",
+        "model.unet.chanel_mult: no such key (did you mean 'channel_mult'?)",
+        "override 'model.other.rat=3': model.other.rat: no such key (did you mean 'rate'?)",
+        "override 'lr=1': lr: no such key",
+        "model.unet.channels: has no value: of the first level",
         "model.unet.rate: expected float, found 'fast'",
         "model.unet.name: expected str | None, found 3",
-        "model.unet: argument 'dtype' is set by the program, remove it",
-        "model.unet: argument 'channels' is missing",
-    ]
-    assert check_call(Unet, {"channels": 3, "channel_mult": [1, 2], "rate": 1, "name": None}, "unet") == []
-    assert check_call(Unet, 3, "unet") == ["unet: expected a section, found 3"]
-
-
-@pytest.mark.parametrize(
-    "name, value, right",
-    [
-        ("channels", 3, True),
-        ("channels", True, False),
-        ("channels", 3.0, False),
-        ("channels", None, False),
-        ("channel_mult", [1, "2"], False),
-        ("channel_mult", [1, True], False),
-        ("channel_mult", 3, False),
-        ("channel_mult", [], True),
-        ("rate", 1, True),
-        ("rate", False, False),
-        ("name", "x", True),
-    ],
-)
-def test_plain_types(name, value, right):
-    assert (check_call(Unet, {"channels": 1, name: value}, "unet") == []) is right
-
-
-@pytest.mark.parametrize(
-    "name, value, right",
-    [
-        ("a", None, True),
-        ("a", 1.5, False),
-        ("b", "s", True),
-        ("b", None, False),
-        ("c", [1, 2], True),
-        ("c", [1, 2, 3], False),
-        ("d", [1, 2.5], True),
-        ("d", ["1"], False),
-        ("e", "y", True),
-        ("e", "z", False),
-    ],
-)
-def test_annotations_given_as_objects(name, value, right):
-    section = {"a": 1, "b": 1, "c": [1, 2], "d": [1], name: value}
-    assert (check_call(legacy, section, "call") == []) is right
-
-
-def test_free_keyword_arguments_and_unknown_types_take_anything():
-    def free(decoder: Unet, size: Optional[Unet] = None, **rest):  # noqa: UP045
-        return decoder
-
-    assert check_call(free, {"decoder": {"x": 1}, "size": 3, "other": 4}, "free") == []
-
-
-def test_check_tells_all_faults_of_all_sections_and_names_the_file(write):
-    path = write("model: {num_frames: 1.5, unet: {channels: x}, vea: {}}")
-    schema = {"model": {"num_frames": "int", "unet": Section(Unet), "vae": Section(Unet)}}
-    message = refusal(check, load_config(path), schema, path)
-    assert message.startswith(str(path))
-    for fault in (
-        "model.vea: no such key (did you mean 'vae'?)",
+        "model.unet.flag: expected bool, found 1",
+        "model.unet.kind 'huge': must be one of small, large",
+        "model.other.channels 0: must be at least 1",
+        "model.other.channel_mult [1, 99]: each must be 64 or less",
+        "model.other.rate 0: must be more than 0",
+        "model.other.name: is needed with flag",
         "model.num_frames: expected int, found 1.5",
-        "model.unet.channels: expected int, found 'x'",
-        "model.vae: missing",
-    ):
-        assert fault in message, fault
+    ]
 
 
-def test_check_passes_what_fits(write):
-    path = write("model: {num_frames: 1, unet: {channels: 2, rate: 2}}")
-    check(load_config(path), {"model": {"num_frames": "int", "unet": Section(Unet)}}, path)
+def test_a_derived_file_is_named_with_its_own_faults(write):
+    write("model: {unet: {channels: 3, zzz: 1}}")
+    message = refusal(load, Whole, write("base: a.yaml\nmodel: {frames: 3, unet: {grid: [[1]]}}", "b.yaml"))
+    folder = write("", "c.yaml").parent
+    assert message.splitlines() == [
+        f"{folder / 'b.yaml'} is invalid:", f"  {folder / 'a.yaml'}: model.unet.zzz: no such key",
+        "  model.frames: no such key (did you mean 'num_frames'?)"]
 
 
-def test_a_target_without_a_signature_is_a_fault():
-    assert check_call(UserError, {}, "x") == ["x: UserError is not made to be built from a config"]
+@pytest.mark.parametrize("name, value, right", [
+    ("channels", 3, True), ("channels", True, False), ("channels", 3.0, False), ("channels", None, False),
+    ("channels", np.int64(3), True), ("channel_mult", [1, "2"], False), ("channel_mult", [1, True], False),
+    ("channel_mult", 3, False), ("channel_mult", [], True), ("rate", 1, True), ("rate", False, False),
+    ("rate", np.float32(0.5), True), ("rate", float("nan"), False), ("rate", float("inf"), False), ("name", "x", True),
+    ("name", None, True), ("grid", [[1, 2], []], True), ("grid", [1], False), ("grid", None, True), ("flag", 0, False),
+    ("folder", Path("x"), True), ("folder", "x", True), ("folder", None, False), ("kind", None, False),
+])
+def test_types_and_limits_hold_for_files_and_for_python(name, value, right):
+    def tried(call):
+        try:
+            return bool(call())
+        except UserError as error:
+            assert name in str(error)
+            return False
+
+    assert tried(lambda: replace(Unet(3), **{name: value}) and hash(replace(Unet(3), **{name: value}))) is right
+    assert tried(lambda: Model(Unet(3), more={"of": [value]})), "what is of any type is left alone"
 
 
-def test_build_gives_tuples_and_extra_arguments(write):
-    config = load_config(write("unet: {channel_mult: [1, [2, 3]], rate: 2}"))
-    with pytest.raises(UserError, match=r"unet.channel_mult: expected tuple\[int, ...\]"):
-        build(Unet, config.unet, "unet", channels=5)
-    config.unet.channel_mult = [1, 2]
-    unet = build(Unet, config.unet, "unet", channels=5)
-    assert (unet.channels, unet.channel_mult, unet.rate) == (5, (1, 2), 2)
+def test_defaults_and_options_are_read_from_the_fields():
+    model = defaults(Whole)["model"]
+    assert (model["unet"]["channels"], model["other"]["channels"], model["unet"]["channel_mult"]) == ("???", 2, [1])
+    assert [path for path, _ in options_of(Whole)][:2] == ["model.unet.channels", "model.unet.channel_mult"]
+
+
+def test_a_section_is_a_section(write):
+    assert "model.unet: expected a section, found None" in refusal(whole, write, "model: {unet: null}")
+    assert "model: is a section, cannot become a single value" in refusal(whole, write, "model: 3")
 
 
 def test_reading_a_config_does_not_load_mindspore():

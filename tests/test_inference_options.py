@@ -14,8 +14,10 @@ from gm import ops, pipeline, places
 from gm.checkpoint.published import VERSIONS, checkpoints_folder, find_checkpoint
 from gm.diffusion.conditioning import vector_embedding
 from gm.errors import UserError
-from gm.inference_options import GROUPS, make_parser
+from gm.inference_options import GROUPS, OPTIONS, Command, make_parser
 from gm.option_names import _HERE
+from gm.options import ModelSettings, Options, VideoSettings
+from gm.settings import about, options_of
 from tests.untrained import CONFIG
 
 
@@ -123,13 +125,31 @@ def test_the_answers_are_options_that_exist():
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--device=tpu", "device.*'tpu'.*cuda"), ("--SVD.num_frames=2.5", "num_frames.*2.5"),
+    [("--device=tpu", "argument --device_target/--device: 'tpu'.*cuda"),
+     ("--memory_budget=much", "argument --memory_budget: memory size 'much': write for instance 8GB"),
+     ("--SVD.num_frames=2.5", "num_frames.*2.5"),
      ("--watermark=maybe", "watermark.*true or false"), ("--version=sdv", "version.*'sdv'.*svd_xt"),
      ("--SVD.fps", "fps.*one argument")],
 )
 def test_values_that_cannot_be(option, words):
     with pytest.raises(UserError, match=words):
         make_parser("").parse_args(["--image=a", option])
+
+
+@pytest.mark.parametrize("name", ["watermark", "low_memory", "loop", "skip_done", "dry_run", "SVD.use_ema"])
+def test_switches_work_with_and_without_a_value(name):
+    def parsed(*given):
+        return getattr(make_parser("").parse_args(["--image=a", *given]), name.rpartition(".")[2])
+
+    assert [parsed(*given) for given in ([], [f"--{name}"], [f"--{name}=true"], [f"--{name}", "no"])] \
+        == [False, True, True, False]
+
+
+def test_every_field_is_an_option_with_its_limits_and_choices():
+    of = [(kind, name, field) for kind in (Options, VideoSettings, ModelSettings) for name, field in options_of(kind)]
+    assert {name for _, name, _ in of} - {"sampling"} == set(OPTIONS) - {name for name, _ in options_of(Command)}
+    for kind, name, field in of[:17]:
+        assert OPTIONS[name].choices == (about(field).choices or None) and OPTIONS[name].default is None, kind
 
 
 def test_help_fits_80_columns_and_says_the_defaults(monkeypatch):
@@ -139,8 +159,8 @@ def test_help_fits_80_columns_and_says_the_defaults(monkeypatch):
     assert list(GROUPS) == [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     for option in (option for options in GROUPS.values() for option in options):
         assert all(name in text for name in option.names)
-        if option.default not in (None, False):
-            assert f"({option.default})" in text
+        if option.shown not in (None, False):
+            assert f"({option.shown})" in text
         elif option.type in (int, float):
             words = ("(", "by default", "no guidance", "the same", "of the square tiles")
             assert any(word in option.help for word in words), f"{option.names[0]}: no default"

@@ -10,6 +10,7 @@ import pytest
 from gm.checkpoint.rules import unused_reason
 from gm.errors import UserError
 from gm.model import expected_parameters, load_model_config
+from gm.options import Options
 from gm.sizes import size_multiple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +70,15 @@ def test_defaults_of_the_variants(version, frames, steps, low, high):
     assert size_multiple(config.model) == 64
 
 
+def test_every_option_of_sampling_can_stand_in_the_file(tmp_path):
+    given = {"schedule": "ays", "seed": 5, "cache_interval": 2, "guidance_shape": "triangle", "decode_tile": 64,
+             "guidance_sigma_max": 3.5, "sampler": "heun"}
+    options = load_model_config(write(tmp_path, f"sampling: {json.dumps(given)}")).sampling.options()
+    assert type(options) is Options and given.items() <= vars(options).items()
+    with pytest.raises(UserError, match="sampling.schedule 'linear': must be one of karras, ays"):
+        load_model_config(write(tmp_path, "sampling: {schedule: linear}"))
+
+
 def write(tmp_path, text):
     path = tmp_path / "model.yaml"
     path.write_text(f"base: {ROOT / 'configs' / 'svd_untrained.yaml'}\n{text}")
@@ -88,10 +98,10 @@ def write(tmp_path, text):
         ("model:\n  clip:\n    head_width: 24\n", ["head_width"]),
         ("sampling:\n  frames: 3\n", ["sampling.frames"]),
         ("model:\n  unet:\n    num_head_channels: 0\n    channel_mult: []\n",
-         ["model.unet.num_head_channels: 0", "model.unet.channel_mult: must not be empty"]),
+         ["model.unet.num_head_channels 0", "model.unet.channel_mult: must not be empty"]),
         ("model:\n  vae:\n    ch_mult: [1, 0]\n    num_res_blocks: -1\n",
-         ["model.vae.ch_mult: 0", "model.vae.num_res_blocks: -1"]),
-        ("model:\n  clip:\n    head_width: 0\n    layers: -3\n", ["model.clip.head_width: 0", "model.clip.layers: -3"]),
+         ["model.vae.ch_mult [1, 0]", "model.vae.num_res_blocks -1"]),
+        ("model:\n  clip:\n    head_width: 0\n    layers: -3\n", ["model.clip.head_width 0", "model.clip.layers -3"]),
     ],
 )
 def test_faults_of_a_config_are_named(tmp_path, text, words):

@@ -16,8 +16,8 @@ import pytest
 
 import gm
 from gm import places
-from gm.config import load_config
 from gm.errors import UserError
+from gm.model_config import load_model_config
 
 ROOT = Path(__file__).resolve().parents[1]
 # {folder of the checkout: where it is in the package}
@@ -76,13 +76,13 @@ def test_configs_that_come_with_the_program_are_found_by_name_everywhere(tmp_pat
     monkeypatch.chdir(tmp_path)
     for name in ("svd_xt", "svd_xt.yaml", "configs/svd_xt.yaml"):
         assert places.config(name) == places.CONFIGS / "svd_xt.yaml"
-    assert load_config("svd_xt").sampling.num_frames == 25
+    assert load_model_config("svd_xt").sampling.num_frames == 25
     Path("own.yaml").write_text("base: svd_xt.yaml\nsampling: {num_frames: 9}\n")
-    assert load_config("own.yaml").sampling.num_frames == 9
+    assert load_model_config("own.yaml").sampling.num_frames == 9
     with pytest.raises(UserError, match="elsewhere/svd.yaml"):
-        load_config("elsewhere/svd.yaml")
+        load_model_config("elsewhere/svd.yaml")
     Path("svd.yaml").write_text("base: svd_xt.yaml\nsampling: {num_frames: 7}\n")
-    assert load_config("svd.yaml").sampling.num_frames == 7  # a file that is there is meant
+    assert load_model_config("svd.yaml").sampling.num_frames == 7  # a file that is there is meant
 
 
 @pytest.fixture(scope="module")

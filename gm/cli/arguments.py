@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from gm import places
 from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_checkpoint
 from gm.errors import UserError
-from gm.memory import parse_size
 from gm.options import ModelSettings, Options, VideoSettings
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         if arguments.fps is not None:
             raise UserError(f"--fps_id={arguments.fps_id:g} is --SVD.fps={arguments.fps_id + 1:g}: give one of them")
         arguments.fps = arguments.fps_id + 1
-    if arguments.memory_budget is not None:
-        arguments.memory_budget = parse_size(arguments.memory_budget)
     if arguments.compile_cache not in (None, "off") and arguments.mode == 1:
         raise UserError("--compile_cache: --mode=1 compiles nothing, give one of them")
 

@@ -18,7 +18,8 @@ from gm.pretraining.stage import Phase
 
 if TYPE_CHECKING:
     from mindspore import nn
-    from omegaconf import DictConfig
+
+    from gm.pretraining.settings import Autoencoder, Clips, Decoder, Tower
 
 # What random numbers are for: the second number of every key.
 _AUTOENCODER, _DECODER, _TOWER, _SCALE = range(1, 5)
@@ -43,7 +44,7 @@ def _noise(random: np.random.Generator, pixels: np.ndarray, decoder: nn.Cell) ->
     return random.standard_normal((n, z, h // factor, w // factor), np.float32)
 
 
-def autoencoder_phase(cells: Mapping[str, nn.Cell], settings: DictConfig, seed: int) -> Phase:
+def autoencoder_phase(cells: Mapping[str, nn.Cell], settings: Autoencoder, seed: int) -> Phase:
     """Encoder and decoder on still pictures. cells: {component of gm.model: cell}."""
     encoder, decoder = cells["first_stage_encoder"], cells["decoder"]
     parameters = {p.name: p for p in (*encoder.get_parameters(), *decoder.get_parameters())
@@ -67,7 +68,7 @@ def pass_frames_through(decoder: nn.Cell) -> None:
     mix.bias.set_data(Tensor(np.zeros(mix.bias.shape, np.float32)))
 
 
-def decoder_phase(cells: Mapping[str, nn.Cell], settings: DictConfig, clips: DictConfig, seed: int) -> Phase:
+def decoder_phase(cells: Mapping[str, nn.Cell], settings: Decoder, clips: Clips, seed: int) -> Phase:
     """The decoder with its temporal layers on clips; the encoder stays. clips: the recipe's section clips."""
     encoder, decoder = cells["first_stage_encoder"], cells["decoder"]
 
@@ -80,7 +81,7 @@ def decoder_phase(cells: Mapping[str, nn.Cell], settings: DictConfig, clips: Dic
     return Phase(loss, {p.name: p for p in decoder.get_parameters()}, batch)
 
 
-def tower_phase(cells: Mapping[str, nn.Cell], settings: DictConfig, image_size: int, seed: int) -> Phase:
+def tower_phase(cells: Mapping[str, nn.Cell], settings: Tower, image_size: int, seed: int) -> Phase:
     """The image tower: two crops of one picture, differently lit, belong together."""
 
     def view(random: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.writer import write_safetensors
 from gm.data.outputs import make_folder
-from gm.model import COMPONENTS, build_component, load_model_config
+from gm.model import COMPONENTS, build_component
+from gm.model_config import ModelConfig, load_model_config
 from gm.networks.init import initialize
 from gm.pretraining.clips import ProceduralClips
 from gm.pretraining.first_stage import (
@@ -22,21 +22,21 @@ from gm.pretraining.first_stage import (
     scale_latents,
     tower_phase,
 )
+from gm.pretraining.settings import Recipe, UnetStage
 from gm.pretraining.stage import Stopped, run_stage
 from gm.training import loop
-from gm.training.settings import load_settings
+from gm.training.settings import Train, TrainingSettings, load_settings
 from gm.training.state import checkpoints, step_of
 
 if TYPE_CHECKING:
     from mindspore import nn
-    from omegaconf import DictConfig
 
     from gm.pretraining.stage import Phase
 
 _HELD_OUT = 1000  # added to the seed for the clips that are not trained on
 
 
-def pretrain(recipe: DictConfig, folder: str | Path, configs: str | Path) -> Path:
+def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
     """Run every stage of `recipe` that is not complete yet; returns the path of the finished model, float16.
 
     Args:
@@ -50,11 +50,15 @@ def pretrain(recipe: DictConfig, folder: str | Path, configs: str | Path) -> Pat
     folder = Path(folder)
     make_folder(folder)
     config = load_model_config(Path(configs) / recipe.model)
-    weights = folder / "base.safetensors"
-    if not weights.exists():
-        _frozen_parts(recipe, folder, config, weights)
-    for name, stage in recipe.unet.items():
-        weights = _unet_stage(recipe, name, stage, folder, config, weights, configs)
+    base = weights = folder / "base.safetensors"
+    runs = []
+    for name, stage in vars(recipe.unet).items():  # a fault of the last one is told before the first stage begins
+        runs.append((name, stage, _settings(recipe, stage, folder, name, weights, Path(configs))))
+        weights = folder / name / "weights" / "full_ema.safetensors"
+    if not base.exists():
+        _frozen_parts(recipe, folder, config, base)
+    for name, stage, settings in runs:
+        _unet_stage(recipe, name, stage, settings, config, folder)
     output = folder / "svd_tiny.safetensors"
     with open_checkpoint(weights) as full:
         entries = [(name, full.shape(name), np.dtype(np.float16)) for name in full.names()]
@@ -62,12 +66,12 @@ def pretrain(recipe: DictConfig, folder: str | Path, configs: str | Path) -> Pat
     return output
 
 
-def _frozen_parts(recipe: DictConfig, folder: Path, config: DictConfig, path: Path) -> None:
+def _frozen_parts(recipe: Recipe, folder: Path, config: ModelConfig, path: Path) -> None:
     cells = {name: initialize(build_component(config, name), recipe.seed) for name in COMPONENTS}
 
     def run(name: str, phase: Phase) -> None:
         print(f"stage {name}")
-        run_stage(folder / name, phase, recipe[name], {"stage": name, "seed": recipe.seed})
+        run_stage(folder / name, phase, getattr(recipe, name), {"stage": name, "seed": recipe.seed})
 
     run("autoencoder", autoencoder_phase(cells, recipe.autoencoder, recipe.seed))
     run("autoencoder_full", autoencoder_phase(cells, recipe.autoencoder_full, recipe.seed))
@@ -91,10 +95,11 @@ def _write_model(cells: Mapping[str, nn.Cell], path: Path) -> None:
     write_safetensors(path, [(name, a.shape, a.dtype) for name, a in arrays.items()], arrays.__getitem__)
 
 
-def _unet_stage(recipe: DictConfig, name: str, stage: DictConfig, folder: Path, config: DictConfig, pretrained: Path,
-                configs: str | Path) -> Path:
-    """One run of train.py's loop on procedural clips; returns the path of its weights."""
-    settings = load_settings(Path(configs) / "svd_train.yaml", [
+def _settings(
+    recipe: Recipe, stage: UnetStage, folder: Path, name: str, pretrained: Path, configs: Path
+) -> TrainingSettings:
+    """What train.py would be told for a stage of the UNet."""
+    return load_settings(configs / "svd_train.yaml", [
         *_overrides(recipe.train, "train."), *_overrides(stage.train, "train."),
         f"train.seed={recipe.seed}", f"train.pretrained={pretrained}", f"train.output_dir={folder / name}",
         f"train.cache={folder / f'{name}_cache'}", "train.resume=latest",
@@ -104,7 +109,12 @@ def _unet_stage(recipe: DictConfig, name: str, stage: DictConfig, folder: Path, 
         f"train.dataset.init_args.height={stage.size}", f"train.dataset.init_args.width={stage.size}",
     ])
 
-    def data(train: DictConfig) -> tuple[dict[tuple[int, int], ProceduralClips], ...]:
+
+def _unet_stage(
+    recipe: Recipe, name: str, stage: UnetStage, settings: TrainingSettings, config: ModelConfig, folder: Path
+) -> None:
+    """One run of train.py's loop on procedural clips."""
+    def data(train: Train) -> tuple[dict[tuple[int, int], ProceduralClips], ...]:
         size = stage.size, stage.size
         return tuple(
             {size: ProceduralClips(count, stage.frames, stage.size, recipe.clips.fps, recipe.clips.most_bucket, seed)}
@@ -115,20 +125,19 @@ def _unet_stage(recipe: DictConfig, name: str, stage: DictConfig, folder: Path, 
     saved = checkpoints(folder / name / "checkpoints")
     # Weights that are older than the last checkpoint: the run was killed between the two, and exports them now.
     whole = saved and weights.exists() and weights.stat().st_mtime_ns >= saved[-1].stat().st_mtime_ns
-    if not (whole and step_of(saved[-1]) >= stage.train.max_steps):
+    if not (whole and step_of(saved[-1]) >= stage.train["max_steps"]):
         print(f"stage {name}")
         status = loop.train(settings, config, ["pretrain_tiny.py"], data)
-        if step_of(checkpoints(folder / name / "checkpoints")[-1]) < stage.train.max_steps:
+        if step_of(checkpoints(folder / name / "checkpoints")[-1]) < stage.train["max_steps"]:
             raise Stopped(str(folder / name), status)
-    return weights
 
 
-def _overrides(section: DictConfig, prefix: str) -> list[str]:
+def _overrides(section: dict[str, Any], prefix: str) -> list[str]:
     """Nested settings -> ["train.loss.p_mean=0.7", ...]."""
-    found = []
+    found: list[str] = []
     for name, value in section.items():
-        if OmegaConf.is_dict(value):
-            found += _overrides(value, f"{prefix}{str(name)}.")
+        if isinstance(value, dict):
+            found += _overrides(value, f"{prefix}{name}.")
         else:
-            found.append(f"{prefix}{str(name)}={value}")
+            found.append(f"{prefix}{name}={value}")
     return found

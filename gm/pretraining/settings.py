@@ -2,52 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from gm.config import Section, check, load_config
+from gm.config import load
+from gm.settings import Settings, option
 from gm.training.settings import Optimizer, Schedule
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
-
-@dataclass
-class Clips:
+@dataclass(frozen=True)
+class Clips(Settings):
     fps: float
     most_bucket: float
 
 
-_STAGE = {
-    "size": "int", "steps": "int", "checkpoint_every": "int",
-    "optimizer": Section(Optimizer), "schedule": Section(Schedule),
-}
-_UNET_STAGE = {
-    "clips": "int", "frames": "int", "size": "int",
-    "train": {
-        "max_steps": "int", "epochs": "float", "loader": {"batch_size": "int"},
-        "loss": {"p_mean": "float", "p_std": "float"}, "optimizer": {"learning_rate": "float"},
-    },
-}
-SCHEMA = {
-    "model": "str", "seed": "int", "clips": Section(Clips),
-    "autoencoder": {**_STAGE, "batch_size": "int", "kl_weight": "float"},
-    "autoencoder_full": {**_STAGE, "batch_size": "int", "kl_weight": "float"},
-    "decoder": {**_STAGE, "frames": "int"},
-    "tower": {**_STAGE, "batch_size": "int"},
-    "train": {
-        "checkpoint": {"every": "int", "keep": "int"},
-        "validation": {"every": "int", "clips": "int"}, "log": {"every": "int"}, "schedule": Section(Schedule),
-        "loss": {"dropout": "float"},
-    },
-    "unet": {name: _UNET_STAGE for name in ("image", "video_small", "video")},
-}
+@dataclass(frozen=True)
+class Stage(Settings):
+    """What the stages before the UNet have in common."""
+
+    size: int
+    steps: int
+    checkpoint_every: int
+    optimizer: Optimizer
+    schedule: Schedule
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+@dataclass(frozen=True)
+class Autoencoder(Stage):
+    batch_size: int
+    kl_weight: float
+
+
+@dataclass(frozen=True)
+class Decoder(Stage):
+    frames: int
+
+
+@dataclass(frozen=True)
+class Tower(Stage):
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class UnetStage(Settings):
+    clips: int
+    frames: int
+    size: int
+    train: dict[str, Any] = option("options of train.py, below train")
+
+    def contradictions(self) -> Iterable[str]:
+        if not isinstance(self.train.get("max_steps"), int):
+            yield "train: needs max_steps, the steps of this stage"
+
+
+@dataclass(frozen=True)
+class UnetStages(Settings):
+    image: UnetStage
+    video_small: UnetStage
+    video: UnetStage
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
+    model: str
+    seed: int
+    clips: Clips
+    autoencoder: Autoencoder
+    autoencoder_full: Autoencoder
+    decoder: Decoder
+    tower: Tower
+    unet: UnetStages
+    train: dict[str, Any] = option("options of train.py, below train, of all stages of the UNet")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe from its YAML file and `key.sub=value` overrides. UserError with every fault."""
-    recipe = load_config(path, overrides)
-    check(recipe, SCHEMA, path)
-    return recipe
+    return load(Recipe, path, overrides)

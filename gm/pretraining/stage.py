@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from omegaconf import OmegaConf
 
 from gm.errors import UserError
 from gm.training.log import Log, RunFolder
@@ -17,14 +16,15 @@ from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
 from gm.training.owner import owned
 from gm.training.schedule import learning_rate
+from gm.training.settings import LossScaling
 from gm.training.signals import StopOnSignal
 from gm.training.state import TrainingState
 from gm.training.step import GradientSums
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from gm.pretraining.settings import Stage
 
-_NO_SCALE = OmegaConf.create({"initial": 1.0, "growth_steps": 1})  # float32 needs none
+_NO_SCALE = LossScaling(initial=1.0, growth_steps=1)  # float32 needs none
 
 
 class Stopped(Exception):
@@ -39,7 +39,7 @@ class Phase(NamedTuple):
     batch: Callable[[int], tuple[np.ndarray, ...]]
 
 
-def run_stage(folder: str | Path, phase: Phase, settings: DictConfig, record: Mapping[str, Any]) -> None:
+def run_stage(folder: str | Path, phase: Phase, settings: Stage, record: Mapping[str, Any]) -> None:
     """Train `phase` for settings.steps steps, or the rest of them.
 
     Args:
@@ -56,10 +56,10 @@ def run_stage(folder: str | Path, phase: Phase, settings: DictConfig, record: Ma
         _run(run, phase, settings, record)
 
 
-def _run(folder: RunFolder, phase: Phase, settings: DictConfig, record: Mapping[str, Any]) -> None:
+def _run(folder: RunFolder, phase: Phase, settings: Stage, record: Mapping[str, Any]) -> None:
     gradients = GradientSums(phase.loss, phase.parameters)
     optimizer = AdamW(phase.parameters, gradients.sums, settings.optimizer)
-    state = TrainingState(optimizer, None, LossScale(_NO_SCALE, dynamic=False), record)
+    state = TrainingState(optimizer, None, LossScale(_NO_SCALE, dynamic=False), dict(record))
     state.load_latest(folder.checkpoints)
     folder.cut_metrics(state.step)
     log = Log(folder, settings.steps, state.step, tensorboard=False)
@@ -82,6 +82,6 @@ def _run(folder: RunFolder, phase: Phase, settings: DictConfig, record: Mapping[
                     state.save(folder.checkpoints, 1)
                     stop.unsaved = False
                 if stop.requested:
-                    raise Stopped(str(folder.path), 128 + stop.number)
+                    raise Stopped(str(folder.path), 128 + (stop.number or 0))
     finally:
         log.close()

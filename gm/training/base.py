@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from gm.checkpoint.delta import sampled_hash
 from gm.model import COMPONENTS
-from gm.weights import InitialWeights, Weights
+from gm.model_config import ModelConfig
+from gm.training.settings import Train
+from gm.weights import InitialWeights, ModelWeights, Weights
 
 
-def encoders_hash(base):
+def encoders_hash(base: ModelWeights) -> str:
     """What tells the encoders of this base from others: `gm.checkpoint.delta.sampled_hash` of their tensors."""
     prefixes = tuple(COMPONENTS[name].prefix for name in ("clip", "condition_encoder"))
     first_stage = COMPONENTS["first_stage_encoder"].prefix + "encoder."
     return sampled_hash([name for name in base.shapes if name.startswith((*prefixes, first_stage))], base.read)
 
 
-def open_base(config, train):
+def open_base(config: ModelConfig, train: Train) -> ModelWeights:
     """The `gm.weights.ModelWeights` that the section `train` of the settings names: a checkpoint's, or, where there is
     none, those of a seed."""
     if train.pretrained is None:

@@ -12,6 +12,7 @@ import json
 import sys
 import zlib
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from gm.console import progress
 from gm.data.loader import ClipLoader
 from gm.data.outputs import make_folder, write_json
 from gm.errors import UserError
-from gm.training.examples import Encoded, encode
+from gm.training.draws import Draws
+from gm.training.examples import Encoded, Encoders, encode
+from gm.training.settings import Loader
 
 FORMAT = 1
 _CHECKSUM = "checksum"
@@ -40,7 +43,7 @@ class CachedClips:
         UserError: the folder holds the samples of something else.
     """
 
-    def __init__(self, dataset, folder, epochs, made_with):
+    def __init__(self, dataset: Any, folder: str | Path, epochs: int, made_with: dict[str, Any]) -> None:
         self.dataset, self.folder, self.epochs, self.frames = dataset, Path(folder), epochs, dataset.frames
         self.order = dataset.order
         self.made_from = {"format": FORMAT, **dataset.identity(), **made_with}
@@ -48,18 +51,18 @@ class CachedClips:
         if self.record.exists():
             _compare(self.record, self.made_from)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def _path(self, clip, epoch):
+    def _path(self, clip: int, epoch: int) -> Path:
         return self.folder / f"clip-{clip:06d}-{epoch:03d}.safetensors"
 
-    def _place(self, position):
+    def _place(self, position: int) -> tuple[int, int]:
         """(clip, epoch) that the sample at a position of the stream is stored under."""
         epoch, index = divmod(position, len(self))
         return int(self.order(epoch)[index]), epoch % self.epochs
 
-    def missing(self, count=None, first=0, every=1):
+    def missing(self, count: int | None = None, first: int = 0, every: int = 1) -> list[int]:
         """Positions of the stream, up to `count` or of all epochs, whose samples are not there yet or damaged, which is
         told: all are read. first, every: of each `every` positions look at the one after `first` others."""
         positions = range(first, self.epochs * len(self) if count is None else count, every)
@@ -77,7 +80,10 @@ class CachedClips:
                   f"first is {self._path(*self._place(damaged[0]))}", file=sys.stderr)
         return sorted(absent + damaged)
 
-    def fill(self, missing, encoders, draws, loader, advance=lambda: None):
+    def fill(
+        self, missing: list[int], encoders: Callable[[], Encoders], draws: Callable[[int], Draws], loader: Loader,
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
         """Make missing samples, with a progress bar; a process that is cut off goes on where it stopped.
 
         Args:
@@ -91,18 +97,18 @@ class CachedClips:
             return
         make_folder(self.folder)
         write_json(self.made_from, self.record)
-        encoders = encoders()
+        held = encoders()
         todo = _Positions(self.dataset, missing)
         batches = iter(ClipLoader(todo, 1, 0, 1, loader.workers, loader.prefetch, 0, loader.max_failed_share))
         try:
             for position in progress(missing, "encoding", "clip"):
                 sample = {name: value[0] for name, value in next(batches).items() if name != "batch"}
-                self._write(position, encode(encoders, sample, draws(position)), sample)
+                self._write(position, encode(held, sample, draws(position)), sample)
                 advance()
         finally:
             batches.close()
 
-    def _write(self, position, encoded, sample):
+    def _write(self, position: int, encoded: Encoded, sample: dict[str, Any]) -> None:
         arrays = {name: np.asarray(value, np.float32) for name, value in encoded._asdict().items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise UserError(f"the encoders make NaN or infinite values of {sample['path']}: the weights of "
@@ -112,7 +118,7 @@ class CachedClips:
         origin = {"path": str(sample["path"]), "start": str(sample["start"])}
         write_safetensors(self._path(*self._place(position)), entries, arrays.__getitem__, origin)
 
-    def at(self, position):
+    def at(self, position: int) -> dict[str, Any]:
         """The sample at `position` of the endless stream of epochs: the fields of `Encoded`, path, start, failures."""
         path = self._path(*self._place(position))
         arrays = _read(path)
@@ -123,7 +129,7 @@ class CachedClips:
         return {**arrays, **numbers, "failures": []}
 
 
-def _read(path):
+def _read(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a sample's file, None where they are not what was written."""
     try:
         with open_checkpoint(path) as file:
@@ -133,29 +139,30 @@ def _read(path):
         return None
 
 
-def _checksum(arrays):
+def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """uint32 (1,) of the values and shapes of {name: array}."""
     value = 0
     for name in Encoded._fields:
-        value = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(repr(arrays[name].shape).encode(), value))
+        value = zlib.crc32(repr(arrays[name].shape).encode(), value)
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]), value)  # type: ignore[arg-type]  # arrays are buffers
     return np.array([value], np.uint32)
 
 
 class _Positions:
     """The samples of a data set at some positions of its stream alone."""
 
-    def __init__(self, dataset, positions):
+    def __init__(self, dataset: Any, positions: list[int]) -> None:
         self.dataset, self.positions = dataset, positions
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.positions)
 
-    def at(self, index):
+    def at(self, index: int) -> dict[str, Any]:
         # The loader reads ahead of the last one.
         return self.dataset.at(self.positions[min(index, len(self.positions) - 1)])
 
 
-def _compare(record, made_from):
+def _compare(record: Path, made_from: dict[str, Any]) -> None:
     try:
         stored = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gm.diffusion.loss import lognormal_sigmas
+from gm.training.settings import Loss
 
 # The second number of each key; gm/data/clips.py uses 1 to 3 for what it draws.
 _SPLIT, _TRAINING, _VALIDATION, _PICTURE = 4, 5, 6, 7
@@ -35,7 +36,9 @@ class Draws(NamedTuple):
     pixel_noise: np.ndarray
 
 
-def training_draws(seed, position, loss, latent_shape, pixel_shape, stream=0):
+def training_draws(
+    seed: int, position: int, loss: Loss, latent_shape: tuple[int, ...], pixel_shape: tuple[int, ...], stream: int = 0
+) -> Draws:
     """Draws of the sample at `position` of the stream number `stream`.
 
     loss: the section train.loss; latent_shape (t, z, h, w); pixel_shape (1, 3, H, W).
@@ -48,12 +51,12 @@ def training_draws(seed, position, loss, latent_shape, pixel_shape, stream=0):
                  *(random.standard_normal(shape, np.float32) for shape in (latent_shape, latent_shape, pixel_shape)))
 
 
-def _more(stream):
+def _more(stream: int) -> tuple[int, ...]:
     """The end of a key: nothing for the first stream, which so draws what a run of one stream does."""
     return (stream,) if stream else ()
 
 
-def kept(u, dropout):
+def kept(u: float, dropout: float) -> tuple[bool, bool]:
     """(context kept, conditioning latent kept) for a uniform number u in [0, 1).
 
     Three events that exclude one another, each with probability p = dropout: u in [0, p) drops the CLIP embedding,
@@ -63,7 +66,10 @@ def kept(u, dropout):
     return u >= 2 * dropout, not dropout <= u < 3 * dropout
 
 
-def validation_draws(seed, clip, index, sigma, loss, latent_shape, pixel_shape, stream=0):
+def validation_draws(
+    seed: int, clip: int, index: int, sigma: float, loss: Loss, latent_shape: tuple[int, ...],
+    pixel_shape: tuple[int, ...], stream: int = 0,
+) -> Draws:
     """Draws of held-out clip number `clip` of data set number `stream` at the `index`-th noise level `sigma`: nothing
     dropped, the noise of the conditioning picture at its median and the same at all levels."""
     random = np.random.default_rng((seed, _VALIDATION, clip, index, *_more(stream)))
@@ -74,7 +80,7 @@ def validation_draws(seed, clip, index, sigma, loss, latent_shape, pixel_shape, 
     return Draws(np.float32(sigma), cond_aug, True, True, posterior, noise, picture_noise)
 
 
-def held_out(seed, files, share):
+def held_out(seed: int, files: int, share: float) -> list[int]:
     """Sorted positions of the `share` of `files` files that validation gets: at least one, and one is left to train."""
     count = min(max(1, round(share * files)), files - 1) if share else 0
     return sorted(np.random.default_rng((seed, _SPLIT)).permutation(files)[:count].tolist())

@@ -8,7 +8,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 MAX_DECAY = 0.9999
 
 
-def decay_after(updates):
+def decay_after(updates: int) -> float:
     """Decay of the n-th mean (n from 1): min(0.9999, (1 + n) / (10 + n)), so that the start is soon forgotten."""
     return min(MAX_DECAY, (1 + updates) / (10 + updates))
 
@@ -20,7 +20,7 @@ def _blend(share: Tensor, mean: Parameter, weight: Parameter) -> Tensor:
 class Ema(nn.Cell):
     """The mean of float32 weights; `means` are parameters of its own, equal to the weights at first."""
 
-    def __init__(self, names, weights):
+    def __init__(self, names: list[str], weights: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.weights = weights
         self.means = ParameterTuple(
@@ -34,6 +34,6 @@ class Ema(nn.Cell):
     def construct(self, share: Tensor) -> tuple[Tensor, ...]:
         return self.map(ops.partial(_blend, share), self.means, self.weights)
 
-    def update(self, updates):
+    def update(self, updates: int) -> None:
         """Take the weights after update number `updates` into the mean."""
         self(Tensor(np.float32(1 - decay_after(updates))))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore import Tensor
 
 from gm.diffusion.conditioning import encode_picture, run, vector_embedding
 from gm.diffusion.latents import SCALE_FACTOR, sample, split_moments
+from gm.model_config import ModelConfig
+from gm.training.draws import Draws
+from gm.weights import ModelWeights
 
 
 class Example(NamedTuple):
@@ -44,22 +47,22 @@ class Encoded(NamedTuple):
 class Encoders:
     """The parts that are never trained: first stage, the conditioner's VAE encoder and CLIP."""
 
-    def __init__(self, config, base, amp_level):
+    def __init__(self, config: ModelConfig, base: ModelWeights, amp_level: str) -> None:
         self.first_stage = base.load("first_stage_encoder", amp_level)
         self.condition = base.load("condition_encoder", amp_level)
         self.clip = base.load("clip", amp_level)
         self.image_size = config.model.clip.image_size
 
-    def moments(self, pixels):
+    def moments(self, pixels: np.ndarray) -> np.ndarray:
         """(t, 3, H, W) -> moments of the first stage (t, 2z, h, w), frame by frame: it has no sense of time."""
         return np.concatenate([run(self.first_stage, frame[None]) for frame in pixels])
 
-    def picture(self, picture, noise, cond_aug):
+    def picture(self, picture: np.ndarray, noise: np.ndarray, cond_aug: np.float32) -> tuple[np.ndarray, np.ndarray]:
         """Picture and unit noise (1, 3, H, W) -> (1, e), (1, z, h, w): `gm.diffusion.conditioning.encode_picture`."""
         return encode_picture(self.clip, self.condition, picture, noise, cond_aug, self.image_size)
 
 
-def encode(encoders, sample, draws):
+def encode(encoders: Encoders, sample: dict[str, Any], draws: Draws) -> Encoded:
     """`Encoded` of one clip: a sample of `gm.data.clips.ClipDataset` and its `Draws`."""
     picture = sample["picture"] if "picture" in sample else sample["pixels"][:1]
     context, concat = encoders.picture(picture, draws.pixel_noise, draws.cond_aug)
@@ -69,7 +72,7 @@ def encode(encoders, sample, draws):
     )
 
 
-def make_example(encoded, draws, width):
+def make_example(encoded: Encoded, draws: Draws, width: int) -> Example:
     """Example of one clip.
 
     draws: `Draws`, of which cond_aug and pixel_noise went into `encoded`; width: of each number's embedding.
@@ -78,20 +81,20 @@ def make_example(encoded, draws, width):
     mean, std = split_moments(encoded.moments)
     concat = encoded.concat * np.float32(draws.keep_concat)
     context = encoded.context[:, None] * np.float32(draws.keep_context)
-    numbers = (np.full(1, value, np.float32)
-               for value in (encoded.fps_id, encoded.motion_bucket_id, encoded.cond_aug))
+    fps, motion, cond_aug = (np.full(1, value, np.float32)
+                             for value in (encoded.fps_id, encoded.motion_bucket_id, encoded.cond_aug))
     return Example(
         np.float32(SCALE_FACTOR) * sample(mean, std, draws.posterior),
         draws.noise,
         np.full(t, draws.sigma, np.float32),
-        *(np.repeat(part, t, 0) for part in (concat, context, vector_embedding(*numbers, width))),
+        *(np.repeat(part, t, 0) for part in (concat, context, vector_embedding(fps, motion, cond_aug, width))),
     )
 
 
-def join(examples):
+def join(examples: list[Example]) -> Example:
     """Examples of single clips -> one of a batch."""
     return Example(*(np.concatenate(parts) for parts in zip(*examples)))
 
 
-def tensors(example):
+def tensors(example: Example) -> tuple[Tensor, ...]:
     return tuple(Tensor(np.ascontiguousarray(part, np.float32)) for part in example)

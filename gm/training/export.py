@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from mindspore import Parameter
 
 from gm.checkpoint.delta import write_delta
 from gm.checkpoint.lora import low_rank, merged
 from gm.checkpoint.writer import write_safetensors
+from gm.training.ema import Ema
+from gm.weights import ModelWeights
 
 
-def export(folder, kind, base, names, weights, ema=None, lora_alpha=None):
+def export(
+    folder: str | Path, kind: str, base: ModelWeights, names: list[str], weights: Iterable[Parameter],
+    ema: Ema | None = None, lora_alpha: float | None = None,
+) -> list[Path]:
     """Write <kind>.safetensors, and <kind>_ema.safetensors where there is a running mean; older ones are replaced.
 
     kind: "delta" or "full". names: full names of the trained weights; weights: their float32 parameters.
@@ -29,12 +36,12 @@ def export(folder, kind, base, names, weights, ema=None, lora_alpha=None):
     return written
 
 
-def _write_delta(path, base, trained, lora_alpha):
+def _write_delta(path: Path, base: ModelWeights, trained: dict[str, np.ndarray], lora_alpha: float | None) -> None:
     alpha = {} if lora_alpha is None else {"lora_alpha": str(lora_alpha)}
     write_delta(path, trained, {**base.record, **alpha})
 
 
-def _write_full(path, base, trained, lora_alpha):
+def _write_full(path: Path, base: ModelWeights, trained: dict[str, np.ndarray], lora_alpha: float | None) -> None:
     """What was not trained keeps the dtype that the base has; low-rank changes are merged into the weights."""
     if lora_alpha is not None:
         trained = {

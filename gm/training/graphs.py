@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-
-from omegaconf import OmegaConf
+from contextlib import AbstractContextManager
+from typing import Any
 
 from gm import ops
 from gm.compile_cache import chosen, compile_cache
 from gm.ops import parallel, reference
+from gm.settings import plain
+from gm.training.trainer import Trainer
 
 # Settings that no graph holds. Those of the optimizer, but for the learning rate, are constants in it.
 _NUMBERS = (
@@ -21,7 +23,7 @@ _NUMBERS = (
 )
 
 
-def kept_graphs(trainer, asked):
+def kept_graphs(trainer: Trainer, asked: str | None) -> AbstractContextManager[Any]:
     """A context in which graphs come from the cache or go there. asked: the option --compile_cache.
 
     None are kept where their order is not known beforehand: with clips of several sizes, and with several devices.
@@ -33,10 +35,10 @@ def kept_graphs(trainer, asked):
     return compile_cache(place, lambda: conditions(trainer), named)
 
 
-def conditions(trainer):
+def conditions(trainer: Trainer) -> list[Any]:
     """All that decides which graphs a run compiles, and in what order, but for the sources."""
     plan = trainer.plan
-    settings = OmegaConf.to_container(plan.settings, resolve=True)
+    settings = plain(plan.settings)
     for name in _NUMBERS:
         *sections, last = f"train.{name}".split(".")
         section = settings
@@ -45,20 +47,20 @@ def conditions(trainer):
         section.pop(last)
     dtypes = hashlib.sha256(repr([(name, str(plan.base.dtype(name))) for name in sorted(plan.base.shapes)]).encode())
     held_out = [min(plan.train.validation.clips, len(clips)) for clips in plan.held_out.values()]
-    return [settings, OmegaConf.to_container(plan.config, resolve=True), ops.compiled_library(), dtypes.hexdigest(),
+    return [settings, plain(plan.config), ops.compiled_library(), dtypes.hexdigest(),
             plan.train.cache is None, held_out, trainer.samples and trainer.samples.image.shape, reference.MAX_SCORES,
             order(trainer)]
 
 
-def order(trainer):
+def order(trainer: Trainer) -> list[str]:
     """Names of what the run does for the first time, in that order."""
     train, done, total = trainer.train, trainer.state.step, trainer.plan.total
 
-    def first(every):
+    def first(every: int) -> int:
         return min((done // every + 1) * every, total)
 
     later = [(first(train.validation.every), "validation")] if trainer.validation is not None else []
     if trainer.samples is not None:
-        later.append((first(train.sample.every), "sample"))
+        later.append((first(train.sample.every or total), "sample"))
     before = ["validation"] if done == 0 and trainer.validation is not None else []
     return [*before, "step", *(name for _, name in sorted(later, key=lambda item: item[0]))]

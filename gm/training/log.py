@@ -8,16 +8,22 @@ import math
 import os
 import shlex
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gm.config import to_yaml
 from gm.console import progress_bar, say, versions
 from gm.errors import UserError
 from gm.files import atomic_path
+from gm.model_config import ModelConfig
+from gm.settings import plain
+from gm.training.settings import TrainingSettings
 
 # Losses differ by orders of magnitude between noise levels, so their mean says little: these are the buckets' edges.
 SIGMA_EDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -30,13 +36,13 @@ class RunFolder:
     """output_dir with checkpoints/, weights/, samples/, video_index/, metrics.jsonl, settings, command, versions, and
     calibration.json where the clips have a scale of motion of their own."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints, self.weights = self.path / "checkpoints", self.path / "weights"
         self.samples, self.metrics = self.path / "samples", self.path / "metrics.jsonl"
         self.lock = self.path / ".lock"
 
-    def make(self):
+    def make(self) -> None:
         """Make the folder. UserError if it cannot be made."""
         try:
             for folder in (self.checkpoints, self.weights):
@@ -44,29 +50,29 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"train.output_dir {self.path}: {error.strerror}; choose another folder") from error
 
-    def describe(self, settings, config, argv):
+    def describe(self, settings: TrainingSettings, config: ModelConfig, argv: Iterable[str]) -> None:
         """Write down how the run was started. UserError if that cannot be written."""
-        self._write("settings.yaml", OmegaConf.to_yaml(settings))
-        self._write("model.yaml", OmegaConf.to_yaml(config))
+        self._write("settings.yaml", to_yaml(settings))
+        self._write("model.yaml", to_yaml(config))
         self._write("command.txt", shlex.join(argv) + "\n")
         self._write("versions.json", json.dumps(versions(), indent=2) + "\n")
 
-    def _write(self, name, text):
+    def _write(self, name: str, text: str) -> None:
         with atomic_path(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def changes(self, settings):
+    def changes(self, settings: TrainingSettings) -> list[str]:
         """Lines, one for each setting that differs from those the folder's run was started with last; none where there
         was no run or its settings cannot be read."""
         try:
             old = OmegaConf.load(self.path / "settings.yaml")
         except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
             return []
-        before, now = dict(_leaves(OmegaConf.to_container(old))), dict(_leaves(OmegaConf.to_container(settings)))
+        before, now = dict(_leaves(plain(OmegaConf.to_container(old)))), dict(_leaves(plain(settings)))
         return [f"{name}: {before[name]} before, {value} now" for name, value in now.items()
                 if name in before and before[name] != value and name not in _OWN_BUSINESS]
 
-    def cut_metrics(self, step):
+    def cut_metrics(self, step: int) -> None:
         """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""
         if not self.metrics.exists():
             return
@@ -84,13 +90,13 @@ class Log:
     A line is {"kind": "train" or "validation", "step", ...}. Numbers that are not finite are written as null.
     """
 
-    def __init__(self, folder, total, step, tensorboard):
+    def __init__(self, folder: RunFolder, total: int, step: int, tensorboard: bool) -> None:
         self.file = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self.bar = progress_bar(total, "training", "step", start=step)
         self.told = 0  # steps without an update
         self.board = _summary_writer(folder.path) if tensorboard else None
 
-    def write(self, kind, step, **numbers):
+    def write(self, kind: str, step: int, **numbers: Any) -> None:
         line = json.dumps({"kind": kind, "step": step, **_finite(numbers)}, allow_nan=False)
         try:
             self.file.write(line + "\n")
@@ -101,11 +107,11 @@ class Log:
             for name, value in _scalars(numbers):
                 self.board.add_scalar(f"{kind}/{name}", value, step)
 
-    def advance(self, loss, clips_per_second):
+    def advance(self, loss: float, clips_per_second: float) -> None:
         self.bar.set_postfix_str(f"loss {loss:.4f}, {clips_per_second:.2f} clips/s", refresh=False)
         self.bar.update()
 
-    def skipped(self, step, loss, sigmas):
+    def skipped(self, step: int, loss: float, sigmas: Sequence[float]) -> None:
         """A line for a step that made no update as its gradient is not finite; the first few of them."""
         self.told += 1
         if self.told <= _TOLD:
@@ -114,11 +120,11 @@ class Log:
             levels = ", ".join(f"{sigma:.3g}" for sigma in sigmas)
             self.say(f"warning: step {step} made no update, as its {what} is not finite (noise levels: {levels}){more}")
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """A line above the bar."""
         say(text)
 
-    def close(self):
+    def close(self) -> None:
         self.bar.close()
         with contextlib.suppress(OSError):  # of a line that could not be written, which `write` has told
             self.file.close()
@@ -126,7 +132,7 @@ class Log:
             self.board.close()
 
 
-def require_tensorboard():
+def require_tensorboard() -> Any:
     """The SummaryWriter class; UserError where tensorboardX is not there. Asked before the first long step."""
     try:
         from tensorboardX import SummaryWriter
@@ -135,11 +141,11 @@ def require_tensorboard():
     return SummaryWriter
 
 
-def _summary_writer(path):
+def _summary_writer(path: Path) -> Any:
     return require_tensorboard()(os.fspath(path / "tensorboard"))
 
 
-def _leaves(section, path=""):
+def _leaves(section: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in section.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{path}{name}.")
@@ -147,7 +153,7 @@ def _leaves(section, path=""):
             yield f"{path}{name}", value
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -157,7 +163,7 @@ def _finite(value):
     return value
 
 
-def _scalars(numbers):
+def _scalars(numbers: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in numbers.items():
         if isinstance(value, dict):
             yield from ((f"{name}/{key}", item) for key, item in value.items() if item is not None)
@@ -168,18 +174,19 @@ def _scalars(numbers):
 class Window:
     """Losses and times since the last line of metrics.jsonl."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.clear()
 
-    def clear(self):
+    def clear(self) -> None:
         self.sums, self.counts = np.zeros(len(BUCKETS)), np.zeros(len(BUCKETS))
-        self.sigmas, self.steps, self.start = [], 0, time.perf_counter()
+        self.sigmas: list[float] = []
+        self.steps, self.start = 0, time.perf_counter()
 
-    def add(self, sums, counts, sigmas):
+    def add(self, sums: np.ndarray, counts: np.ndarray, sigmas: list[float]) -> None:
         self.sums, self.counts, self.steps = self.sums + sums, self.counts + counts, self.steps + 1
         self.sigmas += sigmas
 
-    def numbers(self):
+    def numbers(self) -> dict[str, Any]:
         """The fields of a line: mean loss of a clip, by noise level, the noise levels, seconds of a step."""
         with np.errstate(invalid="ignore"):
             by_sigma = {b: float(s / n) for b, s, n in zip(BUCKETS, self.sums, self.counts) if n}
@@ -191,7 +198,7 @@ class Window:
         }
 
 
-def bucket_sums(losses, sigmas):
+def bucket_sums(losses: Sequence[float], sigmas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Losses and noise levels of clips -> (sum of losses in each bucket of SIGMA_EDGES, number of clips in each)."""
     index = np.searchsorted(SIGMA_EDGES, sigmas, side="right")
     sums = np.bincount(index, weights=losses, minlength=len(BUCKETS))

@@ -6,6 +6,8 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any, Callable
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from gm.data import calibration
 from gm.errors import UserError, memory_faults
 from gm.files import require_space
 from gm.memory import advice
+from gm.model_config import ModelConfig
 from gm.ops import parallel
 from gm.training import memory
 from gm.training.data import open_data
@@ -24,12 +27,16 @@ from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.owner import owned
 from gm.training.plan import Plan
 from gm.training.schedule import learning_rate
+from gm.training.settings import Train, TrainingSettings
 from gm.training.signals import StopOnSignal
-from gm.training.state import checkpoints
+from gm.training.state import TrainingState, checkpoints
 from gm.training.trainer import Trainer
 
 
-def train(settings, config, argv=(), data=open_data, memory_check=True, compile_cache="off"):
+def train(
+    settings: TrainingSettings, config: ModelConfig, argv: Sequence[str] = (),
+    data: Callable[[Train], tuple[Any, ...]] = open_data, memory_check: bool = True, compile_cache: str | None = "off",
+) -> int:
     """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status.
 
     settings, config: of `gm.training.settings.load_settings` and `gm.model.load_model_config`. argv: the command, for
@@ -51,15 +58,14 @@ def train(settings, config, argv=(), data=open_data, memory_check=True, compile_
             )
         if memory_check:
             memory.check(plan)
-        if plan.train.cache is not None:
-            fill_cache(plan)
+        fill_cache(plan)
         return _Run(plan, folder, argv).run(compile_cache)
 
 
 class _Run:
     """A run that is under way: a `Plan` with its trainer, folder and log."""
 
-    def __init__(self, plan, folder, argv):
+    def __init__(self, plan: Plan, folder: RunFolder, argv: Sequence[str]) -> None:
         self.plan, self.train, self.folder = plan, plan.train, folder
         self.first = parallel.rank() == 0
         self.trainer = Trainer(plan)
@@ -71,7 +77,7 @@ class _Run:
             self._prepare(argv)
         self.log = Log(folder, plan.total, self.state.step, self.train.log.tensorboard) if self.first else None
 
-    def run(self, compile_cache):
+    def run(self, compile_cache: str | None) -> int:
         """All steps that are left; returns the exit status."""
         plan, state, trainer = self.plan, self.state, self.trainer
         needs = advice(memory.needed(plan))
@@ -93,14 +99,14 @@ class _Run:
             print(f"{state.skipped} of {state.step} steps made no update, as their gradients were not finite")
         if trainer.exported is None:  # there was no step left to do
             trainer.export(self.folder)
-        print("weights: " + ", ".join(map(str, trainer.exported)))
+        print("weights: " + ", ".join(map(str, trainer.exported or ())))
         if stopped and state.step < plan.total:
             print(f"stopped after step {state.step} of {plan.total}; go on with the same command and "
                   "--train.resume=latest")
             return 128 + (stop.number or signal.SIGTERM)
         return 0
 
-    def _prepare(self, argv):
+    def _prepare(self, argv: Sequence[str]) -> None:
         """The folder's records and what the user is told, before the first step."""
         plan, folder = self.plan, self.folder
         changes = folder.changes(plan.settings) if self.source is not None else []
@@ -112,7 +118,7 @@ class _Run:
         folder.cut_metrics(self.state.step)
         self._announce(changes)
 
-    def _require_space(self):
+    def _require_space(self) -> None:
         """UserError where the disk is too small for the checkpoints to come: one more than are kept, for a moment."""
         base = self.plan.base
         count = max(1, self.train.checkpoint.keep + 1 - len(checkpoints(self.folder.checkpoints)))
@@ -121,7 +127,7 @@ class _Run:
         exported = (whole if self.train.save == "full" else trained) * (2 if self.train.ema else 1)
         require_space(self.folder.path, count * self.state.size() + exported)
 
-    def _announce(self, changes):
+    def _announce(self, changes: list[str]) -> None:
         plan, weights = self.plan, self.trainer.optimizer.weights
         print(f"base: {plan.base.describe()}")
         values = sum(weight.size for weight in weights)
@@ -141,7 +147,7 @@ class _Run:
         elif plan.train.resume is not None:
             print("no checkpoint to resume from yet: starting at step 0")
 
-    def _steps(self, stop):
+    def _steps(self, stop: StopOnSignal) -> bool:
         """The loop; returns whether it was stopped by a signal."""
         train, state, trainer, total = self.train, self.state, self.trainer, self.plan.total
         if state.step == 0:
@@ -162,7 +168,8 @@ class _Run:
                 if state.step % train.validation.every == 0 or state.step == total:
                     self._validate()
                     window.start = time.perf_counter()
-                if trainer.samples is not None and (state.step % train.sample.every == 0 or state.step == total):
+                every = train.sample.every or total
+                if trainer.samples and self.log and (state.step % every == 0 or state.step == total):
                     self.log.say(f"sample video: {trainer.samples.write(self.folder.samples, state.step)}")
                     window.start = time.perf_counter()
                 if state.step % train.checkpoint.every == 0 or state.step == total or stopped:
@@ -177,7 +184,10 @@ class _Run:
             batches.close()
         return stopped
 
-    def _note(self, window, losses, sigmas, rate, norm, stop, start):
+    def _note(
+        self, window: Window, losses: list[float], sigmas: list[float], rate: float, norm: float, stop: StopOnSignal,
+        start: float,
+    ) -> bool:
         """Metrics of a step, over all devices; returns whether any of them was asked to stop."""
         sums, counts = bucket_sums(losses, sigmas)
         total = parallel.mean([*sums, *counts, float(stop.requested)]) * parallel.size()
@@ -195,7 +205,7 @@ class _Run:
                 window.clear()
         return bool(total[-1])
 
-    def _validate(self):
+    def _validate(self) -> None:
         if self.trainer.validation is None:
             return
         found = self.trainer.validation.run()
@@ -203,14 +213,14 @@ class _Run:
             self.log.write("validation", self.state.step, **found)
             self.log.say(f"step {self.state.step}: validation loss {found['loss']:.4f}")
 
-    def _save(self):
+    def _save(self) -> int:
         self.state.save(self.folder.checkpoints, self.train.checkpoint.keep)
         if self.log is not None:
             self.trainer.export(self.folder)
         return self.state.step
 
 
-def _require_equal_steps(state):
+def _require_equal_steps(state: TrainingState) -> None:
     """UserError on every device where one of them resumes from another step, or none: their weights would differ."""
     first = parallel.mean([state.step if parallel.rank() == 0 else 0])[0] * parallel.size()
     if parallel.mean([float(state.step != round(first))])[0]:

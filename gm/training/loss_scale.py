@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gm.training.settings import LossScaling
+
 MIN_SCALE, MAX_SCALE = 1.0, 2.0**24
 
 
@@ -11,13 +13,13 @@ class LossScale:
     scale: the factor. good: steps since the last change. With `dynamic` False (float32) it stays 1.
     """
 
-    def __init__(self, settings, dynamic):
+    def __init__(self, settings: LossScaling, dynamic: bool) -> None:
         self.growth_steps = settings.growth_steps
         self.dynamic = dynamic
         self.scale = float(settings.initial) if dynamic else 1.0
         self.good = 0
 
-    def update(self, overflow):
+    def update(self, overflow: bool) -> None:
         """Take note of a step."""
         if not self.dynamic:
             return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
 
 from gm import estimate, memory, ops
 from gm.checkpoint.lora import WEIGHT
@@ -11,13 +13,14 @@ from gm.model import COMPONENTS
 from gm.ops import parallel
 from gm.sizes import size_multiple
 from gm.training.lora import lora_layers
-from gm.training.settings import precision
+from gm.training.plan import Plan
+from gm.training.settings import Train, precision
 from gm.training.step import is_temporal
 
 _LORA_RANK = 16  # in the remedy
 
 
-def trainable(shapes, train, rank=None):
+def trainable(shapes: dict[str, tuple[int, ...]], train: Train, rank: int | None = None) -> dict[str, int]:
     """{full name: number of values} of the parameters that would be trained; rank: instead of train.lora's."""
     rank = train.lora.rank if rank is None else rank
     prefix, temporal_only = COMPONENTS["unet"].prefix, train.temporal_only
@@ -30,7 +33,10 @@ def trainable(shapes, train, rank=None):
     }
 
 
-def needed(plan, batch_size=None, recompute=None, cache=None, rank=None, sizes=None):
+def needed(
+    plan: Plan, batch_size: int | None = None, recompute: bool | None = None, cache: bool | None = None,
+    rank: int | None = None, sizes: Sequence[tuple[int, int]] | None = None,
+) -> dict[str, estimate.Need]:
     """{stage: `gm.estimate.Need`} of a `Plan`, on the device and in the mode of now.
 
     The other arguments: train.loader.batch_size, train.recompute, whether there is a train.cache, train.lora.rank and
@@ -53,7 +59,7 @@ def needed(plan, batch_size=None, recompute=None, cache=None, rank=None, sizes=N
     )
 
 
-def check(plan):
+def check(plan: Plan) -> str:
     """A sentence about the memory that the run needs; UserError where it is not there, see `gm.memory.check`.
 
     Other devices than the CPU have memory of their own, of which nothing is known here.
@@ -63,10 +69,11 @@ def check(plan):
     return memory.check(needed(plan), _remedies(plan))
 
 
-def _remedies(plan):
+def _remedies(plan: Plan) -> Iterator[tuple[str, Callable[[], dict[str, estimate.Need]]]]:
     """For `gm.memory.check`: what changes the result the least first."""
-    train, changes = plan.train, {}
-    steps = [("cache", "--train.cache=FOLDER", True, train.cache is None)]
+    train = plan.train
+    changes: dict[str, Any] = {}
+    steps: list[tuple[str, str, Any, bool]] = [("cache", "--train.cache=FOLDER", True, train.cache is None)]
     steps.append(("recompute", "--train.recompute=True", True, not train.recompute))
     steps.append(("batch_size", "--train.loader.batch_size=1", 1, train.loader.batch_size > 1))
     steps.append(("rank", f"--train.lora.rank={_LORA_RANK}", _LORA_RANK, not train.lora.rank))
@@ -85,7 +92,7 @@ def _remedies(plan):
         yield smaller, functools.partial(needed, plan, **changes, sizes=sizes)
 
 
-def _size_options(train, sizes):
+def _size_options(train: Train, sizes: Sequence[Sequence[int]]) -> str:
     option = "--train.dataset.init_args"
     if train.dataset.init_args.sizes is None:
         return " ".join(f"{option}.{name}={side}" for name, side in zip(("height", "width"), sizes[0]))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, Callable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from gm.ops import parallel
+from gm.training.settings import Optimizer
 from gm.training.step import Clear, zeros_like_each
 
 _adam = ops.AdamWeightDecay()
@@ -130,7 +133,10 @@ class AdamW:
         updates: how many updates were made; a skipped step does not count.
     """
 
-    def __init__(self, parameters, sums, settings, read=None):
+    def __init__(
+        self, parameters: dict[str, Parameter], sums: ParameterTuple, settings: Optimizer,
+        read: Callable[[str], np.ndarray] | None = None,
+    ) -> None:
         self.parameters, self.sums, self.settings = parameters, sums, settings
         self.weights = ParameterTuple([p if p.dtype == ms.float32 else _master(n, read) for n, p in parameters.items()])
         sizes = [w.size for w in self.weights]
@@ -148,7 +154,7 @@ class AdamW:
         others = ParameterTuple([total for total, mine in zip(sums, self.mine) if not mine])
         self._after = ([_Share(self), Clear(others)] if others else []) + ([_Copy(pairs)] if pairs else [])
 
-    def step(self, learning_rate, divisor):
+    def step(self, learning_rate: float, divisor: float) -> float:
         """Update from the sums divided by `divisor` and clear them; returns the norm of the gradient before clipping.
 
         A norm that is not finite means that a gradient overflowed: nothing is updated then.
@@ -162,35 +168,36 @@ class AdamW:
             self._clear()
         return norm
 
-    def _clip(self, norm):
+    def _clip(self, norm: float) -> float:
         limit = self.settings.clip_norm
         return 1.0 if limit is None or norm <= limit else limit / norm
 
-    def _apply(self, learning_rate, factor):
+    def _apply(self, learning_rate: float, factor: float) -> None:
         self.updates += 1
         c1 = 1 - self.settings.beta1**self.updates
         c2 = math.sqrt(1 - self.settings.beta2**self.updates)
         rate, eps, decay = learning_rate * c2 / c1, self.settings.eps * c2, self.settings.weight_decay * c1 / c2
         for update in self._updates:
             update(*(_scalar(x) for x in (rate, eps, decay, factor)))
+        cell: Any
         for cell in self._after:
             cell()
 
-    def moment(self, kind, name):
+    def moment(self, kind: str, name: str) -> np.ndarray:
         """A running mean as an array, from the device that has it: all devices must ask for the same."""
-        p = self.moments[kind].get(name)
+        p: Any = self.moments[kind].get(name)
         if not self.settings.shard:
             return p.asnumpy()
         return parallel.total(np.zeros(self.parameters[name].shape, np.float32) if p is None else p.asnumpy())
 
-    def copy_to_network(self):
+    def copy_to_network(self) -> None:
         """Give a float16 network the weights, after they were loaded."""
         for p, w in zip(self.parameters.values(), self.weights):
             if p is not w:
                 p.set_data(Tensor(w.asnumpy(), p.dtype))
 
 
-def owners(sizes, devices):
+def owners(sizes: Sequence[int], devices: int) -> list[int]:
     """Which device updates each weight, so that all have about as many values: the largest first, each to the device
     that has the least."""
     loads, found = [0] * devices, [0] * len(sizes)
@@ -200,9 +207,9 @@ def owners(sizes, devices):
     return found
 
 
-def _master(name, read):
+def _master(name: str, read: Any) -> Parameter:
     return Parameter(Tensor(np.array(read(name), np.float32)), name=f"master.{name}", requires_grad=False)
 
 
-def _scalar(x):
+def _scalar(x: float) -> Tensor:
     return Tensor(np.float32(x))

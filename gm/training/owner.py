@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 from gm import locks
 from gm.errors import UserError
@@ -10,7 +12,7 @@ from gm.ops import parallel
 
 
 @contextlib.contextmanager
-def owned(path, busy):
+def owned(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path` during the body; the run's first device does so for all of them.
 
     Raises UserError on every device: `busy` where another run holds it, or that it cannot be made.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gm.data.images import fit_image, load_image
 from gm.data.outputs import make_folder
 from gm.data.videos import to_uint8, write_video
+from gm.diffusion.denoiser import Denoiser
+from gm.model_config import ModelConfig
 from gm.pipeline import ImageToVideo
 from gm.results import made_by
 from gm.sizes import nearest_size
-from gm.training.settings import precision, sizes
+from gm.training.settings import Train, precision, sizes
+from gm.weights import ModelWeights
 
 
 class SampleVideo:
@@ -21,7 +26,7 @@ class SampleVideo:
         UserError: a picture that cannot be read.
     """
 
-    def __init__(self, config, base, denoiser, train):
+    def __init__(self, config: ModelConfig, base: ModelWeights, denoiser: Denoiser, train: Train) -> None:
         data = train.dataset.init_args
         image = load_image(train.sample.image)
         self.image = fit_image(image, *nearest_size(image.shape[:2], sizes(data)))
@@ -30,7 +35,7 @@ class SampleVideo:
         self.options = self.pipeline.options(seed=train.sample.seed, num_frames=data.frames)
         self.conditioning = None
 
-    def write(self, folder, step):
+    def write(self, folder: Path, step: int) -> Path:
         """Sample, decode and write <folder>/step-<n>.mp4; returns its path."""
         pipeline, options = self.pipeline, self.options
         if self.conditioning is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from gm.training.settings import Schedule
 
-def learning_rate(step, peak, schedule, total):
+
+def learning_rate(step: int, peak: float, schedule: Schedule, total: int) -> float:
     """Learning rate of step 0, 1, …: a linear warm-up to `peak`, then constant or half a cosine.
 
     schedule: the section train.schedule. total: steps of the whole run; the cosine is at end_factor * peak in the last.
@@ -19,7 +21,9 @@ def learning_rate(step, peak, schedule, total):
     return peak * (schedule.end_factor + (1 - schedule.end_factor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def total_steps(epochs, max_steps, clips, clips_per_step, step=0, samples=0):
+def total_steps(
+    epochs: float, max_steps: int | None, clips: int, clips_per_step: int, step: int = 0, samples: int = 0
+) -> int:
     """Steps until `epochs` passes over the clips are complete, at most `max_steps` where that is given.
 
     step, samples: steps done, and clips shown in them.

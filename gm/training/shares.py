@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,7 @@ _SILENCE = 1800.0  # seconds without a note after which a device is taken for de
 
 
 @contextlib.contextmanager
-def shares(folder, count):
+def shares(folder: str | Path, count: int) -> Iterator[Share]:
     """`with shares(folder, count) as share:` do `count` pieces, calling share.advance() after each. At the end of the
     body every device waits for the others.
 
@@ -66,24 +68,25 @@ class OthersFault(UserError):
 class Share:
     """One device's part in `shares`. rank, size: of this device among them. count: pieces of its own."""
 
-    def __init__(self, place, rank, size, count):
-        self.place, self.rank, self.size, self.count = place, rank, size, count
+    def __init__(self, place: Path | None, rank: int, size: int, count: int) -> None:
+        self.place: Any = place
+        self.rank, self.size, self.count = rank, size, count
         self.done, self._told = 0, -_NOTE
-        self._seen = {}  # rank: (its note, when it was seen first)
+        self._seen: dict[int, tuple[Any, float]] = {}  # rank: (its note, when it was seen first)
 
-    def advance(self):
+    def advance(self) -> None:
         """A piece is done. UserError where another device has failed."""
         self.done += 1
         if self.place is not None and time.monotonic() - self._told >= _NOTE:
             self.tell()
             self._look()
 
-    def tell(self, fault=None):
+    def tell(self, fault: str | None = None) -> None:
         """Write down how far this device is, or why it can go no further."""
         write_json({"done": self.done, "of": self.count, "fault": fault}, self.place / f"{self.rank}.json")
         self._told = time.monotonic()
 
-    def wait(self):
+    def wait(self) -> None:
         """Until all are done, under a progress bar. UserError where one fails or is silent."""
         self.tell()
         with progress_bar(None, "waiting for the other devices", "piece") as bar:
@@ -95,7 +98,7 @@ class Share:
                     return
                 time.sleep(_LOOK)
 
-    def _look(self):
+    def _look(self) -> dict[int, dict[str, Any]]:
         """{rank: note} of the devices that have written one."""
         now, notes = time.monotonic(), {}
         for rank in range(self.size):
@@ -113,7 +116,7 @@ class Share:
         return notes
 
 
-def _common_place(folder):
+def _common_place(folder: Path) -> Path:
     """A new folder in `folder`, the same one on every device. UserError where one of them does not see it."""
     token = np.zeros(2, np.float32)
     fault = None

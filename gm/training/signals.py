@@ -21,33 +21,34 @@ class StopOnSignal:
         number: of the signal that asked, None as long as none did.
     """
 
-    def __init__(self):
-        self._unsaved, self.number = False, None
+    def __init__(self) -> None:
+        self._unsaved = False
+        self.number: int | None = None
         self._time = 0.0
         self._stack = contextlib.ExitStack()
 
     @property
-    def unsaved(self):
+    def unsaved(self) -> bool:
         return self._unsaved
 
     @unsaved.setter
-    def unsaved(self, yes):
+    def unsaved(self, yes: bool) -> None:
         self._unsaved = yes
         interrupts.finish_first(yes)
 
     @property
-    def requested(self):
+    def requested(self) -> bool:
         return self.number is not None
 
-    def __enter__(self):
+    def __enter__(self) -> StopOnSignal:
         self._stack.enter_context(interrupts.listener(self._note))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         interrupts.finish_first(False)
 
-    def _note(self, number):
+    def _note(self, number: int) -> bool:
         now = time.monotonic()
         if self.number is not None:
             return now - self._time < _TOGETHER

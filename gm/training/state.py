@@ -9,14 +9,18 @@ import math
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.writer import write_safetensors
 from gm.errors import UserError
 from gm.ops import parallel
+from gm.training.ema import Ema
+from gm.training.loss_scale import LossScale
+from gm.training.optimizer import AdamW
 
 KIND = "svd-mindspore training state"
 _NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -42,16 +46,16 @@ class TrainingState:
         step: steps done. samples: clips of the stream used so far, over all devices. skipped: steps without an update.
     """
 
-    def __init__(self, optimizer, ema, loss_scale, fixed):
+    def __init__(self, optimizer: AdamW, ema: Ema | None, loss_scale: LossScale, fixed: dict[str, Any]) -> None:
         self.optimizer, self.ema, self.loss_scale, self.fixed = optimizer, ema, loss_scale, fixed
         self.step = self.samples = self.skipped = 0
 
     @property
-    def spread(self):
+    def spread(self) -> bool:
         """Whether each device has only a part of it, so that `save` needs all of them."""
         return self.optimizer.settings.shard and parallel.size() > 1
 
-    def _tensors(self):
+    def _tensors(self) -> dict[str, Parameter | None]:
         """{name in the file: parameter}, None for a moment that another device has."""
         names, moments = list(self.optimizer.parameters), self.optimizer.moments
         groups = {"weights": self.optimizer.weights}
@@ -60,14 +64,14 @@ class TrainingState:
             groups["ema"] = self.ema.means
         return {f"{group}/{name}": p for group, members in groups.items() for name, p in zip(names, members)}
 
-    def _shape(self, name):
+    def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.optimizer.parameters[name.partition("/")[2]].shape)
 
-    def _array(self, name, p):
+    def _array(self, name: str, p: Any) -> np.ndarray:
         kind, _, weight = name.partition("/")
         return self.optimizer.moment(kind, weight) if kind in self.optimizer.moments else p.asnumpy()
 
-    def _record(self, checksums):
+    def _record(self, checksums: dict[str, str]) -> np.ndarray:
         record = {
             "format": KIND, "step": self.step, "samples": self.samples, "skipped": self.skipped,
             "updates": self.optimizer.updates, "loss_scale": self.loss_scale.scale, "good": self.loss_scale.good,
@@ -75,11 +79,11 @@ class TrainingState:
         }
         return np.frombuffer(json.dumps(record).encode(), np.uint8)
 
-    def size(self):
+    def size(self) -> int:
         """Bytes of the file that `save` writes, but for its header."""
         return sum(4 * math.prod(self._shape(name)) for name in self._tensors())
 
-    def save(self, folder, keep):
+    def save(self, folder: str | Path, keep: int) -> Path:
         """Write step-<n>.safetensors, whole or not at all, and delete all but the last `keep`; returns its path.
 
         The first device writes; the others must call this too, where they share the moments among them.
@@ -95,7 +99,7 @@ class TrainingState:
         entries = [(name, self._shape(name), np.float32) for name in tensors]
         entries.append((_RECORD, record.shape, record.dtype))
 
-        def read(name):
+        def read(name: str) -> np.ndarray:
             if name == _RECORD:  # bytes come last
                 return self._record(checksums)
             array = self._array(name, tensors[name])
@@ -110,7 +114,7 @@ class TrainingState:
                 old.unlink()
         return path
 
-    def load(self, path):
+    def load(self, path: str | Path) -> None:
         """Take everything from a file that `save` wrote.
 
         Raises UserError, and changes nothing, if the file is damaged (`Damaged`) or belongs to another kind of run.
@@ -139,7 +143,9 @@ class TrainingState:
         if record.get("dynamic", dynamic) == dynamic:  # else float32 goes on as float16, or the other way round
             self.loss_scale.scale, self.loss_scale.good = record["loss_scale"], record["good"]
 
-    def _check(self, path, record, names, checkpoint, tensors):
+    def _check(
+        self, path: str | Path, record: dict[str, Any], names: set[str], checkpoint: Any, tensors: dict[str, Any]
+    ) -> None:
         faults = [
             f"{name} was {record['fixed'].get(name)!r} and is {value!r} now"
             for name, value in self.fixed.items()
@@ -153,7 +159,7 @@ class TrainingState:
         if faults:
             raise UserError("\n  ".join([f"{path} belongs to another run:", *faults[:10]]))
 
-    def load_latest(self, folder):
+    def load_latest(self, folder: str | Path) -> Path | None:
         """Load the newest checkpoint of a folder that is whole; returns its path, None if there is none."""
         for path in reversed(checkpoints(folder)):
             try:
@@ -165,22 +171,22 @@ class TrainingState:
         return None
 
 
-def checkpoints(folder):
+def checkpoints(folder: str | Path) -> list[Path]:
     """The files that `TrainingState.save` wrote into a folder, oldest first."""
     found = [path for path in Path(folder).glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
     return sorted(found, key=step_of)
 
 
-def step_of(path):
+def step_of(path: str | Path) -> int:
     """The step that a file of `checkpoints` was written after."""
-    return int(_NAME.fullmatch(Path(path).name).group(1))
+    return int(Path(path).stem.partition("-")[2])
 
 
-def _checksum(array):
-    return f"{zlib.crc32(np.ascontiguousarray(array)):08x}"
+def _checksum(array: Any) -> str:
+    return f"{zlib.crc32(np.ascontiguousarray(array)):08x}"  # type: ignore[arg-type]  # arrays are buffers
 
 
-def _read_record(path, checkpoint):
+def _read_record(path: str | Path, checkpoint: Any) -> dict[str, Any]:
     """The numbers of a checkpoint, a dict with all that `load` takes from it."""
     try:
         record = json.loads(checkpoint.read(_RECORD).tobytes())

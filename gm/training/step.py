@@ -6,18 +6,20 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from gm.diffusion.denoiser import Denoiser
 from gm.errors import UserError
+from gm.networks.unet import VideoUNet
 from gm.precision import to_numpy
 
 TEMPORAL = (".time_stack.", ".time_pos_embed.", ".time_mixer.")
 
 
-def is_temporal(name):
+def is_temporal(name: str) -> bool:
     """Whether a parameter of the UNet, by its full checkpoint name, belongs to the layers that SVD adds for time."""
     return any(part in name for part in TEMPORAL)
 
 
-def trainable_parameters(denoiser, temporal_only):
+def trainable_parameters(denoiser: Denoiser, temporal_only: bool) -> dict[str, Parameter]:
     """{full checkpoint name: parameter} of what is trained; every other parameter gets requires_grad False.
 
     They get memory of their own: a loaded parameter may share the checkpoint's map, which is read again when saving.
@@ -33,13 +35,13 @@ def trainable_parameters(denoiser, temporal_only):
     return chosen
 
 
-def recompute_blocks(unet):
+def recompute_blocks(unet: VideoUNet) -> None:
     """Keep only what goes in and out of the UNet's blocks for the backward pass, and compute the inside again."""
     for stage in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
         stage.recompute()
 
 
-def zeros_like_each(parameters, prefix):
+def zeros_like_each(parameters: dict[str, Parameter], prefix: str) -> ParameterTuple:
     """One float32 parameter of zeros for each of {name: parameter}, not trained itself."""
     return ParameterTuple(
         [

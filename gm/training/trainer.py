@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
@@ -15,12 +17,15 @@ from gm.errors import UserError
 from gm.ops import parallel
 from gm.precision import needs_loss_scale
 from gm.sizes import embedding_width
+from gm.training.draws import Draws
 from gm.training.ema import Ema
-from gm.training.examples import Encoded, Encoders, encode, join, make_example, tensors
+from gm.training.examples import Encoded, Encoders, Example, encode, join, make_example, tensors
 from gm.training.export import export
+from gm.training.log import RunFolder
 from gm.training.lora import add_lora, initial_lora, lora_alpha
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
+from gm.training.plan import Plan
 from gm.training.sample import SampleVideo
 from gm.training.settings import precision
 from gm.training.state import TrainingState, checkpoints, step_of
@@ -34,7 +39,7 @@ _log = logging.getLogger(__name__)
 class Trainer:
     """A loaded run, of a `Plan`: `accumulate` and `update` are a step."""
 
-    def __init__(self, plan):
+    def __init__(self, plan: Plan) -> None:
         self.plan, self.train = plan, plan.train
         amp_level = precision(self.train)
         denoiser = plan.base.load("unet", amp_level)
@@ -60,29 +65,29 @@ class Trainer:
         if self.train.sample.every is not None and parallel.rank() == 0:
             self.samples = SampleVideo(plan.config, plan.base, denoiser, self.train)
         self.skipped_in_a_row = 0
-        self.exported = None  # the paths of the weights written last
+        self.exported: list[Path] | None = None  # the paths of the weights written last
 
-    def initial_value(self, name):
+    def initial_value(self, name: str) -> np.ndarray:
         """Of a trained parameter, float32, by its full name."""
         lora = self.train.lora
         return initial_lora(name, lora.rank, self.plan.base.shapes, self.train.seed) if lora.rank \
             else self.plan.base.read(name)
 
-    def export(self, folder):
+    def export(self, folder: RunFolder) -> None:
         """Write the weights as train.save says."""
         names, weights = list(self.optimizer.parameters), self.optimizer.weights
         alpha = lora_alpha(self.train.lora)
         self.exported = export(folder.weights, self.train.save, self.plan.base, names, weights, self.ema, alpha)
 
-    def encode(self, sample, draws):
+    def encode(self, sample: dict[str, Any], draws: Draws) -> Encoded:
         if self.encoders is None:
             return Encoded(*(sample[name] for name in Encoded._fields))
         return encode(self.encoders, sample, draws)
 
-    def example(self, encoded, draws):
+    def example(self, encoded: Encoded, draws: Draws) -> Example:
         return make_example(encoded, draws, embedding_width(self.plan.config.model))
 
-    def resume(self, folder):
+    def resume(self, folder: RunFolder) -> Path | None:
         """Continue where train.resume says; returns the checkpoint's path or None."""
         if self.train.resume is None:
             return None
@@ -97,7 +102,7 @@ class Trainer:
             )
         return Path(self.train.resume)
 
-    def loader(self):
+    def loader(self) -> ClipLoader:
         settings, done = self.train.loader, self.state.samples
         if done % self.plan.global_batch:
             _log.warning("the batch size changed since the checkpoint: %d clips will be shown again",
@@ -107,7 +112,7 @@ class Trainer:
             settings.prefetch, done // self.plan.global_batch, settings.max_failed_share,
         )
 
-    def batch_example(self, loader, batch):
+    def batch_example(self, loader: ClipLoader, batch: dict[str, Any]) -> Example:
         """Example of one of the loader's batches."""
         examples = []
         for i, position in enumerate(loader.positions(batch["batch"])):
@@ -116,11 +121,12 @@ class Trainer:
             examples.append(self.example(self.encode(sample, draws), draws))
         return join(examples)
 
-    def accumulate(self, loader, batches):
+    def accumulate(self, loader: ClipLoader, batches: Iterator[dict[str, Any]]) -> tuple[list[float], list[float]]:
         """Gradients of the batches of one step -> (losses, sigmas) of this device's clips."""
         scale = Tensor(np.float32(self.loss_scale.scale))
         t = self.train.dataset.init_args.frames
-        losses, sigmas = [], []
+        losses: list[float] = []
+        sigmas: list[float] = []
         for _ in range(self.train.optimizer.accumulate):
             example = self.batch_example(loader, next(batches))
             found = self.gradients(scale, *tensors(example), t).asnumpy()
@@ -128,7 +134,7 @@ class Trainer:
             sigmas += example.sigma[::t].tolist()
         return losses, sigmas
 
-    def update(self, rate):
+    def update(self, rate: float) -> float:
         """The optimizer's part of a step; returns the gradient's norm."""
         norm = self.optimizer.step(rate, self.loss_scale.scale * self.train.optimizer.accumulate)
         overflow = not math.isfinite(norm)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, Callable
+
 import numpy as np
 
+from gm.diffusion.loss import DiffusionLoss
 from gm.ops import parallel
-from gm.training.draws import validation_draws
-from gm.training.examples import tensors
-from gm.training.settings import size_name
+from gm.training.draws import Draws, validation_draws
+from gm.training.examples import Encoded, Example, tensors
+from gm.training.settings import Train, size_name
 
 
 class Validation:
@@ -21,12 +25,16 @@ class Validation:
         shapes: function (size) -> (latent_shape, pixel_shape) of a sample.
     """
 
-    def __init__(self, loss, held_out, encode, example, shapes, train):
+    def __init__(
+        self, loss: DiffusionLoss, held_out: dict[tuple[int, int], Any],
+        encode: Callable[[dict[str, Any], Draws], Encoded], example: Callable[[Encoded, Draws], Example],
+        shapes: Callable[[tuple[int, int]], tuple[tuple[int, ...], tuple[int, ...]]], train: Train,
+    ) -> None:
         self.loss, self.held_out, self.shapes, self.train = loss, held_out, shapes, train
         self.encode, self.example = encode, example
-        self._examples = None
+        self._examples: list[tuple[int, int, int, Example]] | None = None
 
-    def _prepared(self):
+    def _prepared(self) -> list[tuple[int, int, int, Example]]:
         """Encoded once and kept: latents are 48 times smaller than pixels."""
         if self._examples is None:
             self._examples = []
@@ -36,7 +44,9 @@ class Validation:
                 self._examples += self._of_clip(*clip)
         return self._examples
 
-    def _of_clip(self, part, size, dataset, clip):
+    def _of_clip(
+        self, part: int, size: tuple[int, int], dataset: Any, clip: int
+    ) -> Iterator[tuple[int, int, int, Example]]:
         """(part, noise level's index, frames, example) of a clip at each noise level."""
         encoded = None
         for index, sigma in enumerate(self.train.validation.sigmas):
@@ -44,7 +54,7 @@ class Validation:
             encoded = encoded or self.encode(dataset.at(clip), draws)
             yield part, index, dataset.frames, self.example(encoded, draws)
 
-    def run(self):
+    def run(self) -> dict[str, Any]:
         """{"loss": mean over noise levels, "loss_at": {sigma: mean over clips}}, and where the clips are of several
         sizes "loss_of_size": {such as "576x1024": as "loss" of these clips alone}."""
         sigmas = list(self.train.validation.sigmas)

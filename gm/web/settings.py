@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gm import places, segments
 from gm.checkpoint.published import camera_moves, checkpoints_folder, find_checkpoint
-from gm.config import load_config
-from gm.diffusion.guidance import SHAPES
-from gm.diffusion.sampling import SAMPLERS
-from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
-from gm.inference_options import GROUPS, device
+from gm.inference_options import OPTIONS, add_option
+from gm.model_config import ModelConfig, load_model_config
 from gm.options import OVERLAP, ModelSettings, Options, VideoSettings
-
-HELP = {option.names[0].rsplit(".", 1)[-1].lstrip("-"): option for group in GROUPS.values() for option in group}
 
 
 class Field(NamedTuple):
@@ -50,8 +44,9 @@ FIELDS = {
     )
 }
 CHOICES = {
-    "sampler": ("Sampler", tuple(SAMPLERS)), "schedule": ("Noise levels", tuple(SCHEDULES)),
-    "guidance_shape": ("Guidance over the frames", tuple(SHAPES)),
+    name: (label, OPTIONS[name].choices or ())
+    for name, label in (("sampler", "Sampler"), ("schedule", "Noise levels"),
+                        ("guidance_shape", "Guidance over the frames"))
 }
 TEXTS = {"segment_motion": "Motion of each segment", "segment_fps": "Frames per second of each segment"}
 # Names of everything that the page asks for, but for the size, the camera and the end picture.
@@ -70,7 +65,7 @@ PRESETS = {
 
 def help_of(name):
     """What the command line says of an option, and what it is called there."""
-    option = HELP[name]
+    option = OPTIONS[name]
     return f"{option.help[0].upper()}{option.help[1:]}. On the command line: {option.names[0]}"
 
 
@@ -79,23 +74,20 @@ def config_path(version):
 
 
 @functools.cache
-def config_of(version):
-    """The config of one of `VERSIONS`; it is not to be changed."""
-    return load_config(config_path(version))
+def config_of(version: str) -> ModelConfig:
+    """The config of one of `VERSIONS`."""
+    return load_model_config(config_path(version))
 
 
-def options_of(config, changes):
+def options_of(config: ModelConfig, changes: dict[str, Any]) -> Options:
     """`Options` of a config with changes, None leaves a value; no model is loaded. UserError for what cannot be."""
-    known = {f.name for f in fields(Options)}
-    defaults = Options(**{name: value for name, value in config.sampling.items() if name in known})
-    return replace(defaults, **{name: value for name, value in changes.items() if value is not None})
+    return config.sampling.options().changed(**changes)
 
 
 def defaults(version):
     """{name of SETTINGS, "height", "width": value} that the page begins with for a version."""
-    config = config_of(version)
-    values = {**vars(options_of(config, {})), **{name: config.sampling[name] for name in ("height", "width")},
-              "num_videos": 1, "segments": 1, "overlap": OVERLAP, **dict.fromkeys(TEXTS, ""), "loop": False}
+    values = {**vars(VideoSettings()), **vars(config_of(version).sampling), "overlap": OVERLAP,
+              **dict.fromkeys(TEXTS, "")}
     return {name: limited(name, values[name]) for name in (*SETTINGS, "height", "width")}
 
 
@@ -167,10 +159,8 @@ class Server(NamedTuple):
 def read_arguments(argv=None):
     """The `Server` of `streamlit run app.py -- OPTIONS`; options as of image_to_video.py."""
     parser = argparse.ArgumentParser(prog="streamlit run app.py --", description="The page of Stable Video Diffusion.")
-    for name, kind in (("output_dir", Path), ("checkpoints_dir", Path), ("device_target", device), ("mode", int)):
-        option = HELP[name]
-        parser.add_argument(f"--{name}", type=kind, default=option.default, choices=option.choices, help=option.help)
-    parser.add_argument("--low_memory", action="store_true", help=HELP["low_memory"].help)
+    for name in ("output_dir", "checkpoints_dir", "device_target", "mode", "low_memory"):
+        add_option(parser, name)
     chosen = vars(parser.parse_args(argv))
     folder = Path(chosen.pop("output_dir")).absolute()
     return Server(folder, checkpoints_folder(chosen.pop("checkpoints_dir")), **chosen)

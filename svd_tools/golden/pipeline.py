@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from gm.data.videos import to_uint8
 from gm.diffusion.denoiser import Denoiser
@@ -19,8 +19,8 @@ from svd_tools.golden.reader import below
 
 if TYPE_CHECKING:
     from mindspore import nn
-    from omegaconf import DictConfig
 
+    from gm.model_config import ModelConfig
     from svd_tools.golden.reader import Golden
     from svd_tools.golden.report import Report
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Recorded(ModelWeights):
     """The weights that a recording names, in the place of a checkpoint's."""
 
-    def __init__(self, config: DictConfig, golden: Golden) -> None:
+    def __init__(self, config: ModelConfig, golden: Golden) -> None:
         super().__init__(config)
         self.meta = golden.meta
         self.files = {name: golden.other(file_name) for name, file_name in golden.meta["weights"].items()}
@@ -55,7 +55,9 @@ class Replayed(ImageToVideo):
     def __init__(self, golden: Golden, amp_level: str) -> None:
         meta = golden.meta
         model = {"unet": meta["unet_config"], "vae": meta["ddconfig"], "clip": meta["clip_config"]["vision_cfg"]}
-        config = OmegaConf.create({"model": model})
+        config: Any = SimpleNamespace(model=SimpleNamespace(**{
+            part: SimpleNamespace(**section) for part, section in model.items()
+        }))
         super().__init__(config, Recorded(config, golden), amp_level=amp_level)
         self.recorded_noise = golden.inputs["cond_noise"], golden.inputs["noise"]
 

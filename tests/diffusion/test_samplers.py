@@ -8,7 +8,7 @@ from gm.diffusion.guidance import guided, linear_scales
 from gm.diffusion.sampling import SAMPLERS, dpmpp_2m, euler, heun, initial_latents, lcm
 from gm.diffusion.schedules import ays_sigmas, karras_sigmas
 from gm.errors import UserError
-from gm.options import Options
+from gm.options import ModelSettings, Options, VideoSettings
 from tests.stand_ins import denoiser_of
 
 
@@ -93,7 +93,8 @@ def options(**changes):
     ({"schedule": "linear"}, "schedule 'linear': must be one of karras, ays"),
     ({"sampler": "ddim"}, "sampler 'ddim': must be one of euler"),
     ({"guidance_shape": "square"}, "guidance_shape 'square': must be one of linear, triangle, trapezoid, constant"),
-    ({"cache_interval": 0}, "cache_interval 0: must be a whole number, 1 or more"),
+    ({"cache_interval": 0}, "cache_interval 0: must be at least 1"),
+    ({"cache_interval": 1.5}, "cache_interval: expected int, found 1.5"),
     ({"guidance_sigma_max": float("nan")}, "guidance_sigma_max nan"),
     ({"num_frames": 10**9}, "num_frames 1000000000: must be 1000 or less"),
     ({"sampling_steps": 10**30}, "sampling_steps 10{30}: must be 1000 or less"),
@@ -105,6 +106,25 @@ def options(**changes):
 def test_options_that_cannot_be(changes, words):
     with pytest.raises(UserError, match=words):
         options(**changes)
+
+
+@pytest.mark.parametrize("kind, beyond", [
+    (Options, {"num_frames": 0, "sampling_steps": 0, "decode_chunk_size": 0, "seed": -1, "cache_interval": 0,
+               "decode_tile": 63, "encode_tile": 63, "motion_bucket_id": -1, "noise_aug_strength": -0.1, "fps": 0,
+               "min_guidance": -1001, "max_guidance": -1001}),
+    (Options, {"num_frames": 1001, "sampling_steps": 1001, "decode_chunk_size": 10**6 + 1, "seed": 2**63,
+               "cache_interval": 1001, "decode_tile": 10**6 + 1, "encode_tile": 10**6 + 1, "motion_bucket_id": 10001,
+               "noise_aug_strength": 1001, "fps": 1001, "min_guidance": 1001, "max_guidance": 1001}),
+    (VideoSettings, {"num_videos": 0, "output_fps": 0.009, "segments": 0, "overlap": 0, "batch": 0,
+                     "output_type": "avi", "memory_check": "no"}),
+    (VideoSettings, {"num_videos": 10**6 + 1, "output_fps": 1001, "segments": 1001, "batch": 1001}),
+    (ModelSettings, {"device_target": "TPU", "mode": 2, "amp_level": "O1", "dtype": "int8", "guidance_devices": 3}),
+])
+def test_every_limit_is_told(kind, beyond):
+    with pytest.raises(UserError) as caught:
+        options(**beyond) if kind is Options else kind(**{"config": "a", "checkpoint": "b", **beyond}) \
+            if kind is ModelSettings else kind(**beyond)
+    assert {line.split()[0] for line in str(caught.value).splitlines()[1:] if "must be" in line} == set(beyond)
 
 
 @pytest.mark.parametrize("changes, guided", [

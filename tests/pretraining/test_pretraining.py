@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +67,7 @@ def cells(recipe_path):
 
 
 def settings(recipe_path, **changes):
-    stage = load_recipe(recipe_path).autoencoder
-    stage.update(changes)
-    return stage
+    return replace(load_recipe(recipe_path).autoencoder, **changes)
 
 
 def test_a_stage_that_was_stopped_goes_on_as_if_nothing_had_happened(recipe_path, tmp_path, cells, monkeypatch):

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from gm import places
 from gm.training import graphs
@@ -19,7 +18,7 @@ def trainer(*changes, step=0, total=100, held_out=3, sample=None, dtype=np.float
     settings = load_settings(places.CONFIGS / "svd_train.yaml", given)
     base = SimpleNamespace(shapes={"weight": (2, 2)}, dtype=lambda name: np.dtype(dtype))
     clips = {(16, 16 * k): range(held_out) for k in range(1, sizes + 1)}
-    plan = SimpleNamespace(settings=settings, train=settings.train, config=OmegaConf.create({"model": {"width": 4}}),
+    plan = SimpleNamespace(settings=settings, train=settings.train, config={"model": {"width": 4}},
                            base=base, total=total, training=clips, held_out=clips if held_out else {})
     samples = None if sample is None else SimpleNamespace(image=np.zeros(sample))
     return SimpleNamespace(plan=plan, train=settings.train, state=SimpleNamespace(step=step), samples=samples,

@@ -1,0 +1,196 @@
+"""Settings as typed dataclasses: what is known of an option stands at its field, and is checked here alone.
+
+    @dataclass(frozen=True)
+    class Loss(Settings):
+        dropout: float = option("probability that a condition is left out", 0.1, least=0, most=1 / 3)
+
+Help texts, the YAML files' defaults (`gm.config`), the command line and the page are made from the fields. No mindspore
+here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import numbers
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING
+from typing import Any, NamedTuple, get_args, get_origin
+
+from gm.errors import UserError
+
+REQUIRED = "???"  # a value that a file leaves open, as omegaconf writes it
+
+
+class About(NamedTuple):
+    """What an option's field says of it besides type and default.
+
+    help: its meaning, a phrase. least, most: the smallest and the largest value of a number, or of each in a list;
+    above: what it must be more than. choices: all values that there are. On a command line: names: what it is called,
+    ours first, with a space between; parse: from what is typed to the value; group: its headline in the help.
+    """
+
+    help: str = ""
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    choices: tuple[Any, ...] = ()
+    names: str = ""
+    parse: Callable[[str], Any] | None = None
+    group: str = ""
+
+
+def option(help: str, default: Any = MISSING, *, choices: Iterable[Any] = (), **known: Any) -> Any:
+    """A dataclass field with what `About` says of it; without a default its value must be given."""
+    return dataclasses.field(default=default, metadata={"about": About(help, choices=tuple(choices), **known)})
+
+
+def about(field: dataclasses.Field[Any]) -> About:
+    """What `option` said of a field; nothing of a plain one."""
+    return field.metadata.get("about", About())
+
+
+class Settings:
+    """Base of frozen dataclasses of options, which may lie in one another: none is made of what cannot be.
+
+    Raises:
+        UserError: every fault of every field, each with its path.
+    """
+
+    def __post_init__(self) -> None:
+        faults: list[str] = []
+        checked = read(type(self), dict(vars(self)), "", faults)
+        raise_if(faults, "invalid settings:")
+        vars(self).update(vars(checked))  # lists are tuples there
+
+    def contradictions(self) -> Iterable[str]:
+        """Faults that are not of a single field, each a sentence that begins with a field's name."""
+        return ()
+
+
+def read(kind: type, values: Any, path: str, faults: list[str]) -> Any:
+    """`kind`, a dataclass of `Settings`, from {field: value}, nested as its fields are; what cannot be is added to
+    `faults`. None where a value is not of its field's type."""
+    if isinstance(values, kind):
+        return values
+    if not isinstance(values, Mapping):
+        faults.append(f"{path}: expected a section, found {values!r}")
+        return None
+    found, whole = {}, True
+    for field in dataclasses.fields(kind):
+        where, value, types = join(path, field.name), _frozen(values[field.name]), types_of(kind)[field.name]
+        if is_section(types[0]):
+            value = read(types[0], value, where, faults)
+            whole = whole and value is not None
+        elif value == REQUIRED:
+            faults.append(f"{where}: has no value{about(field).help and ': ' + about(field).help}")
+            whole = False
+        elif not any(_fits(value, expected) for expected in types):
+            faults.append(f"{where}: expected {type_name(field)}, found {values[field.name]!r}")
+            whole = False
+        else:
+            faults += [f"{where} {plain(value)!r}: {fault}" for fault in _limit_faults(value, about(field))]
+        found[field.name] = value
+    if not whole:
+        return None
+    made: Any = object.__new__(kind)  # without another check of what was checked here
+    vars(made).update(found)
+    faults += [join(path, fault) for fault in made.contradictions()]
+    return made
+
+
+def _limit_faults(value: Any, known: About) -> Iterable[str]:
+    """What is wrong with a value of the right type: the first thing of it."""
+    if isinstance(value, tuple):
+        return [f"each {fault}" for item in value for fault in _limit_faults(item, known)][:1]
+    if known.choices and value is not None and value not in known.choices:
+        return [f"must be one of {', '.join(map(str, known.choices))}"]
+    if not _fits(value, float):
+        return []
+    if not math.isfinite(value):
+        return ["must be a finite number"]
+    if value <= known.above:
+        return [f"must be more than {_number(known.above)}"]
+    if value < known.least:
+        return [f"must be at least {_number(known.least)}"]
+    return [f"must be {_number(known.most)} or less"] if value > known.most else []
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+@functools.cache
+def types_of(kind: type) -> dict[str, tuple[Any, ...]]:
+    """{field: the types that its annotation names, one or several}; Python 3.9 cannot evaluate `int | None`."""
+    names: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        names.update(vars(sys.modules[base.__module__]))
+    return {field.name: tuple(eval(part, names) for part in str(field.type).split(" | "))
+            for field in dataclasses.fields(kind)}
+
+
+def is_section(expected: Any) -> bool:
+    """Whether a type of `types_of` is a dataclass of `Settings`."""
+    return isinstance(expected, type) and issubclass(expected, Settings)
+
+
+def type_name(field: dataclasses.Field[Any]) -> str:
+    """A field's type as a YAML file's reader knows it."""
+    return str(field.type).replace("tuple[", "list[").replace(", ...]", "]")
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    if expected in (None, Any):
+        return expected is Any or value is None
+    if get_origin(expected) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(expected)[0]) for item in value)
+    if expected in (int, float):  # True is an int to Python, but not to the reader of a file
+        number = numbers.Integral if expected is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, get_origin(expected) or expected)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def plain(value: Any) -> Any:
+    """Settings as nested dicts and lists, which YAML and JSON can hold."""
+    if isinstance(value, Settings):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return list(map(plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def defaults(kind: type) -> dict[str, Any]:
+    """{field: default}, nested as the fields are, `REQUIRED` where there is none."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        expected = types_of(kind)[field.name][0]
+        nothing = defaults(expected) if is_section(expected) else REQUIRED
+        found[field.name] = nothing if field.default is MISSING else plain(field.default)
+    return found
+
+
+def options_of(kind: type, path: str = "") -> Iterable[tuple[str, dataclasses.Field[Any]]]:
+    """(path, field) of every option, those of the sections in it too."""
+    for field in dataclasses.fields(kind):
+        where, expected = join(path, field.name), types_of(kind)[field.name][0]
+        if is_section(expected):
+            yield from options_of(expected, where)
+        else:
+            yield where, field
+
+
+def join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def raise_if(faults: list[str], head: str) -> None:
+    """One UserError of all faults under a headline, where there are any."""
+    if faults:
+        raise UserError("\n  ".join([head, *faults]))
