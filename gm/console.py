@@ -25,7 +25,7 @@ LIBRARIES = (
 )
 
 
-def progress_bar(total: float, description: str, unit: str, scale: bool = False, start: float = 0) -> tqdm:
+def progress_bar(total: float | None, description: str, unit: str, scale: bool = False, start: float = 0) -> tqdm:
     """A bar on stderr with rate and time left; `scale` writes large counts as k, M, G. start: what is done already."""
     return tqdm(total=total, initial=start, desc=description, unit=unit, unit_scale=scale, file=sys.stderr)
 

@@ -30,7 +30,7 @@ _ALIGNMENT = 64  # bytes; of the widest vectors, and what MindSpore takes withou
 
 
 class ModelWeights:
-    """What all kinds have in common. config: of the model. record: {str: str}, what tells it from another one."""
+    """What all kinds have in common. config: of the model."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -49,6 +49,11 @@ class ModelWeights:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """{full name: shape} of every parameter."""
         return {name: shape for shapes in self.parameters.values() for name, shape in shapes.items()}
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What tells it from another one."""
+        raise NotImplementedError
 
     def read(self, name: str) -> np.ndarray:
         """The values of a parameter by its full name, in the type that `dtype` says."""
@@ -127,7 +132,10 @@ class InitialWeights(ModelWeights):
     def __init__(self, config: ModelConfig, seed: int) -> None:
         super().__init__(config)
         self.seed = seed
-        self.record = {"base_name": "initial values", "base_size": "0", "base_hash": f"seed {seed}"}
+
+    @property
+    def record(self) -> dict[str, str]:
+        return {"base_name": "initial values", "base_size": "0", "base_hash": f"seed {self.seed}"}
 
     def read(self, name: str) -> np.ndarray:
         return initial_values(name, self.shapes, self.seed)

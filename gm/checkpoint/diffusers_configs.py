@@ -6,19 +6,20 @@ What SVD fixes (sigmas, scaling, CLIP's mean) stands here as its own folder has 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any
 
 from gm.checkpoint.diffusers_names import CLIP, UNET, VAE
 from gm.diffusion.clip_preprocess import CLIP_MEAN, CLIP_STD
 from gm.diffusion.latents import SCALE_FACTOR
 
+if TYPE_CHECKING:
+    from gm.model_config import ModelConfig, Networks
+
 _VERSION = "0.24.0"  # of diffusers, the first that has SVD
 _SIGMA_MIN, _SIGMA_MAX = 0.002, 700.0
 
 
-def model_configs(config: DictConfig, parts: Collection[str]) -> dict[str, Any]:
+def model_configs(config: ModelConfig, parts: Collection[str]) -> dict[str, Any]:
     """{path in the folder: content} for the parts "unet", "vae", "image_encoder" that are there.
 
     config: a model's, see `gm.model.load_model_config`. All three parts together make a pipeline, which has three more.
@@ -35,7 +36,7 @@ def model_configs(config: DictConfig, parts: Collection[str]) -> dict[str, Any]:
     return found
 
 
-def _index(model: DictConfig) -> dict[str, Any]:
+def _index(model: Networks) -> dict[str, Any]:
     return {
         "_class_name": "StableVideoDiffusionPipeline", "_diffusers_version": _VERSION,
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
@@ -46,7 +47,7 @@ def _index(model: DictConfig) -> dict[str, Any]:
     }
 
 
-def _unet(model: DictConfig) -> dict[str, Any]:
+def _unet(model: Networks) -> dict[str, Any]:
     unet = model.unet
     widths = [unet.model_channels * mult for mult in unet.channel_mult]
     attends = [2**level in unet.attention_resolutions for level in range(len(widths))]
@@ -63,7 +64,7 @@ def _unet(model: DictConfig) -> dict[str, Any]:
     }
 
 
-def _vae(model: DictConfig) -> dict[str, Any]:
+def _vae(model: Networks) -> dict[str, Any]:
     vae = model.vae
     widths = [vae.ch * mult for mult in vae.ch_mult]
     common = {
@@ -76,7 +77,7 @@ def _vae(model: DictConfig) -> dict[str, Any]:
     return {"_class_name": "AutoencoderKL", **common, "up_block_types": ["UpDecoderBlock2D"] * len(widths)}
 
 
-def _image_encoder(model: DictConfig) -> dict[str, Any]:
+def _image_encoder(model: Networks) -> dict[str, Any]:
     clip = model.clip
     return {
         "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", "hidden_act": "gelu",

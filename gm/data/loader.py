@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -63,7 +63,7 @@ class ClipLoader:
         start = batch * self.global_batch
         return range(start + self.shard_id, start + self.global_batch, self.num_shards)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Generator[dict[str, Any], None, None]:
         """Dicts: batch (its number) and what the data set's samples hold: arrays stacked, such as pixels float32
         (b, t, 3, h, w); numbers as float32 (b,), such as fps_id; all else as lists, such as path.
         UserError when too many clips fail; what a worker raises is raised here."""

@@ -36,7 +36,7 @@ class Conditioning(NamedTuple):
 
 def encode_picture(
     clip: Callable[[Tensor], Tensor], encoder: Callable[[Tensor], Tensor], picture: np.ndarray, noise: np.ndarray,
-    cond_aug: float, clip_size: int,
+    cond_aug: float | np.floating, clip_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the network sees of a picture: CLIP's embedding of the clean one, and the VAE latent of the noised one: its
     mean, not multiplied by the scale factor.

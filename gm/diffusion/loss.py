@@ -10,7 +10,7 @@ from gm import ops
 from gm.diffusion.denoiser import Denoiser
 
 
-def lognormal_sigmas(normal: np.ndarray, p_mean: float, p_std: float) -> np.ndarray:
+def lognormal_sigmas(normal: np.ndarray | float, p_mean: float, p_std: float) -> np.ndarray:
     """sigma = exp(p_mean + p_std * normal), float32, for standard normal draws.
 
     SVD draws one for each video and repeats it for the video's frames; the original's stock class draws one for each

@@ -45,7 +45,7 @@ def train(
     """
     plan = Plan(settings, config, data)
     folder = RunFolder(plan.train.output_dir)
-    if plan.train.resume not in (None, "latest"):
+    if plan.train.resume is not None and plan.train.resume != "latest":
         open_checkpoint(plan.train.resume)  # a fault is told before anything is made
     if parallel.rank() == 0:
         folder.make()

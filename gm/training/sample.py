@@ -7,6 +7,7 @@ from pathlib import Path
 from gm.data.images import fit_image, load_image
 from gm.data.outputs import make_folder
 from gm.data.videos import to_uint8, write_video
+from gm.diffusion.conditioning import Conditioning
 from gm.diffusion.denoiser import Denoiser
 from gm.model_config import ModelConfig
 from gm.pipeline import ImageToVideo
@@ -28,12 +29,13 @@ class SampleVideo:
 
     def __init__(self, config: ModelConfig, base: ModelWeights, denoiser: Denoiser, train: Train) -> None:
         data = train.dataset.init_args
+        assert train.sample.image is not None  # without one no videos are asked for
         image = load_image(train.sample.image)
         self.image = fit_image(image, *nearest_size(image.shape[:2], sizes(data)))
         self.pipeline = ImageToVideo(config, base, amp_level=precision(train))
         self.pipeline.components["denoiser"] = denoiser
         self.options = self.pipeline.options(seed=train.sample.seed, num_frames=data.frames)
-        self.conditioning = None
+        self.conditioning: Conditioning | None = None
 
     def write(self, folder: Path, step: int) -> Path:
         """Sample, decode and write <folder>/step-<n>.mp4; returns its path."""

@@ -79,7 +79,7 @@ class GradientSums(nn.Cell):
         parameters: {full name: parameter} to take gradients of.
     """
 
-    def __init__(self, loss, parameters):
+    def __init__(self, loss: nn.Cell, parameters: dict[str, Parameter]) -> None:
         super().__init__(auto_prefix=False)
         self.loss = loss
         self.weights = ParameterTuple(list(parameters.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,13 +64,13 @@ PRESETS = {
 }
 
 
-def help_of(name):
+def help_of(name: str) -> str:
     """What the command line says of an option, and what it is called there."""
     option = OPTIONS[name]
     return f"{option.help[0].upper()}{option.help[1:]}. On the command line: {option.names[0]}"
 
 
-def config_path(version):
+def config_path(version: str) -> Path:
     return places.CONFIGS / f"{version}.yaml"
 
 
@@ -84,14 +85,14 @@ def options_of(config: ModelConfig, changes: dict[str, Any]) -> Options:
     return config.sampling.options().changed(**changes)
 
 
-def defaults(version):
+def defaults(version: str) -> dict[str, Any]:
     """{name of SETTINGS, "height", "width": value} that the page begins with for a version."""
     values = {**vars(VideoSettings()), **vars(config_of(version).sampling), "overlap": OVERLAP,
               **dict.fromkeys(TEXTS, "")}
     return {name: limited(name, values[name]) for name in (*SETTINGS, "height", "width")}
 
 
-def limited(name, value):
+def limited(name: str, value: Any) -> Any:
     """A value as its control takes it: a number of the right kind within the limits."""
     field = FIELDS.get(name)
     if field is None:
@@ -99,7 +100,7 @@ def limited(name, value):
     return type(field.step)(min(max(value, field.least), field.most))
 
 
-def preset(name, version):
+def preset(name: str, version: str) -> dict[str, Any]:
     """Values of a preset, over the defaults of a version; SVD-XT's 30 steps are the original's for it."""
     values = {**defaults(version), **PRESETS[name]}
     if name == "As the original":
@@ -107,13 +108,16 @@ def preset(name, version):
     return {name: value for name, value in values.items() if name in _SAMPLING and name != "seed"}
 
 
-def video_settings(version, values, output_dir, end_image=None):
+def video_settings(version: str, values: Mapping[str, Any], output_dir: Path,
+                   end_image: str | None = None) -> VideoSettings:
     """`gm.options.VideoSettings` of what the controls say, {name of SETTINGS, "height", "width": value}.
 
     What is told of each segment counts where there are several. UserError for what cannot be, before anything is
     loaded.
     """
-    longer = {name: values[name] or None for name in ("overlap", *TEXTS)} if values["segments"] > 1 else {}
+    longer: dict[str, Any] = {}
+    if values["segments"] > 1:
+        longer = {name: values[name] or None for name in ("overlap", *TEXTS)}
     video = VideoSettings(
         {name: values[name] for name in _SAMPLING}, values["num_videos"], values["height"], values["width"], output_dir,
         end_image=end_image, loop=values["loop"], segments=values["segments"], **longer,
@@ -124,7 +128,7 @@ def video_settings(version, values, output_dir, end_image=None):
     return video
 
 
-def cameras(version):
+def cameras(version: str) -> dict[str, Path | None]:
     """{label: LoRA file or None} of the camera moves that fit the weights of a version."""
     found = {name.replace("_", " ").capitalize(): path for name, path in camera_moves(version).items()}
     return {OWN_CAMERA: None, **found}
@@ -139,7 +143,7 @@ class Server(NamedTuple):
     device_target: str | None
     low_memory: bool
 
-    def model(self, version, camera=OWN_CAMERA):
+    def model(self, version: str, camera: str = OWN_CAMERA) -> ModelSettings:
         """`gm.options.ModelSettings` of a version with one of its `cameras`. UserError, with the command that gets
         them, without weights."""
         weights = find_checkpoint(version, self.checkpoints_dir)
@@ -147,7 +151,7 @@ class Server(NamedTuple):
         return ModelSettings(str(config_path(version)), str(weights), delta and str(delta), mode=self.mode,
                              device_target=self.device_target, low_memory=self.low_memory)
 
-    def missing(self, version):
+    def missing(self, version: str) -> str | None:
         """Why a version cannot be loaded, in words; None where its weights are there."""
         try:
             find_checkpoint(version, self.checkpoints_dir)
@@ -156,7 +160,7 @@ class Server(NamedTuple):
         return None
 
 
-def read_arguments(argv=None):
+def read_arguments(argv: Sequence[str] | None = None) -> Server:
     """The `Server` of `streamlit run app.py -- OPTIONS`; options as of image_to_video.py."""
     parser = argparse.ArgumentParser(prog="streamlit run app.py --", description="The page of Stable Video Diffusion.")
     for name in ("output_dir", "checkpoints_dir", "device_target", "mode", "low_memory"):
