@@ -160,7 +160,8 @@ def _frozen(value: Any) -> Any:
 def plain(value: Any) -> Any:
     """Settings as nested dicts and lists, which YAML and JSON can hold."""
     if isinstance(value, Settings):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+        fields = dataclasses.fields(value)  # type: ignore[arg-type]  # of an object, never of its class
+        value = {field.name: getattr(value, field.name) for field in fields}
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return list(map(plain, value)) if isinstance(value, (list, tuple)) else value

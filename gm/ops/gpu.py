@@ -87,7 +87,7 @@ def _attention_gradient(q: Tensor, k: Tensor, v: Tensor, heads: int, dout: Tenso
             dqs.append(dq)
             sums = parts if sums is None else [sums[0] + parts[0], sums[1] + parts[1]]
         dks.append(sums[0])  # type: ignore[index]  # there is at least one piece
-        dvs.append(sums[1])  # type: ignore[index]
+        dvs.append(sums[1])  # type: ignore[index]  # as above
     return _joined(dqs, heads, sq), _joined(dks, heads, sk), _joined(dvs, heads, sk)
 
 
