@@ -158,7 +158,8 @@ def test_picture_that_is_no_multiple(pipeline):
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"num_frames": 0}, "num_frames 0"), ({"sampling_steps": 2.5}, "sampling_steps 2.5"), ({"seed": -1}, "seed -1"),
+    [({"num_frames": 0}, "num_frames 0"), ({"sampling_steps": 2.5}, "sampling_steps: expected int, found 2.5"),
+     ({"seed": -1}, "seed -1"),
      ({"fps": float("inf")}, "fps inf"), ({"min_guidance": float("nan")}, "min_guidance nan"),
      ({"guidance_sigma_min": 10.0, "guidance_sigma_max": 1.0}, "guidance_sigma_min 10 is above"),
      ({"motion_bucket_id": -1}, "motion_bucket_id -1"), ({"decode_chunk_size": 0}, "decode_chunk_size 0")],
