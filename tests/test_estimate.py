@@ -69,6 +69,14 @@ def test_a_video_takes_what_was_measured(models, name):
     assert {stage: stages[stage].total / 1e9 for stage in measured} == pytest.approx(measured, rel=0.25)
 
 
+def test_the_peak_has_room_for_a_unet_that_is_read_while_the_picture_is_encoded(models):
+    for model, own, mapped, size, chunk, setting, low_memory, _ in VIDEOS.values():
+        section, values, _ = models[model]
+        stages = estimate.generation(section, weights(values, own, mapped), size, chunk, setting, low_memory)
+        ahead = 0 if low_memory else own * values["unet"]
+        assert stages["conditioning"].own + ahead < memory.peak(stages)
+
+
 # (model, bytes of a value as above, (side, frames), setting, recomputed, measured GB): a cache is used, batch 1.
 # medium and full: docs/performance.md.
 RUNS = [
