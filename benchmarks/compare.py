@@ -26,11 +26,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jsonargparse import ArgumentParser
+from report import write_report
 
 from gm.checkpoint.writer import write_safetensors
-from gm.console import versions
 from gm.data.images import fit_image, load_image, to_signed
-from gm.data.outputs import make_folder, write_json
+from gm.data.outputs import make_folder
 from gm.diffusion.clip_preprocess import preprocess
 from gm.errors import UserError, run_cli
 from gm.model import expected_parameters, load_model_config
@@ -283,7 +283,7 @@ def main(argv=None):
         for case in options.cases:
             rows.append(compare(case, CASES[case], options, folder))
             print(json.dumps(rows[-1]), file=sys.stderr)
-            write_json({"versions": versions(), "rows": rows}, Path(options.output_dir) / "report.json")
+            write_report(rows, Path(options.output_dir) / "report.json")
     print(table(rows))
     return agreement(rows)
 

@@ -21,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 from compare import MEDIUM, write_weights
 from jsonargparse import ArgumentParser
+from report import write_report
 from tqdm import tqdm
 
-from gm.data.outputs import make_folder, write_json
+from gm.data.outputs import make_folder
 from gm.errors import UserError, run_cli
 from gm.model import load_model_config
 
@@ -185,7 +186,7 @@ def main(argv=None):
             if not Path(weights).exists():
                 write_weights(load_model_config(config, changes), weights)
             rows += measure(name, CASES[name], weights, log)
-            write_json({"rows": rows}, folder / "report.json")
+            write_report(rows, folder / "report.json")
     print(table(rows))
     wrong = [row for row in rows if abs(row["predicted"] / row["measured"] - 1) > LIMIT]
     if wrong:

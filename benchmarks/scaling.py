@@ -12,10 +12,10 @@ from pathlib import Path
 
 from compare import MEDIUM, Case, add_compile_cache, agreement, compare
 from jsonargparse import ArgumentParser
+from report import write_report
 from tqdm import tqdm
 
-from gm.console import versions
-from gm.data.outputs import make_folder, write_json
+from gm.data.outputs import make_folder
 from gm.errors import UserError, run_cli
 
 FRAMES, SIDE = 4, 32  # of the latents, where they are not what is varied
@@ -53,7 +53,7 @@ def main(argv=None):
             if case not in measured:
                 measured[case] = compare(f"{axis}_{value}", case, options, folder)
             rows.append({**measured[case], "axis": axis, "value": value})
-            write_json({"versions": versions(), "rows": rows}, Path(options.output_dir) / "report.json")
+            write_report(rows, Path(options.output_dir) / "report.json")
     print(table(rows))
     return agreement(rows)
 

@@ -174,6 +174,8 @@ def generation(model: Networks, weights: Mapping[str, Held], size: Size, chunk: 
                scores: int = 2**26, sampled: bool = True, kept: int = 0) -> dict[str, Need]:
     """{"conditioning", "sampling", "decoding": `Need`} of making one video.
 
+    The UNet's weights may come while the picture is still encoded; they count as sampling's, which holds all of it.
+
     Args:
         model: the section model of a config. weights: {component of `gm.model.COMPONENTS`: `Held`}.
         size: `Size`. chunk: frames decoded at a time. setting: `Setting`.

@@ -148,6 +148,7 @@ class Making:
         for video, each in zip(begun, options):
             with timed(video.seconds, "conditioning"):
                 yield from self._load("clip", "condition_encoder")
+                self.pipeline.load_ahead("denoiser")
                 yield Encoding()
                 keep = video is not begun[-1]
                 image, end = video.chain.image, getattr(video.source, "end", None)

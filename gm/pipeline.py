@@ -100,6 +100,7 @@ class ImageToVideo:
         self.low_memory = low_memory
         self.pair = pair
         self.components: dict[str, nn.Cell] = {}  # those of `PARTS` that are loaded: {name: cell}
+        self._begun: dict[str, Any] = {}  # those that are read ahead: (progress so far, generator of the rest)
         self._made: dict[str, Any] = {}  # what was made of a component, and goes with it, by the component's name
 
     def options(self, **changes: Any) -> Options:
@@ -129,10 +130,24 @@ class ImageToVideo:
             return
         if self.low_memory and name == "decoder":
             self.release("denoiser")
-        component = yield from self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
+        told, loading = self._begun.pop(name, None) or ([], self._loading(name))
+        yield from told
+        component = yield from loading
         if name == "denoiser":
             apply_delta(component, self.deltas, amp_level=self.amp_level)
         self.components[name] = component
+
+    def load_ahead(self, name: str) -> None:
+        """Let threads read a component of `PARTS` while something else is done; `load` then has less to wait for.
+
+        Nothing happens with low_memory, which holds one component at a time.
+        """
+        if not self.low_memory and name not in self.components and name not in self._begun:
+            loading = self._loading(name)
+            self._begun[name] = [next(loading), next(loading)], loading  # it reads from the second on
+
+    def _loading(self, name: str) -> Generator[tuple[int, int], None, nn.Cell]:
+        return self.weights.loading(PARTS[name], self.amp_level, self.low_memory)
 
     def component(self, name: str) -> nn.Cell:
         """A component of `PARTS`, a cell; it is loaded where it is not there yet."""

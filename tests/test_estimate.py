@@ -36,7 +36,8 @@ def weights(values, own=0, mapped=0):
 
 
 # (model, bytes of a value of its own and in the file's pages, size, chunk, setting, low_memory, {stage: measured GB}).
-# tiny and medium: benchmarks/memory.py, 26 November 2026. full: README.md and docs/performance.md, 21 and 22 November.
+# tiny and medium: benchmarks/memory.py, 26 November 2026. full: benchmarks/results/README.md, 21 and 22
+# November.
 VIDEOS = {
     "tiny": ("tiny", 4, 0, Size(128, 128, 14, 14), 14, GRAPH, False,
              {"conditioning": 0.536, "sampling": 1.102, "decoding": 1.410}),
@@ -69,8 +70,16 @@ def test_a_video_takes_what_was_measured(models, name):
     assert {stage: stages[stage].total / 1e9 for stage in measured} == pytest.approx(measured, rel=0.25)
 
 
+def test_the_peak_has_room_for_a_unet_that_is_read_while_the_picture_is_encoded(models):
+    for model, own, mapped, size, chunk, setting, low_memory, _ in VIDEOS.values():
+        section, values, _ = models[model]
+        stages = estimate.generation(section, weights(values, own, mapped), size, chunk, setting, low_memory)
+        ahead = 0 if low_memory else own * values["unet"]
+        assert stages["conditioning"].own + ahead < memory.peak(stages)
+
+
 # (model, bytes of a value as above, (side, frames), setting, recomputed, measured GB): a cache is used, batch 1.
-# medium and full: docs/performance.md.
+# medium and full: benchmarks/results/README.md.
 RUNS = [
     ("tiny", 4, 0, (128, 14), PYNATIVE, False, 1.405), ("tiny", 4, 0, (256, 14), PYNATIVE, False, 4.329),
     ("tiny", 4, 0, (256, 14), GRAPH, False, 3.939), ("tiny", 4, 0, (256, 14), PYNATIVE, True, 1.659),

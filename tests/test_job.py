@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from gm.job import Job
 from gm.loaded import Model
 from gm.options import ModelSettings, VideoSettings
 from gm.picture import Picture, plan
+from gm.weights import Weights
 from tests.untrained import CONFIG
 
 SHORT = {"num_frames": 3, "sampling_steps": 2, "decode_chunk_size": 2}
@@ -132,6 +134,53 @@ def test_loading_that_is_closed_half_way_begins_anew(untrained):
     assert "denoiser" not in pipeline.components
     done, total = list(pipeline.load("denoiser"))[-1]
     assert done == total
+
+
+def read_before_it_is_waited_for(monkeypatch, weights, folder, **settings):
+    """(events, names of the UNet's parameters that were read before anything waited for them) of a job."""
+    fresh = Model(ModelSettings(CONFIG, weights, device_target="CPU", mode=1, **settings))
+    read, done = Weights._read_into, threading.Event()
+    names, before, events = [], [], []
+
+    def watched(self, p, place):
+        names.append(p.name)
+        result = read(self, p, place)
+        done.set() if p.name.startswith("model.diffusion_model.out.2.bias") else None
+        return result
+
+    monkeypatch.setattr(Weights, "_read_into", watched)
+    for event in job(fresh, folder, output_type="latents").run(picture(folder)):
+        events.append(event)
+        if isinstance(event, Encoding):
+            done.wait(5 if not settings else 0.2)
+            before += [name for name in names if name.startswith("model.diffusion_model.")]
+    return events, before
+
+
+def test_the_unet_is_read_while_the_picture_is_encoded(tmp_path, untrained, monkeypatch):
+    events, before = read_before_it_is_waited_for(monkeypatch, untrained, tmp_path)
+    told = [(event.done, event.total) for event in events if isinstance(event, Loading) and event.part == "unet"]
+    assert len(before) == len(set(before)) == len(told) - 1 and told[0][0] == 0 and told[-1][0] == told[-1][1]
+    _, low = read_before_it_is_waited_for(monkeypatch, untrained, tmp_path, low_memory=True)
+    assert low == []
+
+
+def test_what_goes_wrong_in_reading_ahead_is_told_by_the_one_that_waits(untrained, monkeypatch):
+    pipeline = Model(ModelSettings(CONFIG, untrained, device_target="CPU", mode=1)).pipeline
+    read = Weights._read_into
+
+    def broken(self, p, place):
+        if p.name.endswith("out.2.bias"):
+            raise UserError("the file became shorter")
+        return read(self, p, place)
+
+    monkeypatch.setattr(Weights, "_read_into", broken)
+    pipeline.load_ahead("denoiser")
+    monkeypatch.setattr(Weights, "_read_into", read)
+    with pytest.raises(UserError, match="became shorter"):
+        list(pipeline.load("denoiser"))
+    done, total = list(pipeline.load("denoiser"))[-1]  # anew
+    assert done == total and "denoiser" in pipeline.components
 
 
 def test_latents_are_not_decoded(tmp_path, model):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import gm
+from benchmarks import tables
 from gm import ops
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,7 +185,10 @@ def anchors_of(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+PAGES = sorted(page for folder in (".", "docs", "benchmarks/results") for page in ROOT.joinpath(folder).glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_of_a_page_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(\s*<?([^)\s>]+)", text) + re.findall(r'(?:src|href)="([^"]+)', text)
@@ -195,6 +199,10 @@ def test_links_of_a_page_lead_somewhere(page):
         if not re.match(r"[a-z]+:", target) and (not there.exists() or anchor and anchor not in anchors_of(there)):
             missing.append(target)
     assert not missing
+
+
+def test_tables_of_the_page_of_performance_are_what_the_files_of_results_say():
+    assert tables.filled(tables.PAGE.read_text(encoding="utf-8")) == tables.PAGE.read_text(encoding="utf-8")
 
 
 def test_ci_runs_the_test_command_of_the_readme():
