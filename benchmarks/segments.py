@@ -2,17 +2,20 @@
 
 python benchmarks/segments.py --output_dir=outputs/segments
 
-On drawn pictures. Ways: "overlap" is what --segments does (`gm.segments`, `gm.diffusion.seam`); "naive" begins each
-segment with the last frame of the one before and knows nothing else. Measures are svd_tools/evaluate.py's, over as many
-frames of both as the shorter one has, because drift grows with them; "seam" is the RMS difference of the two frames at
-a seam over that of a usual pair of neighbours. A second table follows the videos: at equal quarters of that length,
-against the first frame. Results: report.json after every picture, tables on the screen, a sheet of each video; the same
-command goes on where it was stopped.
+On drawn pictures. Ways: "overlap" is what --segments does (`gm.segments`, `gm.diffusion.seam`); "uncorrected" is the
+same without what `gm.segments.unshifted` does to the colours; "naive" begins each segment with the last frame of the
+one before and knows nothing else; "drawn" is no model's, but a camera that pushes in on the picture as far as the
+overlap's video moved: what drifts there is content alone. Measures are svd_tools/evaluate.py's, over as many frames of
+all as the shortest one has, because drift grows with them; "seam" is the RMS difference of the two frames at a seam
+over that of a usual pair of neighbours. A second table follows the videos: at equal quarters of that length, against
+the first frame. Results: report.json after every picture, tables on the screen, a sheet of each video; the same command
+goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -25,50 +28,68 @@ from tqdm import tqdm
 
 from gm import ops
 from gm.data import procedural
-from gm.data.metrics import evaluate
+from gm.data.flow import one_more, picture_flow, same_points
+from gm.data.metrics import colour_distance, evaluate
+from gm.data.motion import motion_score
 from gm.data.outputs import make_folder, write_json, write_png
 from gm.data.videos import contact_sheet, to_uint8
 from gm.errors import UserError, run_cli
 from gm.pipeline import ImageToVideo
 from gm.segments import Chain
 
-SEGMENTS, WAYS = 4, ("overlap", "naive")
-SHOWN = ("colour_drift", "contrast_drift", "sharpness_drift", "flicker", "motion_score", "seam")
+SEGMENTS, WAYS = 4, ("overlap", "uncorrected", "naive", "drawn")
+DRIFTS = ("followed_colour_drift", "colour_drift", "contrast_drift", "sharpness_drift")
+SHOWN = (*DRIFTS, "motion_score", "seam")
 
 
-def longer(pipeline, image, options, overlap, naive):
+def longer(pipeline, image, options, overlap, way):
     """(frames, indices of the frames before the seams)."""
-    chain, seams = Chain(image, overlap), []
+    naive = way == "naive"
+    chain, seams = Chain(image, 1 if naive else overlap), []
     for k in range(SEGMENTS):
         part = replace(options, seed=options.seed + k)
         conditioning = pipeline.condition(chain.image, part)
         *_, step = pipeline.steps(chain.image, part, conditioning, known=None if naive else chain.known)
         pixels = pipeline.decode(step.latents, part)
-        if naive and k > 0:  # its first frame is the last one again
-            frames = to_uint8(pixels)
-            chain.frames, chain.image = np.concatenate([chain.frames, frames[1:]]), frames[-1]
+        frames = to_uint8(pixels)
+        if naive:
+            frames_before = frames[:1] if k == 0 else chain.frames  # a segment's first frame is the last one again
+            chain.frames, chain.image = np.concatenate([frames_before, frames[1:]]), frames[-1]
         else:
             chain.sampled(step.latents)
-            chain.decoded(to_uint8(pixels), to_uint8(pixels[-overlap:][:1])[0])
+            chain.decoded(frames, frames)
+            if way == "uncorrected":
+                chain.image = frames[-overlap]
         seams.append(len(chain.frames) - 1)
     return chain.frames, [seam - (0 if naive else overlap // 2) for seam in seams[:-1]]
 
 
-def drift(first, frame):
-    """{"colour", "contrast", "sharpness"} of a frame against the first: as evaluate's drifts; contrast is the deviation
-    of the colours from their mean, log2 of the ratio."""
+def drawn(image, like, fps):
+    """A camera that pushes in on the picture: as many frames as `like` has, and as fast as that moves."""
+    rate = motion_score(like, fps) / 100 / procedural.MEAN_RADIUS
+    return procedural.push_in(image, len(like), len(image), math.exp(rate / fps), (0.5, 0.5))
+
+
+def drift(first, frame, to_first):
+    """{a name of `DRIFTS`: number} of a frame against the first one: evaluate's, and the deviation of the colours from
+    their mean, log2 of the ratio. to_first: flow between them."""
     found = evaluate(np.stack([first, frame]), 1.0)
     deviations = [np.mean(np.std(picture, (0, 1))) + 1e-3 for picture in (frame, first)]
-    return {"colour": found["colour_drift"], "contrast": float(np.log2(deviations[0] / deviations[1])),
-            "sharpness": found["sharpness_drift"]}
+    followed = colour_distance(*same_points(first, frame, to_first))
+    return {"followed_colour_drift": followed, "colour_drift": found["colour_drift"],
+            "contrast_drift": math.log2(deviations[0] / deviations[1]), "sharpness_drift": found["sharpness_drift"]}
 
 
 def measure(frames, seams, fps):
     jumps = np.array([np.sqrt(np.mean((x.astype(np.float64) - y) ** 2)) for x, y in zip(frames, frames[1:])])
-    places = np.linspace(0, len(frames) - 1, SEGMENTS + 1).astype(int)[1:]
-    on_the_way = [drift(frames[0], frames[place]) for place in places]
-    return {**evaluate(frames, fps), "contrast_drift": on_the_way[-1]["contrast"], "on_the_way": on_the_way,
-            "frames": len(frames), "seam": float(np.mean(jumps[seams]) / np.median(jumps))}
+    places, on_the_way = np.linspace(0, len(frames) - 1, SEGMENTS + 1).astype(int)[1:], []
+    to_first = np.zeros((*frames[0].shape[:2], 2), np.float32)
+    for k, (before, frame) in enumerate(zip(frames, frames[1:]), 1):
+        to_first = one_more(to_first, picture_flow(frame, before))
+        if k in places:
+            on_the_way.append(drift(frames[0], frame, to_first))
+    return {**on_the_way[-1], "on_the_way": on_the_way, "motion_score": motion_score(frames, fps),
+            "frames": len(frames), "seam": float(np.mean(jumps[seams]) / np.median(jumps)) if seams else 1.0}
 
 
 def table(report):
@@ -77,14 +98,14 @@ def table(report):
     for way in WAYS:
         cells = (f"{np.median([abs(found[way][name]) for found in report.values()]):.2f}" for name in SHOWN)
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    for name in SHOWN[:3]:
+    for name in DRIFTS:
         less = sum(abs(found["overlap"][name]) < abs(found["naive"][name]) for found in report.values())
-        lines.append(f"less {name.replace('_', ' ')} with an overlap in {less} of {len(report)} pictures")
+        lines.append(f"less {name.replace('_', ' ')} with an overlap than naive in {less} of {len(report)} pictures")
     lines += ["", "| | a quarter | half | three quarters | the end |", "|---|---|---|---|---|"]
     for way in WAYS:
-        for name in ("colour", "contrast", "sharpness"):
+        for name in DRIFTS:
             found = np.median([[at[name] for at in one[way]["on_the_way"]] for one in report.values()], 0)
-            lines.append(f"| {way}, {name} | {' | '.join(f'{value:+.2f}' for value in found)} |")
+            lines.append(f"| {way}, {name.replace('_', ' ')} | {' | '.join(f'{value:+.2f}' for value in found)} |")
     return "\n".join(lines)
 
 
@@ -120,8 +141,8 @@ def main(argv=None):
         if str(number) in report:
             continue
         picture, found = procedural.picture(np.random.default_rng(100 + number), options.side), {}
-        made = {way: longer(pipeline, picture, settings, overlap, way == "naive")
-                for way, overlap in zip(WAYS, (options.overlap, 1))}
+        made = {way: longer(pipeline, picture, settings, options.overlap, way) for way in WAYS[:3]}
+        made["drawn"] = drawn(picture, made["overlap"][0], settings.fps), []
         shortest = min(len(frames) for frames, _ in made.values())
         for way, (frames, seams) in made.items():
             frames, seams = frames[:shortest], [seam for seam in seams if seam < shortest - 1]

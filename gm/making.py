@@ -118,7 +118,8 @@ class Making:
             return
         if self.settings.output_type != "latents" or not last:
             with timed(video.seconds, "decoding"):
-                video.chain.decoded(*(yield from self._decode(latents, options)))
+                frames, plain = yield from self._decode(latents, options)
+                video.chain.decoded(frames, None if last else plain)
         video.rescue.frames = video.chain.frames
         if last:
             yield from self._finish(video, batch)
@@ -201,8 +202,7 @@ class Making:
         return latents
 
     def _decode(self, latents: np.ndarray, options: Options) -> Generator[Event, None, tuple[np.ndarray, np.ndarray]]:
-        """Returns the frames uint8 (t, h, w, 3) of one segment, and the one that the next segment begins with, which
-        never has the watermark."""
+        """Returns the frames uint8 (t, h, w, 3) of one segment, and the same without the watermark."""
         yield from self._load("decoder")
         chunks, done = [], 0
         yield Decoding(done, options.num_frames)
@@ -211,5 +211,5 @@ class Making:
             done += len(pixels)
             yield Decoding(done, options.num_frames)
         pixels = np.concatenate(chunks)
-        seam = videos.to_uint8(pixels[-min(self.job.overlap, len(pixels)):][:1])[0]
-        return videos.to_uint8(pixels, embed_watermark if self.settings.watermark else None), seam
+        plain = videos.to_uint8(pixels)
+        return (videos.to_uint8(pixels, embed_watermark) if self.settings.watermark else plain), plain

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gm.data.flow import one_more, picture_flow, same_points
 from gm.diffusion.seam import fade
 from gm.errors import UserError
 from gm.options import OVERLAP
@@ -68,6 +69,25 @@ def length(options: Options, settings: VideoSettings, given: int | None = None) 
     return (given or each) + (settings.segments - 1) * (each - overlap_of(options, settings))
 
 
+def unshifted(picture: np.ndarray | None, frames: np.ndarray) -> np.ndarray:
+    """The last of `frames`, in the colours that its points have in `picture`: uint8 (h, w, 3).
+
+    A segment's colours are a little other than its picture's: those that the VAE gives back of what it was given, in
+    the first place. Were the next one to begin with them, it would shift them once more, and so on. The mean of each
+    channel is put right, over the points that both show, so that what comes into view, or nearer, keeps its colours.
+
+    Args:
+        picture: uint8 (h, w, 3) that a segment begins with; None takes its first frame. frames: uint8 (t, h, w, 3).
+    """
+    picture, last = frames[0] if picture is None else picture, frames[-1]
+    before, to_first = picture, np.zeros((*picture.shape[:2], 2), np.float32)
+    for frame in frames:
+        to_first, before = one_more(to_first, picture_flow(frame, before)), frame
+    colours = same_points(picture, last, to_first)
+    shift = 0 if colours is None else colours[1] - colours[0]
+    return np.rint(last - shift).clip(0, 255).astype(np.uint8)
+
+
 class Chain:
     """What there is of a longer video.
 
@@ -90,10 +110,11 @@ class Chain:
         self.latents = self._joined(self.latents, latents)
         self.known = latents[-self.overlap:]
 
-    def decoded(self, frames: np.ndarray, image: np.ndarray) -> None:
-        """Its frames; image: its frame number -overlap as the next segment begins with it."""
+    def decoded(self, frames: np.ndarray, plain: np.ndarray | None) -> None:
+        """Its frames; plain: the same without a watermark, None of the last segment."""
         self.frames = self._joined(self.frames, frames)
-        self.image = image
+        if plain is not None:
+            self.image = unshifted(self.image, plain[:len(plain) - self.overlap + 1])
 
     def _joined(self, before: np.ndarray | None, more: np.ndarray) -> np.ndarray:
         """The frames that both have are faded from one to the other."""

@@ -52,11 +52,11 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     """Text: a row for each metric, a column for each of {video: numbers}."""
     names = list(results)
     width = max([12, *(len(Path(name).name) for name in names)])
-    lines = [" " * 18 + "".join(f"{Path(name).name:>{width + 2}}" for name in names)]
+    lines = [" " * 22 + "".join(f"{Path(name).name:>{width + 2}}" for name in names)]
     for metric, meaning in MEANINGS.items():
         if metric in results[names[0]]:
             values = "".join(f"{results[name][metric]:>{width + 2}.3f}" for name in names)
-            lines.append(f"{metric:18}{values}  {meaning}")
+            lines.append(f"{metric:22}{values}  {meaning}")
     return "\n".join(lines)
 
 

@@ -66,13 +66,37 @@ def follow(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return cv2.remap(picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
+def inside(flow: np.ndarray) -> np.ndarray:
+    """Where x + flow(x) is in the picture, bool (h, w)."""
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    there_x, there_y = x + flow[..., 0], y + flow[..., 1]
+    return (there_x >= 0) & (there_x <= width - 1) & (there_y >= 0) & (there_y <= height - 1)
+
+
 def visible(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """Where a point is seen in both pictures, bool (h, w): following the flow there and back leads to where one began
     (Sundaram, Brox, Keutzer 2010), and not out of the picture."""
-    height, width = forward.shape[:2]
-    x, y = np.meshgrid(np.arange(width), np.arange(height))
-    there_x, there_y = x + forward[..., 0], y + forward[..., 1]
-    inside = (there_x >= 0) & (there_x <= width - 1) & (there_y >= 0) & (there_y <= height - 1)
     back = follow(backward, forward)
     gap = ((forward + back) ** 2).sum(-1)
-    return inside & (gap <= 0.01 * ((forward**2).sum(-1) + (back**2).sum(-1)) + 0.5)
+    return inside(forward) & (gap <= 0.01 * ((forward**2).sum(-1) + (back**2).sum(-1)) + 0.5)
+
+
+def one_more(to_first: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """The flow from a frame to the first one, float32 (h, w, 2), from that of the frame before it (`to_first`) and the
+    flow from it to the frame before (`backward`)."""
+    return backward + follow(to_first, backward)
+
+
+def same_points(
+    first: np.ndarray, last: np.ndarray, to_first: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean colours float64 (3,) of two frames uint8 (h, w, 3), over the points that both show, in the first frame and
+    in the last; None where they have no point in common.
+
+    What differs between them is no change of content, such as a camera brings that moves over the picture.
+    """
+    both = inside(to_first)
+    if not both.any():
+        return None
+    return follow(first, to_first)[both].mean(0, dtype=np.float64), last[both].mean(0, dtype=np.float64)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from gm.data.flow import follow, picture_flow, visible
+from gm.data.flow import follow, one_more, picture_flow, same_points, visible
 from gm.data.motion import bucket, motion_score
 
 # name -> what it says, in the order of the table
@@ -23,6 +23,7 @@ MEANINGS = {
     "warping_error": "of 255, each frame against the next one brought back along the flow, where both see the point",
     "occluded": "share of the points that the warping error leaves out",
     "colour_drift": "distance of mean colours, first to last frame, CIE Lab",
+    "followed_colour_drift": "the same over the points that both show, along the measured flow: no change of content",
     "sharpness_drift": "fine detail, last frame over first, log2: -1 is half as much",
     "loop_closure": "dB, last frame against the first",
     "followed_closure": "dB, the same with the first frame moved along the measured flow",
@@ -86,25 +87,29 @@ def _along_the_flow(frames: np.ndarray | Sequence[np.ndarray], fps: float) -> di
         errors.append(float(difference[seen].mean()) if seen.any() else math.nan)
         hidden.append(1 - float(seen.mean()))
         motion.append(forward.mean((0, 1)))
-        back_to_first = backward + follow(back_to_first, backward)
+        back_to_first = one_more(back_to_first, backward)
     right, down = 100 * fps * np.mean(motion, 0) / min(frames[0].shape[:2])
+    colours = same_points(frames[0], frames[-1], back_to_first)
     return {
         "motion_right": float(right), "motion_down": float(down), "warping_error": float(np.nanmean(errors)),
         "occluded": float(np.mean(hidden)), "loop_closure": psnr(frames[-1], frames[0]),
         "followed_closure": psnr(frames[-1], follow(frames[0], back_to_first)),
+        "followed_colour_drift": math.nan if colours is None else colour_distance(*colours),
     }
 
 
 def _drift(frames: np.ndarray | Sequence[np.ndarray]) -> dict[str, float]:
     brightness = np.array([frame.mean() for frame in frames])
     jumps = np.diff(brightness, 2) if len(frames) > 2 else np.zeros(1)
-    first, last = (
-        cv2.cvtColor(frame.mean((0, 1), keepdims=True).astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
-        for frame in (frames[0], frames[-1])
-    )
     tiny = 1e-3  # a frame of one colour has no detail at all
     return {
         "flicker": float(np.sqrt(np.mean(jumps**2))),
-        "colour_drift": float(np.linalg.norm(last - first)),
+        "colour_drift": colour_distance(*(frame.mean((0, 1)) for frame in (frames[0], frames[-1]))),
         "sharpness_drift": math.log2((sharpness(frames[-1]) + tiny) / (sharpness(frames[0]) + tiny)),
     }
+
+
+def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two colours (3,) of 0 to 255, in CIE Lab: below 2.3 it is not seen (Mahy et al. 1994)."""
+    a, b = (cv2.cvtColor((c.reshape(1, 1, 3) / 255).astype(np.float32), cv2.COLOR_RGB2LAB) for c in (a, b))
+    return float(np.linalg.norm(a - b))

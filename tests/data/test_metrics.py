@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gm.data.flow import follow, picture_flow, visible
+from gm.data.flow import follow, picture_flow, same_points, visible
 from gm.data.metrics import MEANINGS, evaluate, psnr, ssim
 from gm.data.procedural import picture, push_in
 
@@ -67,6 +67,27 @@ def test_drifts_have_their_signs(canvas):
     frames = np.concatenate([frames[:-1], np.clip(last, 0, 255).astype(np.uint8)[None]])
     found = evaluate(frames, FPS)
     assert found["sharpness_drift"] < -0.5 and found["colour_drift"] > 5
+
+
+def test_what_a_camera_shows_is_no_drift_of_the_same_points_colours_but_a_shift_is(canvas):
+    """Differences of less than 2.3 in CIE Lab are not seen (Mahy et al. 1994)."""
+    y, x = np.mgrid[:320, :320] / 320
+    ramp = np.stack([x, y, 1 - y], -1) * 100
+    coloured = np.clip(canvas / 2 + ramp, 0, 255).astype(np.uint8)
+    moves = {"push in": push_in(coloured, 12, 128, 1.04, (0.1, 0.9)), "pan": pan(coloured, 4, 12)}
+    for name, frames in moves.items():
+        found = evaluate(frames, FPS)
+        assert found["colour_drift"] > 5 and found["followed_colour_drift"] < 1.2, name
+        shifted = np.clip(frames + np.linspace(0, 1, 12).reshape(-1, 1, 1, 1) * (20, -10, 0), 0, 255).astype(np.uint8)
+        mean, last = (a[-1].mean((0, 1), keepdims=True).astype(np.float32) / 255 for a in (frames, shifted))
+        expected = np.linalg.norm(cv2.cvtColor(mean, cv2.COLOR_RGB2LAB) - cv2.cvtColor(last, cv2.COLOR_RGB2LAB))
+        found = evaluate(shifted, FPS)["followed_colour_drift"]
+        assert found == pytest.approx(expected, abs=1.2) and expected > 9, name
+
+
+def test_without_a_point_in_common_there_is_no_drift_to_be_told(canvas):
+    away = np.full((64, 64, 2), 100, np.float32)
+    assert same_points(canvas[:64, :64], canvas[:64, :64], away) is None
 
 
 def test_psnr_and_ssim_of_known_pictures():
