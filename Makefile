@@ -36,6 +36,7 @@ test-package: $(TEST_READY)
 
 lint: $(TEST_READY)
 	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
 clean:

@@ -69,8 +69,9 @@ def work(arguments: argparse.Namespace, member: Member | None = None, second: bo
     return 0
 
 
-def kept_graphs(arguments: argparse.Namespace, job: Job, paths: Sequence[Path], member: Member | None,
-                say: bool) -> AbstractContextManager[bool]:
+def kept_graphs(
+    arguments: argparse.Namespace, job: Job, paths: Sequence[Path], member: Member | None, say: bool
+) -> AbstractContextManager[bool]:
     """The `compile_cache` of this run: None of it where nobody can know what this device will compile."""
     place, asked = compile_cache.chosen(arguments.compile_cache, **job.record())
     conditions = job.graph_conditions_of_any if member else functools.partial(job.graph_conditions, paths)

@@ -30,8 +30,9 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(arguments, key=value overrides of the config)."""
-    parser = _Parser(description=__doc__, add_help=False, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        description=__doc__, add_help=False, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--help", "-h", action="store_true", help="print this and every option, and stop")
     parser.add_argument("--config", default=places.CONFIGS / "svd_train.yaml", help="YAML file with the options below")
     parser.add_argument("--svd_config", default=places.CONFIGS / "svd.yaml", help="YAML file of the model")
@@ -90,8 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(dry_run.describe(plan))
         print(memory.check(plan) if check else "memory is not checked")
         return 0
-    return loop.train(settings, config, ["train.py", *(sys.argv[1:] if argv is None else argv)], memory_check=check,
-                    compile_cache=arguments.compile_cache)
+    return loop.train(
+        settings,
+        config,
+        ["train.py", *(sys.argv[1:] if argv is None else argv)],
+        memory_check=check,
+        compile_cache=arguments.compile_cache,
+    )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,11 @@ def train(name, options):
     labels = write_clips(folder / "clips", options.clips, options.size, sampling.fps, MOVES[name].draw)
     # Where things move to is learnt at noise levels at which nothing of them shows.
     arguments = train_arguments(
-        folder, labels, options.size, options.steps, options.learning_rate,
+        folder,
+        labels,
+        options.size,
+        options.steps,
+        options.learning_rate,
         **{"lora.rank": options.rank, "loader.batch_size": 1, "loss.p_mean": 2.0, "loss.dropout": 0.0, "seed": 1},
     )
     subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True)
@@ -81,8 +85,10 @@ def animate(shown, folder, delta, options):
         arguments += [f"--SVD.delta={delta}"] if delta else []
         arguments += [f"--SVD.sampling_steps={options.sampling_steps}"] if options.sampling_steps else []
         subprocess.run([sys.executable, str(ROOT / "image_to_video.py"), *arguments], check=True)
-    return {path.stem: np.stack([load_image(frame) for frame in sorted(folder.glob(f"{path.stem}_*_frames/*.png"))])
-            for path in sorted(shown.glob("*.png"))}
+    return {
+        path.stem: np.stack([load_image(frame) for frame in sorted(folder.glob(f"{path.stem}_*_frames/*.png"))])
+        for path in sorted(shown.glob("*.png"))
+    }
 
 
 def measure(videos, shown, fps):
@@ -91,7 +97,8 @@ def measure(videos, shown, fps):
     for name, frames in videos.items():
         flow = 100 * fps * camera_flow(frames)
         found[name] = {
-            **dict(zip(AXES, map(float, flow))), "first_frame_psnr": psnr(frames[0], load_image(shown / f"{name}.png")),
+            **dict(zip(AXES, map(float, flow))),
+            "first_frame_psnr": psnr(frames[0], load_image(shown / f"{name}.png")),
             "sharpness_drift": math.log2((sharpness(frames[-1]) + 1e-3) / (sharpness(frames[0]) + 1e-3)),
         }
     return found
@@ -99,8 +106,11 @@ def measure(videos, shown, fps):
 
 def table(report):
     """Markdown: along its own axis each move without and with the LoRA, then the other axes and the picture's looks."""
-    lines = ["| move | meant | without | with | pictures with that sign | the other two | first frame, dB | sharpness "
-             "drift |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| move | meant | without | with | pictures with that sign | the other two | first frame, dB | sharpness "
+        "drift |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     plain = list(report["without"].values())
     for name, move in MOVES.items():
         found = list(report.get(name, {}).values())
@@ -116,7 +126,8 @@ def table(report):
             f"| {name} | {move.axis} {'+' if move.sign > 0 else '-'} | {values(move.axis, plain).mean():+.1f} | "
             f"{spread} | {(move.sign * along > 0).sum()} of {len(along)} | "
             f"{', '.join(f'{axis} {values(axis).mean():+.1f}' for axis in others)} | "
-            f"{np.median(values('first_frame_psnr')):.1f} | {np.median(values('sharpness_drift')):+.2f} |")
+            f"{np.median(values('first_frame_psnr')):.1f} | {np.median(values('sharpness_drift')):+.2f} |"
+        )
     looks = [np.median([one[what] for one in plain]) for what in ("first_frame_psnr", "sharpness_drift")]
     return "\n".join([*lines, f"without: first frame {looks[0]:.1f} dB, sharpness drift {looks[1]:+.2f}"])
 
@@ -125,8 +136,9 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--moves", nargs="+", default=list(MOVES), choices=list(MOVES))
     parser.add_argument("--weights_dir", help="folder of LoRA files to be measured; by default they are trained")
-    parser.add_argument("--pictures", nargs="*", default=[str(ROOT / "assets" / "demo.png")],
-                        help="picture and video files to animate")
+    parser.add_argument(
+        "--pictures", nargs="*", default=[str(ROOT / "assets" / "demo.png")], help="picture and video files to animate"
+    )
     parser.add_argument("--drawn", type=int, default=9, help="freshly drawn pictures beside them")
     parser.add_argument("--clips", type=int, default=24, help="to train on")
     parser.add_argument("--size", type=int, default=64, help="pixels of their side; 128 takes four times as long")

@@ -75,10 +75,13 @@ CASES = {
 # One training step of the temporal layers at three sizes: from a cache, with the blocks recomputed, and with the clip's
 # frames encoded first, as without a cache.
 TRAIN_SIZES = {"small": (4, 16), "medium": (4, 32), "medium_14": (14, 32)}
-CASES.update({
-    f"{kind}_{size}": Case(kind, MEDIUM, *shape)
-    for size, shape in TRAIN_SIZES.items() for kind in ("train", "train_recompute", "train_encode")
-})
+CASES.update(
+    {
+        f"{kind}_{size}": Case(kind, MEDIUM, *shape)
+        for size, shape in TRAIN_SIZES.items()
+        for kind in ("train", "train_recompute", "train_encode")
+    }
+)
 
 
 def write_weights(config, path, seed=0):
@@ -102,9 +105,13 @@ def make_inputs(config, case):
         return random.standard_normal(shape, np.float32)
 
     return {
-        "x": normal(batch * frames, model.unet.in_channels, side, side), "c_noise": np.float32([0.4] * batch),
-        "context": normal(batch, 1, model.unet.context_dim), "ids": np.float32([[6, 127, 0.02]] * batch),
-        "z": normal(frames, 4, side, side), "noise": normal(frames, 4, side, side), "concat": normal(1, 4, side, side),
+        "x": normal(batch * frames, model.unet.in_channels, side, side),
+        "c_noise": np.float32([0.4] * batch),
+        "context": normal(batch, 1, model.unet.context_dim),
+        "ids": np.float32([[6, 127, 0.02]] * batch),
+        "z": normal(frames, 4, side, side),
+        "noise": normal(frames, 4, side, side),
+        "concat": normal(1, 4, side, side),
         "sigma": np.float32([1.5]),
         "pixels": random.uniform(-1, 1, (frames, 3, 8 * side, 8 * side)).astype(np.float32),
     }
@@ -132,8 +139,13 @@ class Side:
 
     def __init__(self, python, script, case, log):
         self.script = script
-        self.process = subprocess.Popen([python, str(HERE / script), json.dumps(case)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=log, text=True)
+        self.process = subprocess.Popen(
+            [python, str(HERE / script), json.dumps(case)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
 
     def __enter__(self):
         return self
@@ -174,8 +186,15 @@ def prepare(case, folder):
         arrays = make_inputs(config, case)
     inputs = Path(folder) / "inputs.npz"
     np.savez(inputs, **arrays)
-    return {"kind": case.kind, "config": str(case.config), "changes": case.changes, "frames": case.frames,
-            "weights": str(weights), "inputs": str(inputs), **plain(config)}
+    return {
+        "kind": case.kind,
+        "config": str(case.config),
+        "changes": case.changes,
+        "frames": case.frames,
+        "weights": str(weights),
+        "inputs": str(inputs),
+        **plain(config),
+    }
 
 
 def compare(name, case, options, folder):
@@ -217,9 +236,15 @@ def _row(name, sides, calls, errors):
     medians = {label: float(np.median(values)) for label, values in seconds.items()}
     ratios = {label: float(np.median(np.divide(values, seconds["ours"]))) for label, values in seconds.items()}
     return {
-        "case": name, "error": errors["ours"], "errors": errors, "gflop": flops, "matmul_gflops": peak,
-        "seconds": seconds, "median": medians,
-        "ratio": ratios["torch"], "ratios": ratios,
+        "case": name,
+        "error": errors["ours"],
+        "errors": errors,
+        "gflop": flops,
+        "matmul_gflops": peak,
+        "seconds": seconds,
+        "median": medians,
+        "ratio": ratios["torch"],
+        "ratios": ratios,
         "share_of_matmul": {label: flops / value / peak for label, value in medians.items()},
         "first_call": {label: side.first["seconds"] for label, side in sides.items()},
         "peak_memory": {label: calls[-1][label]["peak_memory"] for label in sides},
@@ -227,25 +252,36 @@ def _row(name, sides, calls, errors):
 
 
 def table(rows):
-    lines = ["| case | GFLOP | seconds here | PyTorch | ratio, median of pairs | share of matmul speed, both | "
-             "peak memory, both | largest relative difference |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| case | GFLOP | seconds here | PyTorch | ratio, median of pairs | share of matmul speed, both | "
+        "peak memory, both | largest relative difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         here, there = (row["median"][label] for label in ("ours", "torch"))
         shares = " ".join(f"{row['share_of_matmul'][label]:.0%}" for label in ("ours", "torch"))
         memory = " ".join(f"{row['peak_memory'][label] / 1e9:.2f} GB" for label in ("ours", "torch"))
-        lines.append(f"| {row['case']} | {row['gflop']:.0f} | {here:.2f} | {there:.2f} | **{row['ratio']:.2f}** | "
-                     f"{shares} | {memory} | {row['error']:.0e} |")
+        lines.append(
+            f"| {row['case']} | {row['gflop']:.0f} | {here:.2f} | {there:.2f} | **{row['ratio']:.2f}** | "
+            f"{shares} | {memory} | {row['error']:.0e} |"
+        )
     return "\n".join([*lines, *_openvino_table([row for row in rows if "openvino" in row["median"]])])
 
 
 def _openvino_table(rows):
-    lines = ["", "| case | seconds here | OpenVINO | ratio, median of pairs | peak memory, both | "
-             "OpenVINO's difference from PyTorch |", "|---|---|---|---|---|---|"]
+    lines = [
+        "",
+        "| case | seconds here | OpenVINO | ratio, median of pairs | peak memory, both | "
+        "OpenVINO's difference from PyTorch |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         here, there = (row["median"][label] for label in ("ours", "openvino"))
         memory = " ".join(f"{row['peak_memory'][label] / 1e9:.2f} GB" for label in ("ours", "openvino"))
-        lines.append(f"| {row['case']} | {here:.2f} | {there:.2f} | **{row['ratios']['openvino']:.2f}** | {memory} | "
-                     f"{row['errors']['openvino']:.0e} |")
+        lines.append(
+            f"| {row['case']} | {here:.2f} | {there:.2f} | **{row['ratios']['openvino']:.2f}** | {memory} | "
+            f"{row['errors']['openvino']:.0e} |"
+        )
     return lines if rows else []
 
 
@@ -258,8 +294,11 @@ def agreement(rows):
 
 
 def add_compile_cache(parser):
-    parser.add_argument("--compile_cache", help="folder where this project's graphs are kept: given a second time, "
-                        "peak memory is that of a run that compiles nothing")
+    parser.add_argument(
+        "--compile_cache",
+        help="folder where this project's graphs are kept: given a second time, "
+        "peak memory is that of a run that compiles nothing",
+    )
 
 
 def main(argv=None):
@@ -267,8 +306,9 @@ def main(argv=None):
     parser.add_argument("--torch_python", required=True, help="the python of the PyTorch environment")
     parser.add_argument("--cases", type=list[str], default=["unet_medium"], help=f"of {', '.join(CASES)}")
     parser.add_argument("--pairs", type=int, default=5, help="calls of each side")
-    parser.add_argument("--openvino", choices=("float32", "bfloat16"),
-                        help="compare with OpenVINO too, in that precision")
+    parser.add_argument(
+        "--openvino", choices=("float32", "bfloat16"), help="compare with OpenVINO too, in that precision"
+    )
     add_compile_cache(parser)
     parser.add_argument("--output_dir", default="outputs/compare", help="folder for the logs and report.json")
     options = parser.parse_args(argv)

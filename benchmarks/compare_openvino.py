@@ -38,7 +38,8 @@ def decode(case, inputs):
 
 def encode(case, inputs):
     return Network(make_vae(case["model"], case["weights"]), lambda vae, x: vae.quant_conv(vae.encoder(x))), (
-        inputs["pixels"],)
+        inputs["pixels"],
+    )
 
 
 def clip(case, inputs):
@@ -57,7 +58,8 @@ def main():
     arrays = [value.numpy() for value in given]
     precision = {"float32": "f32", "bfloat16": "bf16"}[case["precision"]]
     compiled = openvino.Core().compile_model(
-        model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"})
+        model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    )
     del network, model
     request = compiled.create_infer_request()
 

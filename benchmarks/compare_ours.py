@@ -91,8 +91,16 @@ def train(weights, inputs, frames, kind):
     return step
 
 
-KINDS = {"unet": unet, "decode": decode, "encode": encode, "clip": clip, "pipeline": pipeline, "train": train,
-         "train_recompute": train, "train_encode": train}
+KINDS = {
+    "unet": unet,
+    "decode": decode,
+    "encode": encode,
+    "clip": clip,
+    "pipeline": pipeline,
+    "train": train,
+    "train_recompute": train,
+    "train_encode": train,
+}
 
 
 def matmul_gflops(n=2048):

@@ -87,8 +87,10 @@ def train(case, inputs):
             trained.append(parameter)
     if case["kind"] == "train_recompute":
         model.enable_gradient_checkpointing()
-    groups = [{"params": [p for p in trained if (p.ndim > 1) == decayed], "weight_decay": 0.01 * decayed}
-              for decayed in (True, False)]
+    groups = [
+        {"params": [p for p in trained if (p.ndim > 1) == decayed], "weight_decay": 0.01 * decayed}
+        for decayed in (True, False)
+    ]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-8)
     encoder = encode(case, inputs) if case["kind"] == "train_encode" else None
     sigma = inputs["sigma"]
@@ -109,8 +111,16 @@ def train(case, inputs):
     return step
 
 
-KINDS = {"unet": unet, "decode": decode, "encode": encode, "clip": clip, "pipeline": pipeline, "train": train,
-         "train_recompute": train, "train_encode": train}
+KINDS = {
+    "unet": unet,
+    "decode": decode,
+    "encode": encode,
+    "clip": clip,
+    "pipeline": pipeline,
+    "train": train,
+    "train_recompute": train,
+    "train_encode": train,
+}
 
 
 def matmul_gflops(n=2048):

@@ -143,11 +143,10 @@ def run_both(part, checkpoint, torch_python, calls, folder):
     except OSError as error:
         raise UserError(f"--torch_python {torch_python}: cannot be run: {error.strerror}") from error
     if status:
-        raise UserError(f"the PyTorch side of {part} failed, see above; was {torch_python} set up with "
-                        "benchmarks/requirements.txt?")
-    process = multiprocessing.get_context("spawn").Process(
-        target=our_side, args=(part, checkpoint, given, ours, calls)
-    )
+        raise UserError(
+            f"the PyTorch side of {part} failed, see above; was {torch_python} set up with benchmarks/requirements.txt?"
+        )
+    process = multiprocessing.get_context("spawn").Process(target=our_side, args=(part, checkpoint, given, ours, calls))
     process.start()
     process.join()
     if process.exitcode:

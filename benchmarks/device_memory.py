@@ -25,8 +25,9 @@ def weights(shapes, amp_level):
     """{component: bytes} of what sampling holds."""
     found = Counter()
     for name, shape in shapes.items():
-        owner = next(key for key in ("unet", "clip", "condition_encoder", "decoder")
-                     if name.startswith(COMPONENTS[key].prefix))
+        owner = next(
+            key for key in ("unet", "clip", "condition_encoder", "decoder") if name.startswith(COMPONENTS[key].prefix)
+        )
         size = 2 if "16" in str(parameter_dtype(name, amp_level)) else 4
         values = 1
         for n in shape:
@@ -79,8 +80,10 @@ def decoder_widest(vae, height, width):
 
 
 def sampling_table(config, shapes, frame_counts, height, width):
-    lines = ["| frames | precision | weights | skips | widest operator | at least | with `--low_memory` |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| frames | precision | weights | skips | widest operator | at least | with `--low_memory` |",
+        "|---|---|---|---|---|---|---|",
+    ]
     stages = unet_stages(config.model.unet, height, width)
     for frames in frame_counts:
         for amp_level, name in (("O2", "O2 (float16 or bfloat16)"), ("O0", "O0")):

@@ -91,10 +91,17 @@ def run(folder, torch_python):
     ops.set_device("CPU", ops.PYNATIVE_MODE)
     config, random = make_files(folder), np.random.default_rng(1)
     for source in ("svd", "lora"):
-        convert.main([f"--pt_weights_file={folder / source}.safetensors", f"--config={folder / 'model.yaml'}",
-                      f"--out_dir={folder / 'theirs'}", "--to=diffusers"])
+        convert.main(
+            [
+                f"--pt_weights_file={folder / source}.safetensors",
+                f"--config={folder / 'model.yaml'}",
+                f"--out_dir={folder / 'theirs'}",
+                "--to=diffusers",
+            ]
+        )
     inputs = {
-        "x": random.standard_normal((2, FRAMES, 8, 16, 16), np.float32), "c_noise": np.array([1.6, -0.7], np.float32),
+        "x": random.standard_normal((2, FRAMES, 8, 16, 16), np.float32),
+        "c_noise": np.array([1.6, -0.7], np.float32),
         "context": random.standard_normal((2, 1, 64), np.float32),
         "z": random.standard_normal((FRAMES, 4, 8, 8), np.float32),
         "ids": np.array([[6, 127, 0.02], [11, 40, 0.3]], np.float32),
@@ -106,11 +113,14 @@ def run(folder, torch_python):
         raise UserError("the PyTorch side failed, see above")
     theirs, rows = dict(np.load(folder / "outputs.npz")), []
     plain = our_outputs(config, inputs, folder / "svd.safetensors")
-    changed = [our_outputs(config, inputs, folder / "svd.safetensors", folder / delta)["unet"]
-               for delta in ("lora.safetensors", "peft")]
+    changed = [
+        our_outputs(config, inputs, folder / "svd.safetensors", folder / delta)["unet"]
+        for delta in ("lora.safetensors", "peft")
+    ]
     saved = our_outputs(config, inputs, folder / "saved")
     cases = {
-        "UNet": (plain["unet"], "unet"), "VAE decoder": (plain["decode"], "decode"),
+        "UNet": (plain["unet"], "unet"),
+        "VAE decoder": (plain["decode"], "decode"),
         "image encoder": (plain["clip"], "clip"),
         "UNet, epsilons of diffusers left as they are": (plain["unet"], "unet as loaded"),
         "UNet with LoRA, alpha 6, rank 4": (changed[0], "unet with lora"),

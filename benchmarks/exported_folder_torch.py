@@ -17,8 +17,9 @@ def add_lora(unet, path):
     """Put a LoRA file in diffusers' layout on a UNet, by the settings in its header; returns the settings."""
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["lora_adapter_metadata"])
-    settings = LoraConfig(**{name.removeprefix("unet."): value for name, value in about.items()
-                             if name.split(".")[-1] != "peft_type"})
+    settings = LoraConfig(
+        **{name.removeprefix("unet."): value for name, value in about.items() if name.split(".")[-1] != "peft_type"}
+    )
     inject_adapter_in_model(settings, unet)
     state = {name.removeprefix("unet."): value for name, value in load_file(path).items()}
     result = set_peft_model_state_dict(unet, state)

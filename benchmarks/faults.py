@@ -55,11 +55,22 @@ def _train(*more):
     def command(inputs, output):
         data = "--train.dataset.init_args."
         return [
-            "train.py", f"--svd_config={MODEL}", f"--train.pretrained={inputs / 'small.safetensors'}",
-            f"--train.output_dir={output / 'run'}", f"{data}data_dir={inputs / 'clips'}",
-            f"{data}metadata={inputs / 'labels.csv'}", f"{data}frames=2", f"{data}step=2", f"{data}height=16",
-            f"{data}width=16", "--environment.device_target=CPU", "--train.loader.workers=1", "--train.epochs=1000",
-            "--train.max_steps=12", "--train.checkpoint.every=2", "--train.optimizer.learning_rate=1e-3",
+            "train.py",
+            f"--svd_config={MODEL}",
+            f"--train.pretrained={inputs / 'small.safetensors'}",
+            f"--train.output_dir={output / 'run'}",
+            f"{data}data_dir={inputs / 'clips'}",
+            f"{data}metadata={inputs / 'labels.csv'}",
+            f"{data}frames=2",
+            f"{data}step=2",
+            f"{data}height=16",
+            f"{data}width=16",
+            "--environment.device_target=CPU",
+            "--train.loader.workers=1",
+            "--train.epochs=1000",
+            "--train.max_steps=12",
+            "--train.checkpoint.every=2",
+            "--train.optimizer.learning_rate=1e-3",
             *(option.format(output=output) for option in more),
         ]
 
@@ -67,8 +78,13 @@ def _train(*more):
 
 
 def _convert(inputs, output):
-    return ["svd_tools/convert.py", f"--pt_weights_file={inputs / 'small.safetensors'}",
-            f"--config={MODEL}", f"--out_dir={output}", "--dtype=float16"]
+    return [
+        "svd_tools/convert.py",
+        f"--pt_weights_file={inputs / 'small.safetensors'}",
+        f"--config={MODEL}",
+        f"--out_dir={output}",
+        "--dtype=float16",
+    ]
 
 
 def _label(inputs, output):
@@ -77,9 +93,17 @@ def _label(inputs, output):
 
 def _generate(mode):
     def command(inputs, output):
-        return ["image_to_video.py", f"--image={inputs / 'pictures'}", f"--output_dir={output}", f"--mode={mode}",
-                f"--SVD.config={MODEL}", f"--SVD.checkpoint={inputs / 'small.safetensors'}",
-                "--SVD.num_frames=3", "--SVD.sampling_steps=3", "--device_target=CPU"]
+        return [
+            "image_to_video.py",
+            f"--image={inputs / 'pictures'}",
+            f"--output_dir={output}",
+            f"--mode={mode}",
+            f"--SVD.config={MODEL}",
+            f"--SVD.checkpoint={inputs / 'small.safetensors'}",
+            "--SVD.num_frames=3",
+            "--SVD.sampling_steps=3",
+            "--device_target=CPU",
+        ]
 
     return Program(command, command, "*.mp4")
 
@@ -114,7 +138,7 @@ def prepare(folder):
     for k in range(6):
         frames = np.full((8, 24, 24, 3), 40 * k, np.uint8)
         for i, frame in enumerate(frames):
-            frame[4 + i:10 + i, 3 * k:3 * k + 6] = 255 - 40 * k
+            frame[4 + i : 10 + i, 3 * k : 3 * k + 6] = 255 - 40 * k
         write_gif(frames, folder / "clips" / f"{k}.gif", 8)
         lines.append(f"{k}.gif,8,{50 + 20 * k}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
@@ -133,6 +157,7 @@ def _disturb(path, random):
 
 def _start(command, log):
     """A program and its arguments in a fork, with its output in a file."""
+
     def program():
         sys.argv = command
         runpy.run_path(command[0], run_name="__main__")
@@ -227,8 +252,13 @@ def strike(name, folder, points, seed):
             bar.update()
     shutil.rmtree(output, ignore_errors=True)
     killed = sum(row["killed"] for row in rows)
-    return {"program": name, "seconds": length, "killed": killed, "finished before": points - killed,
-            "faults": faults + [fault for row in rows for fault in row["faults"]]}
+    return {
+        "program": name,
+        "seconds": length,
+        "killed": killed,
+        "finished before": points - killed,
+        "faults": faults + [fault for row in rows for fault in row["faults"]],
+    }
 
 
 def main(argv=None):
@@ -247,8 +277,10 @@ def main(argv=None):
     for name in options.programs:
         rows.append(strike(name, folder, options.points, options.seed))
         write_json(rows, folder / "faults.json")
-        print("{program:16s} {killed:4d} killed, {finished before} finished before; ".format(**rows[-1])
-              + f"{len(rows[-1]['faults'])} faults")
+        print(
+            "{program:16s} {killed:4d} killed, {finished before} finished before; ".format(**rows[-1])
+            + f"{len(rows[-1]['faults'])} faults"
+        )
         for fault in rows[-1]["faults"]:
             print(f"  {fault}")
     return 1 if any(row["faults"] for row in rows) else 0

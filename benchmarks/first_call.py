@@ -74,11 +74,23 @@ def run(case, folder, cache):
     files = case.weights(folder) if case.weights else ()
     named = [f"--SVD.{name}={path}" for name, path in zip(("config", "checkpoint"), files)]
     with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, ROOT / "image_to_video.py", f"--image={ROOT / 'assets/demo.png'}",
-                   f"--output_dir={output}", *named, *case.options]
+        command = [
+            sys.executable,
+            ROOT / "image_to_video.py",
+            f"--image={ROOT / 'assets/demo.png'}",
+            f"--output_dir={output}",
+            *named,
+            *case.options,
+        ]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        done = subprocess.run(command, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True,
-                              errors="replace", check=False)
+        done = subprocess.run(
+            command,
+            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
         wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             raise UserError(f"image_to_video.py failed:\n{done.stderr[-2000:]}")
@@ -99,19 +111,33 @@ def measure(name, case, folder, pairs):
             raise UserError(f"{name}: the second run's files are others than the first's")
         for which, (figures, _) in results.items():
             runs[which].append(figures)
-    ratios = {what: float(np.median([first[what] / second[what] for first, second in zip(*runs.values())]))
-              for what in ("wall", "processor")}
-    return [{"case": name, "run": which, "pairs": pairs, "ratios": ratios,
-             **sorted(found, key=lambda one: one["wall"])[pairs // 2]} for which, found in runs.items()]
+    ratios = {
+        what: float(np.median([first[what] / second[what] for first, second in zip(*runs.values())]))
+        for what in ("wall", "processor")
+    }
+    return [
+        {
+            "case": name,
+            "run": which,
+            "pairs": pairs,
+            "ratios": ratios,
+            **sorted(found, key=lambda one: one["wall"])[pairs // 2],
+        }
+        for which, found in runs.items()
+    ]
 
 
 def table(rows):
-    lines = [f"| case | run | {', s | '.join(STAGES)}, s | all, s | processor, s | peak memory |",
-             "|---" * (len(STAGES) + 5) + "|"]
+    lines = [
+        f"| case | run | {', s | '.join(STAGES)}, s | all, s | processor, s | peak memory |",
+        "|---" * (len(STAGES) + 5) + "|",
+    ]
     for row in rows:
         cells = [f"{row['seconds'].get(stage, 0):.1f}" for stage in STAGES]
-        lines.append(f"| {row['case']} | {row['run']} | {' | '.join(cells)} | **{row['wall']:.1f}** | "
-                     f"{row['processor']:.1f} | {row['peak_memory'] / 1e9:.1f} GB |")
+        lines.append(
+            f"| {row['case']} | {row['run']} | {' | '.join(cells)} | **{row['wall']:.1f}** | "
+            f"{row['processor']:.1f} | {row['peak_memory'] / 1e9:.1f} GB |"
+        )
     return "\n".join(lines)
 
 

@@ -69,8 +69,17 @@ def prepare(folder):
         program(ROOT / "benchmarks/make_random_checkpoint.py", "--out", original)
     for dtype in ("float16", "float32"):
         if not paths[dtype].exists():
-            program(ROOT / "svd_tools/convert.py", "--pt_weights_file", original, "--config", CONFIG,
-                    "--out_dir", folder / dtype, "--dtype", dtype)
+            program(
+                ROOT / "svd_tools/convert.py",
+                "--pt_weights_file",
+                original,
+                "--config",
+                CONFIG,
+                "--out_dir",
+                folder / dtype,
+                "--dtype",
+                dtype,
+            )
     return paths
 
 
@@ -79,10 +88,18 @@ def run(name, paths, image):
     weights, mode, amp_level = RUNS[name]
     with tempfile.TemporaryDirectory() as folder:
         program(
-            ROOT / "image_to_video.py", "--compile_cache=off", f"--SVD.config={CONFIG}",
+            ROOT / "image_to_video.py",
+            "--compile_cache=off",
+            f"--SVD.config={CONFIG}",
             f"--SVD.checkpoint={paths[weights]}",
-            "--SVD.num_frames=4", "--SVD.sampling_steps=2", f"--image={image}", "--height=256", "--width=256",
-            f"--output_dir={folder}", f"--mode={mode}", f"--amp_level={amp_level}",
+            "--SVD.num_frames=4",
+            "--SVD.sampling_steps=2",
+            f"--image={image}",
+            "--height=256",
+            "--width=256",
+            f"--output_dir={folder}",
+            f"--mode={mode}",
+            f"--amp_level={amp_level}",
         )
         return json.loads(next(Path(folder).glob("*.json")).read_text(encoding="utf-8"))
 
@@ -119,8 +136,10 @@ def main(argv=None):
     paths = prepare(folder)
     results = {}
     for name in options.runs:
-        print(f"== {name}: {RUNS[name].weights} weights, --mode={RUNS[name].mode} "
-              f"--amp_level={RUNS[name].amp_level}", flush=True)
+        print(
+            f"== {name}: {RUNS[name].weights} weights, --mode={RUNS[name].mode} --amp_level={RUNS[name].amp_level}",
+            flush=True,
+        )
         try:
             results[name] = run(name, paths, Path(options.image).resolve())
         except UserError as error:  # the other runs still tell something

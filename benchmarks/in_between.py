@@ -79,8 +79,11 @@ def table(report):
     names = list(next(iter(report.values()))[0])
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for way, found in report.items():
-        lines.append(f"| {way} | " + " | ".join(f"{np.median([f[name] for f in found]):.1f}" for name in names[:4])
-                     + f" | {np.median([f[names[4]] for f in found]):.2f} |")
+        lines.append(
+            f"| {way} | "
+            + " | ".join(f"{np.median([f[name] for f in found]):.1f}" for name in names[:4])
+            + f" | {np.median([f[names[4]] for f in found]):.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -99,15 +102,19 @@ def main(argv=None):
     pipeline = ImageToVideo(options.config, options.checkpoint)
     settings = pipeline.options(sampling_steps=options.sampling_steps)
     length, side = settings.num_frames, pipeline.config.sampling.height
-    clip = procedural.clip(np.random.default_rng(options.seed), length + options.pairs - 1, side, settings.fps,
-                           options.bucket)
+    clip = procedural.clip(
+        np.random.default_rng(options.seed), length + options.pairs - 1, side, settings.fps, options.bucket
+    )
     settings = pipeline.options(sampling_steps=options.sampling_steps, motion_bucket_id=float(bucket(clip.motion)))
     report = {}
     for pair in tqdm(range(options.pairs), unit="pair", file=sys.stderr):
-        truth = clip.frames[pair:pair + length]
+        truth = clip.frames[pair : pair + length]
         for way, frames in {**ways(pipeline, settings, truth[0], truth[-1]), "the clip": truth}.items():
-            report.setdefault(way, []).append(measure(frames, truth) if way != "the clip" else {
-                **measure(frames, truth), "middle against the clip's, dB": 99.0})
+            report.setdefault(way, []).append(
+                measure(frames, truth)
+                if way != "the clip"
+                else {**measure(frames, truth), "middle against the clip's, dB": 99.0}
+            )
             name = f"{pair:02d}_{way.replace(' ', '_')}.png"
             write_png(contact_sheet(frames, length), Path(options.output_dir) / name)
         write_json({"bucket": settings.motion_bucket_id, "ways": report}, Path(options.output_dir) / "report.json")

@@ -135,11 +135,19 @@ def training(case, config, weights, folder):
     sizes = [case.size, *case.sizes]
     several = [f"train.dataset.init_args.sizes={json.dumps(sizes)}"] if case.sizes else []
     steps = 2 if len(sizes) == 1 else 4 * len(sizes)  # all of them are met
-    given = [*several, f"train.dataset.init_args.data_dir={folder}", f"train.dataset.init_args.metadata={__file__}",
-             f"train.max_steps={steps}", "train.epochs=100", f"train.output_dir={folder}/run",
-             f"train.pretrained={weights}",
-             f"train.dataset.init_args.frames={case.frames}", f"train.dataset.init_args.height={case.size[0]}",
-             f"train.dataset.init_args.width={case.size[1]}", *case.train]
+    given = [
+        *several,
+        f"train.dataset.init_args.data_dir={folder}",
+        f"train.dataset.init_args.metadata={__file__}",
+        f"train.max_steps={steps}",
+        "train.epochs=100",
+        f"train.output_dir={folder}/run",
+        f"train.pretrained={weights}",
+        f"train.dataset.init_args.frames={case.frames}",
+        f"train.dataset.init_args.height={case.size[0]}",
+        f"train.dataset.init_args.width={case.size[1]}",
+        *case.train,
+    ]
     settings = load_settings(ROOT / "configs/svd_train.yaml", [item.replace("FOLDER", str(folder)) for item in given])
     predicted = needed(Plan(settings, config, data))
     peak()
@@ -151,8 +159,14 @@ def measure(name, case, weights, log):
     """The rows of a case from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", name, str(weights), folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False,
-                              env={**os.environ, "SVD_COMPILE_CACHE": "off", **case.environment})
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            check=False,
+            env={**os.environ, "SVD_COMPILE_CACHE": "off", **case.environment},
+        )
     lines = [line[2:] for line in done.stdout.splitlines() if line.startswith("@@")]
     if not lines:
         raise UserError(f"{name} ended with {done.returncode} and without an answer; its output is in {log.name}")
@@ -162,8 +176,10 @@ def measure(name, case, weights, log):
 def table(rows):
     lines = ["| case | stage | predicted, GB | measured, GB | predicted / measured |", "|---|---|---|---|---|"]
     for row in rows:
-        lines.append(f"| {row['case']} | {row['stage']} | {row['predicted'] / 1e9:.2f} | {row['measured'] / 1e9:.2f} | "
-                     f"{row['predicted'] / row['measured']:.2f} |")
+        lines.append(
+            f"| {row['case']} | {row['stage']} | {row['predicted'] / 1e9:.2f} | {row['measured'] / 1e9:.2f} | "
+            f"{row['predicted'] / row['measured']:.2f} |"
+        )
     return "\n".join(lines)
 
 

@@ -54,12 +54,16 @@ class Change(NamedTuple):
 def read_changes(path):
     """The `Change`s of a file like mutations.yaml. UserError that names the lines not in their files exactly once."""
     changes = [
-        Change(group.file, change.old, change.new, group.tests) for group in OmegaConf.load(path)
+        Change(group.file, change.old, change.new, group.tests)
+        for group in OmegaConf.load(path)
         for change in group.changes
     ]
     texts = {change.file: (ROOT / change.file).read_text(encoding="utf-8") for change in changes}
-    faults = [f"{change.file}: {change.old!r}" for change in changes
-              if texts[change.file].count(change.old) != 1 or change.old == change.new]
+    faults = [
+        f"{change.file}: {change.old!r}"
+        for change in changes
+        if texts[change.file].count(change.old) != 1 or change.old == change.new
+    ]
     if faults:
         raise UserError("\n  ".join([f"{path}: not in their file exactly once, or not changed:", *faults]))
     return changes

@@ -12,8 +12,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 AXES = {"frames": "frames of 32x32 latents", "pixels": "pixels of a latent, 4 frames", "batch": "videos at once"}
-ROWS = {"seconds": lambda row, side: row["median"][side],
-        "peak memory, GB": lambda row, side: row["peak_memory"][side] / 1e9}
+ROWS = {
+    "seconds": lambda row, side: row["median"][side],
+    "peak memory, GB": lambda row, side: row["peak_memory"][side] / 1e9,
+}
 SIDES = {"ours": "this project", "torch": "PyTorch"}
 
 

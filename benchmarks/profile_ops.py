@@ -120,8 +120,9 @@ def time_operation(name, arguments, repeats, gradients):
     """Median seconds of one operation in graph mode, on random numbers."""
     random = np.random.default_rng(0)
     plan = tuple((not (a and a[0] == "constant"), a[1] if a and a[0] == "constant" else None) for a in arguments)
-    tensors = [Tensor(random.standard_normal(a).astype(np.float32)) for a in arguments
-               if not (a and a[0] == "constant")]
+    tensors = [
+        Tensor(random.standard_normal(a).astype(np.float32)) for a in arguments if not (a and a[0] == "constant")
+    ]
     cell = Call(getattr(ops, name), plan)
     return measure(with_gradients(cell, tensors) if gradients else lambda: cell(*tensors).asnumpy(), repeats)
 
@@ -139,14 +140,19 @@ def main(argv=None):
     ops.set_device("CPU", ops.PYNATIVE_MODE)
     unet = initialize(build_component(config, "unet"), 0)
     random, n, model = np.random.default_rng(0), options.frames, config.model.unet
-    shapes = ((n, model.in_channels, options.size, options.size), (n,), (n, 1, model.context_dim),
-              (n, model.adm_in_channels))
+    shapes = (
+        (n, model.in_channels, options.size, options.size),
+        (n,),
+        (n, 1, model.context_dim),
+        (n, model.adm_in_channels),
+    )
     inputs = [Tensor(random.standard_normal(shape).astype(np.float32)) for shape in shapes]
     counts = record(lambda: unet(*inputs, n)[0].asnumpy())
     ops.set_device("CPU", ops.GRAPH_MODE)
     network = Called(unet, n)
-    whole = measure(with_gradients(network, inputs) if options.gradients else lambda: network(*inputs).asnumpy(),
-                    options.repeats)
+    whole = measure(
+        with_gradients(network, inputs) if options.gradients else lambda: network(*inputs).asnumpy(), options.repeats
+    )
     times = {key: count * time_operation(*key, options.repeats, options.gradients) for key, count in counts.items()}
     by_name = Counter()
     for (name, _), seconds in times.items():

@@ -27,8 +27,10 @@ AXES = {
 
 
 def table(rows):
-    lines = ["| varied | value | seconds here | PyTorch | ratio, median of pairs | peak memory here | PyTorch |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| varied | value | seconds here | PyTorch | ratio, median of pairs | peak memory here | PyTorch |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         seconds = " | ".join(f"{row['median'][side]:.2f}" for side in ("ours", "torch"))
         memory = " | ".join(f"{row['peak_memory'][side] / 1e9:.2f} GB" for side in ("ours", "torch"))

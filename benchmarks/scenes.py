@@ -10,7 +10,9 @@ from gm.data.transitions import find_transitions, reduced
 from tests.data.drawn_scenes import dissolved, faded
 
 KINDS = {
-    "dissolve": dissolved, "fade to black": lambda *how: faded(*how, 0), "fade to white": lambda *how: faded(*how, 255),
+    "dissolve": dissolved,
+    "fade to black": lambda *how: faded(*how, 0),
+    "fade to white": lambda *how: faded(*how, 255),
 }
 SEEDS = range(200, 204)  # others than those that the limits were chosen with
 

@@ -76,8 +76,12 @@ def drift(first, frame, to_first):
     found = evaluate(np.stack([first, frame]), 1.0)
     deviations = [np.mean(np.std(picture, (0, 1))) + 1e-3 for picture in (frame, first)]
     followed = colour_distance(*same_points(first, frame, to_first))
-    return {"followed_colour_drift": followed, "colour_drift": found["colour_drift"],
-            "contrast_drift": math.log2(deviations[0] / deviations[1]), "sharpness_drift": found["sharpness_drift"]}
+    return {
+        "followed_colour_drift": followed,
+        "colour_drift": found["colour_drift"],
+        "contrast_drift": math.log2(deviations[0] / deviations[1]),
+        "sharpness_drift": found["sharpness_drift"],
+    }
 
 
 def measure(frames, seams, fps):
@@ -88,8 +92,13 @@ def measure(frames, seams, fps):
         to_first = one_more(to_first, picture_flow(frame, before))
         if k in places:
             on_the_way.append(drift(frames[0], frame, to_first))
-    return {**on_the_way[-1], "on_the_way": on_the_way, "motion_score": motion_score(frames, fps),
-            "frames": len(frames), "seam": float(np.mean(jumps[seams]) / np.median(jumps)) if seams else 1.0}
+    return {
+        **on_the_way[-1],
+        "on_the_way": on_the_way,
+        "motion_score": motion_score(frames, fps),
+        "frames": len(frames),
+        "seam": float(np.mean(jumps[seams]) / np.median(jumps)) if seams else 1.0,
+    }
 
 
 def table(report):

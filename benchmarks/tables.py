@@ -56,35 +56,47 @@ def peers():
 
 
 def peers_table():
-    lines = ["| against | | seconds here | there | times as fast | memory here | there | measured |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| against | | seconds here | there | times as fast | memory here | there | measured |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for peer, row, date in peers():
         seconds = " | ".join(f"{row['median'][side]:.2f}" for side in ("ours", peer))
         memory = " | ".join(f"{row['peak_memory'][side] / 1e9:.1f} GB" for side in ("ours", peer))
-        lines.append(f"| {PEERS[peer]} | {CASES[row['case']]} | {seconds} | **{ratio(row, peer):.2f}** | {memory} | "
-                     f"{date} |")
+        lines.append(
+            f"| {PEERS[peer]} | {CASES[row['case']]} | {seconds} | **{ratio(row, peer):.2f}** | {memory} | {date} |"
+        )
     return lines
 
 
 def first_calls_table():
     head = [f"{stage}, s" for stage in STAGES]
-    lines = [f"| | run | {' | '.join(head)} | on the clock, s | processor, s | peak memory |",
-             "|---" * (len(STAGES) + 5) + "|"]
+    lines = [
+        f"| | run | {' | '.join(head)} | on the clock, s | processor, s | peak memory |",
+        "|---" * (len(STAGES) + 5) + "|",
+    ]
     for row in load("first_call")["rows"]:
         stages = " | ".join(f"{row['seconds'].get(stage, 0):.1f}" for stage in STAGES)
-        lines.append(f"| {FIRST_CALLS[row['case']]} | {row['run']} | {stages} | {row['wall']:.1f} | "
-                     f"**{row['processor']:.1f}** | {row['peak_memory'] / 1e9:.1f} GB |")
+        lines.append(
+            f"| {FIRST_CALLS[row['case']]} | {row['run']} | {stages} | {row['wall']:.1f} | "
+            f"**{row['processor']:.1f}** | {row['peak_memory'] / 1e9:.1f} GB |"
+        )
     return lines
 
 
 def memory_table():
     rows = load("memory")["rows"]
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    lines = [f"| SVD's size, 4 frames of 256x256, measured (estimated) | {' | '.join(stages)} |",
-             "|---" * (len(stages) + 1) + "|"]
+    lines = [
+        f"| SVD's size, 4 frames of 256x256, measured (estimated) | {' | '.join(stages)} |",
+        "|---" * (len(stages) + 1) + "|",
+    ]
     for case in dict.fromkeys(row["case"] for row in rows):
-        found = {row["stage"]: f"{row['measured'] / 1e9:.1f} ({row['predicted'] / 1e9:.1f}) GB" for row in rows
-                 if row["case"] == case}
+        found = {
+            row["stage"]: f"{row['measured'] / 1e9:.1f} ({row['predicted'] / 1e9:.1f}) GB"
+            for row in rows
+            if row["case"] == case
+        }
         mode = "PyNative" if "pynative" in case else "graph mode"
         lines.append(f"| {mode} | {' | '.join(found[stage] for stage in stages)} |")
     return lines

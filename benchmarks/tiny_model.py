@@ -60,6 +60,7 @@ def rank_correlation(values):
 
 def coherence(found):
     """Of one bucket's metrics {picture: metrics}: whether the frames hang together."""
+
     def values(name):
         return np.array([metrics[name] for metrics in found.values()])
 
@@ -67,12 +68,15 @@ def coherence(found):
     return {
         "first frame PSNR, median dB": float(np.median(values("first_frame_psnr"))),
         "share where following the flow brings the last frame nearer to the first": float(
-            np.mean(values("followed_closure") > values("loop_closure"))),
+            np.mean(values("followed_closure") > values("loop_closure"))
+        ),
         "sharpness drift, median": float(np.median(drift)),
         "sharpness drift, lowest": float(drift.min()),
         "sharpness drift, highest": float(drift.max()),
-        **{f"{name.replace('_', ' ')}, median": float(np.median(values(name)))
-           for name in ("warping_error", "flicker", "colour_drift")},
+        **{
+            f"{name.replace('_', ' ')}, median": float(np.median(values(name)))
+            for name in ("warping_error", "flicker", "colour_drift")
+        },
     }
 
 

@@ -20,8 +20,11 @@ UNET_RESNET_EPS = 1e-5
 # A checkpoint has no parameters below these that a model does not take.
 PREFIXES = {
     "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.decoder.", "conditioner.embedders.3.encoder.encoder.",
-            "conditioner.embedders.3.encoder.quant_conv."),
+    "vae": (
+        "first_stage_model.decoder.",
+        "conditioner.embedders.3.encoder.encoder.",
+        "conditioner.embedders.3.encoder.quant_conv.",
+    ),
     "image_encoder": ("conditioner.embedders.0.open_clip.model.visual.",),
 }
 UNET_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
@@ -141,12 +144,15 @@ def unet_network(model):
     levels = tuple(unet["model_channels"] * mult for mult in unet["channel_mult"])
     prefixes = ["CrossAttn" if kind else "" for kind in kinds]
     return UNetSpatioTemporalConditionModel(
-        in_channels=unet["in_channels"], out_channels=unet["out_channels"],
+        in_channels=unet["in_channels"],
+        out_channels=unet["out_channels"],
         down_block_types=tuple(f"{prefix}DownBlockSpatioTemporal" for prefix in prefixes),
         up_block_types=tuple(f"{prefix}UpBlockSpatioTemporal" for prefix in reversed(prefixes)),
-        block_out_channels=levels, layers_per_block=unet["num_res_blocks"],
+        block_out_channels=levels,
+        layers_per_block=unet["num_res_blocks"],
         num_attention_heads=tuple(level // unet["num_head_channels"] for level in levels),
-        transformer_layers_per_block=unet.get("transformer_depth", 1), cross_attention_dim=unet["context_dim"],
+        transformer_layers_per_block=unet.get("transformer_depth", 1),
+        cross_attention_dim=unet["context_dim"],
         addition_time_embed_dim=unet["adm_in_channels"] // 3,
         projection_class_embeddings_input_dim=unet["adm_in_channels"],
     )
@@ -161,8 +167,10 @@ def vae_network(model):
         raise SystemExit("vae: only models with the temporal decoder can be compared")
     levels = tuple(vae["ch"] * mult for mult in vae["ch_mult"])
     network = AutoencoderKLTemporalDecoder(
-        down_block_types=("DownEncoderBlock2D",) * len(levels), block_out_channels=levels,
-        layers_per_block=vae["num_res_blocks"], latent_channels=vae["z_channels"],
+        down_block_types=("DownEncoderBlock2D",) * len(levels),
+        block_out_channels=levels,
+        layers_per_block=vae["num_res_blocks"],
+        latent_channels=vae["z_channels"],
     )
     # diffusers has as many ResBlocks in the decoder's middle as in a level, which is 2 in SVD; the original always has
     # 2 with the attention between them. With 1, diffusers would leave out the attention as well.
@@ -175,12 +183,19 @@ def clip_network(model):
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     clip = model["clip"]
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=clip["width"], intermediate_size=int(clip["width"] * clip["mlp_ratio"]),
-        projection_dim=clip["embed_dim"], num_hidden_layers=clip["layers"],
-        num_attention_heads=clip["width"] // clip["head_width"], image_size=clip["image_size"],
-        patch_size=clip["patch_size"], hidden_act="gelu", layer_norm_eps=1e-5,
-    ))
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=clip["width"],
+            intermediate_size=int(clip["width"] * clip["mlp_ratio"]),
+            projection_dim=clip["embed_dim"],
+            num_hidden_layers=clip["layers"],
+            num_attention_heads=clip["width"] // clip["head_width"],
+            image_size=clip["image_size"],
+            patch_size=clip["patch_size"],
+            hidden_act="gelu",
+            layer_norm_eps=1e-5,
+        )
+    )
 
 
 def make_unet(model, checkpoint):

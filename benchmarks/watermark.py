@@ -45,8 +45,20 @@ CHANGES = {
 
 def change(source, target, options):
     """Another H.264 file of a video by ffmpeg."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-i", str(source), *options,
-               "-c:v", "libx264", "-pix_fmt", "yuv420p", str(target)]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-loglevel",
+        "error",
+        "-y",
+        "-i",
+        str(source),
+        *options,
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        str(target),
+    ]
     subprocess.run(command, check=True)
 
 
@@ -82,8 +94,10 @@ def table(report):
         found = [clip[name] for clip in report.values()]
         each = np.concatenate([frames for _, frames in found])
         together = np.array([bits for bits, _ in found])
-        lines.append(f"| {name} | {np.sum(together >= FOUND)} of {len(found)} | {np.mean(each == 48):.0%} "
-                     f"| {np.mean(together) / 48:.0%} |")
+        lines.append(
+            f"| {name} | {np.sum(together >= FOUND)} of {len(found)} | {np.mean(each == 48):.0%} "
+            f"| {np.mean(together) / 48:.0%} |"
+        )
     return "\n".join(lines)
 
 

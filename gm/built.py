@@ -41,8 +41,14 @@ def key_of(*parts: str | Path) -> str:
 
 def output(*command: str | Path) -> str:
     """What a compiler prints. Raises OSError or subprocess.SubprocessError when it fails."""
-    done = subprocess.run([os.fspath(part) for part in command], check=True, capture_output=True, text=True,
-                          errors="replace", timeout=_TIMEOUT)
+    done = subprocess.run(
+        [os.fspath(part) for part in command],
+        check=True,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_TIMEOUT,
+    )
     return done.stdout
 
 

@@ -48,8 +48,10 @@ def quiet() -> None:
 def ignore_environment() -> None:
     """MindSpore's own switch would mix the graphs of different runs up (see above); with a line if it is on."""
     if os.environ.get(_ENABLE) == "1":
-        print(f"warning: {_ENABLE} is left out of account: it gives wrong results; --compile_cache is safe",
-              file=sys.stderr)
+        print(
+            f"warning: {_ENABLE} is left out of account: it gives wrong results; --compile_cache is safe",
+            file=sys.stderr,
+        )
     stop()
 
 
@@ -226,8 +228,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(used))}  {size / 1e6:8.1f} MB  {path.name}")
         if options.clear:
             shutil.rmtree(path)
-    print(f"{folder}: {len(found)} sets of graphs, {sum(size for _, size, _ in found) / 1e6:.1f} MB"
-          f"{', removed' if options.clear else ''}")
+    print(
+        f"{folder}: {len(found)} sets of graphs, {sum(size for _, size, _ in found) / 1e6:.1f} MB"
+        f"{', removed' if options.clear else ''}"
+    )
     return 0
 
 

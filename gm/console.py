@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 LIBRARIES = (
-    "mindspore", "numpy", "safetensors", "pillow", "av", "imageio-ffmpeg", "opencv-python", "opencv-python-headless",
+    "mindspore",
+    "numpy",
+    "safetensors",
+    "pillow",
+    "av",
+    "imageio-ffmpeg",
+    "opencv-python",
+    "opencv-python-headless",
 )
 
 
@@ -55,8 +62,9 @@ def show(events: Iterable[Event], who: str = "") -> None:
             elif isinstance(event, Skipped):
                 print(f"{who}{event.video}: was there already")
             elif isinstance(event, Compiling):
-                print(f"{who}graph mode: compiling the network for this size; the first step takes long",
-                      file=sys.stderr)
+                print(
+                    f"{who}graph mode: compiling the network for this size; the first step takes long", file=sys.stderr
+                )
             elif isinstance(event, Written):
                 times = ", ".join(f"{name} {value:.1f} s" for name, value in event.seconds.items())
                 print(f"{who}{event.video}: {times}, {sum(event.seconds.values()):.1f} s in all")

@@ -15,8 +15,19 @@ from gm.results import ENDINGS, fingerprint
 
 # What a JSON file tells that decides nothing of the result, or rounding alone.
 _INDIFFERENT = {
-    "video", "files", "seconds", "peak_memory_bytes", "frames", "command", "versions", "attention_scores", "mode",
-    "low_memory", "device_target", "batch", "guidance_devices",
+    "video",
+    "files",
+    "seconds",
+    "peak_memory_bytes",
+    "frames",
+    "command",
+    "versions",
+    "attention_scores",
+    "mode",
+    "low_memory",
+    "device_target",
+    "batch",
+    "guidance_devices",
 }
 
 
@@ -33,8 +44,9 @@ class Done:
             except (OSError, ValueError, KeyError, TypeError):  # another program's, or one of latents
                 continue
 
-    def look(self, told: dict[str, Any], kind: str,
-             pictures: Mapping[str, np.ndarray]) -> tuple[Path | None, str | None]:
+    def look(
+        self, told: dict[str, Any], kind: str, pictures: Mapping[str, np.ndarray]
+    ) -> tuple[Path | None, str | None]:
         """(path of the video that is there, None), or (None, why the latest of this picture and seed will not do), or
         (None, None) where there is none.
 
@@ -45,8 +57,13 @@ class Done:
         told = json.loads(json.dumps(told, default=str))
         why: str | None = None
         for path, before in reversed(self._found.get((told["image"], told["seed"]), ())):
-            fault = _other_settings(told, before) or _other_kind(before, kind) or _damaged(path, before) \
-                or _other_picture(path, before, pictures) or _newer_weights(path, told)
+            fault = (
+                _other_settings(told, before)
+                or _other_kind(before, kind)
+                or _damaged(path, before)
+                or _other_picture(path, before, pictures)
+                or _newer_weights(path, told)
+            )
             if fault is None:
                 return path.with_name(before["video"]), None
             why = why or f"{path}: {fault}"

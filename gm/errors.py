@@ -22,7 +22,8 @@ class EndsAll(UserError):
 # What MindSpore, its devices, the loader of libraries and the system say when memory is out, each in words of its own.
 _OUT_OF_MEMORY = re.compile(
     "bad_alloc|out of memory|memory failed|cannot allocate memory|failed to map segment|memory not enough|"
-    "memory isn't enough|unable to allocate", re.IGNORECASE,
+    "memory isn't enough|unable to allocate",
+    re.IGNORECASE,
 )
 
 

@@ -139,8 +139,10 @@ def _tile_side(vae: Vae, tile: int, blocks: int) -> int:
 def _unet_units(model: Networks, size: Size) -> list[tuple[str, float]]:
     """[(kind, bytes of an activation)] of the UNet's blocks."""
     values = size.evaluated * _latent_pixels(model, size) * FLOAT
-    return [("transformer" if transformer else "resblock", values * channels / 4**level)
-            for transformer, channels, level in unet_blocks(model.unet)]
+    return [
+        ("transformer" if transformer else "resblock", values * channels / 4**level)
+        for transformer, channels, level in unet_blocks(model.unet)
+    ]
 
 
 def _unet_activations(model: Networks, size: Size, setting: Setting) -> float:
@@ -152,8 +154,13 @@ def _scores(model: Networks, size: Size, setting: Setting, most: int) -> float:
     if setting.kernels:
         return 0
     pixels, unet = _latent_pixels(model, size), model.unet
-    found = max((size.evaluated * (pixels / 4**level) ** 2 * channels / unet.num_head_channels
-                 for transformer, channels, level in unet_blocks(unet) if transformer))
+    found = max(
+        (
+            size.evaluated * (pixels / 4**level) ** 2 * channels / unet.num_head_channels
+            for transformer, channels, level in unet_blocks(unet)
+            if transformer
+        )
+    )
     return 2 * FLOAT * min(found, most)
 
 
@@ -169,9 +176,19 @@ def _decoder_activations(model: Networks, size: Size, setting: Setting, chunk: i
     return found
 
 
-def generation(model: Networks, weights: Mapping[str, Held], size: Size, chunk: int, setting: Setting,
-               low_memory: bool = False, tiles: tuple[int | None, int | None] = (None, None), decoded: bool = True,
-               scores: int = 2**26, sampled: bool = True, kept: int = 0) -> dict[str, Need]:
+def generation(
+    model: Networks,
+    weights: Mapping[str, Held],
+    size: Size,
+    chunk: int,
+    setting: Setting,
+    low_memory: bool = False,
+    tiles: tuple[int | None, int | None] = (None, None),
+    decoded: bool = True,
+    scores: int = 2**26,
+    sampled: bool = True,
+    kept: int = 0,
+) -> dict[str, Need]:
     """{"conditioning", "sampling", "decoding": `Need`} of making one video.
 
     The UNet's weights may come while the picture is still encoded; they count as sampling's, which holds all of it.
@@ -185,7 +202,11 @@ def generation(model: Networks, weights: Mapping[str, Held], size: Size, chunk: 
         sampled: False where latents are given, which are decoded alone. kept: frames of a longer video's segments.
     """
     parts: dict[str, float] = {
-        "program": _PROGRAM + _FIRST_CALL, "compiled graphs": 0, "encoders": 0, "UNet": 0, "decoder": 0
+        "program": _PROGRAM + _FIRST_CALL,
+        "compiled graphs": 0,
+        "encoders": 0,
+        "UNet": 0,
+        "decoder": 0,
     }
     mapped: dict[str, float] = {"program": _LIBRARIES}
     stages: dict[str, Need] = {}
@@ -206,9 +227,17 @@ def generation(model: Networks, weights: Mapping[str, Held], size: Size, chunk: 
     return stages
 
 
-def _sampling(model: Networks, weights: Mapping[str, Held], size: Size, setting: Setting, low_memory: bool,
-              encode_tile: int | None, scores: int, parts: dict[str, float],
-              mapped: dict[str, float]) -> tuple[dict[str, Need], float]:
+def _sampling(
+    model: Networks,
+    weights: Mapping[str, Held],
+    size: Size,
+    setting: Setting,
+    low_memory: bool,
+    encode_tile: int | None,
+    scores: int,
+    parts: dict[str, float],
+    mapped: dict[str, float],
+) -> tuple[dict[str, Need], float]:
     """The stages before decoding, and bytes of their activations; adds to `parts` and `mapped` what they leave."""
     small = model.clip.layers + _vae_blocks(model.vae, model.vae.num_res_blocks)
     parts["compiled graphs"] += setting.compiled(_COMPILED_SMALL * small)
@@ -243,21 +272,51 @@ class Basis(NamedTuple):
     low_memory: bool
     scores: int
 
-    def stages(self, size: tuple[int, int], options: Options, decoded: bool = True, sampled: bool = True, kept: int = 0,
-               batch: int = 1, devices: int = 1) -> dict[str, Need]:
+    def stages(
+        self,
+        size: tuple[int, int],
+        options: Options,
+        decoded: bool = True,
+        sampled: bool = True,
+        kept: int = 0,
+        batch: int = 1,
+        devices: int = 1,
+    ) -> dict[str, Need]:
         """`generation` for videos of (height, width) pixels with `gm.options.Options`, `batch` of them at once, perhaps
         one half of guidance on each of two devices."""
         halves = 2 if options.guided() and not self.low_memory and devices == 1 else 1
         frames = Size(*size, options.num_frames, options.num_frames * halves * batch)
         return generation(
-            self.model, self.weights, frames, options.decode_chunk_size, self.setting, self.low_memory,
-            (options.encode_tile, options.decode_tile), decoded, self.scores, sampled, kept,
+            self.model,
+            self.weights,
+            frames,
+            options.decode_chunk_size,
+            self.setting,
+            self.low_memory,
+            (options.encode_tile, options.decode_tile),
+            decoded,
+            self.scores,
+            sampled,
+            kept,
         )
 
 
-def training(model: Networks, weights: Mapping[str, Held], size: Size, setting: Setting, trained: int, *,
-             half: bool = False, ema: bool = False, recompute: bool = False, devices: int = 1, encoders: bool = True,
-             clips: int = 0, sample: bool = False, sizes: int = 1) -> dict[str, Need]:
+def training(
+    model: Networks,
+    weights: Mapping[str, Held],
+    size: Size,
+    setting: Setting,
+    trained: int,
+    *,
+    half: bool = False,
+    ema: bool = False,
+    recompute: bool = False,
+    devices: int = 1,
+    encoders: bool = True,
+    clips: int = 0,
+    sample: bool = False,
+    sizes: int = 1,
+) -> dict[str, Need]:
     """{"encoding", "training", perhaps "sample video": `Need`} of one device of a training run.
 
     Args:
@@ -275,8 +334,10 @@ def training(model: Networks, weights: Mapping[str, Held], size: Size, setting: 
     small = model.clip.layers + 2 * _vae_blocks(model.vae, model.vae.num_res_blocks)
     coders = [weights[name] for name in ("clip", "condition_encoder", "first_stage_encoder")]
     encoding = {
-        "program": _PROGRAM + _FIRST_CALL, "encoders": sum(part.own for part in coders),
-        "compiled graphs": setting.compiled(sizes * _COMPILED_SMALL * small), "clips read ahead": pixels,
+        "program": _PROGRAM + _FIRST_CALL,
+        "encoders": sum(part.own for part in coders),
+        "compiled graphs": setting.compiled(sizes * _COMPILED_SMALL * small),
+        "clips read ahead": pixels,
     }
     mapped = {"program": _LIBRARIES, "encoders": sum(part.mapped for part in coders)}
     activations = _encoder_activations(model, size, setting)
@@ -284,8 +345,11 @@ def training(model: Networks, weights: Mapping[str, Held], size: Size, setting: 
 
     blocks = unet_blocks(model.unet)
     parts = {
-        **encoding, "UNet": weights["unet"].own, "trained weights": FLOAT * trained,
-        "sums of gradients": FLOAT * trained, "gradients of one batch": FLOAT * trained,
+        **encoding,
+        "UNet": weights["unet"].own,
+        "trained weights": FLOAT * trained,
+        "sums of gradients": FLOAT * trained,
+        "gradients of one batch": FLOAT * trained,
         "two moments": 2 * FLOAT * trained / devices,
     }
     parts["compiled graphs"] += _FIRST_STEP + setting.compiled(
@@ -315,6 +379,7 @@ def _kept_activations(model: Networks, size: Size, setting: Setting, recompute: 
         return sum(_KEPT[kind] * unit for kind, unit in blocks) * (1 if setting.graph else _KEPT_PYNATIVE)
     inputs = sum(_KEPT["inputs"] * unit for kind, unit in blocks if kind == "resblock")
     # The stage whose inside is there, a ResBlock and perhaps a transformer, and its gradients.
-    inside = 2 * max((_KEPT["resblock"] + _KEPT["transformer"] * (kind == "transformer")) * unit
-                     for kind, unit in blocks)
+    inside = 2 * max(
+        (_KEPT["resblock"] + _KEPT["transformer"] * (kind == "transformer")) * unit for kind, unit in blocks
+    )
     return inputs + inside + _unet_activations(model, size, setting)

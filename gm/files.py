@@ -172,8 +172,12 @@ def kind_of(path: str | Path) -> str | None:
     Looks without opening: a pipe that nobody writes to would be waited for without end.
     """
     kinds = {
-        stat.S_ISDIR: "a folder", stat.S_ISREG: "a file", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket",
-        stat.S_ISCHR: "a device", stat.S_ISBLK: "a device",
+        stat.S_ISDIR: "a folder",
+        stat.S_ISREG: "a file",
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISSOCK: "a socket",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
     }
     try:
         mode = os.stat(path).st_mode

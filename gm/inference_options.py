@@ -23,27 +23,42 @@ _WIDEST = 40  # characters of choices that go beside an option's name
 
 @dataclass(frozen=True)
 class Command(Settings):
-    """What the command line asks for besides `VideoSettings`, `Options` and `ModelSettings`, and other words for them.
-    """
+    """What the command line asks for besides `VideoSettings`, `Options`, `ModelSettings`; other words for them."""
 
     image: str | None = option(
         "a picture (jpg, png, webp, bmp, tif, gif, avif; heic with pillow-heif), or a folder of them, done in the "
-        "order of their names", None, names="--image --input_path", group=MOST)
+        "order of their names",
+        None,
+        names="--image --input_path",
+        group=MOST,
+    )
     latents_in: str | None = option(
-        "in place of --image: a .npy file of --output_type=latents, to be decoded, or with --segments continued", None,
-        group=MOST)
+        "in place of --image: a .npy file of --output_type=latents, to be decoded, or with --segments continued",
+        None,
+        group=MOST,
+    )
     version: str | None = option(
-        f"the model: {', '.join(VERSIONS)}; without it {TINY}, a small one that comes with the program", None,
-        choices=VERSIONS, group=MOST)
-    dry_run: bool = option("check everything, print the settings and the memory of each picture, stop", False,
-                           group=MOST)
+        f"the model: {', '.join(VERSIONS)}; without it {TINY}, a small one that comes with the program",
+        None,
+        choices=VERSIONS,
+        group=MOST,
+    )
+    dry_run: bool = option(
+        "check everything, print the settings and the memory of each picture, stop", False, group=MOST
+    )
     checkpoints_dir: str | None = option(
         "folder of weights, into which svd_tools/download.py puts them; by default SVD_CHECKPOINTS of the environment, "
-        "else checkpoints", None, group=WEIGHTS)
+        "else checkpoints",
+        None,
+        group=WEIGHTS,
+    )
     fps_id: float | None = option("SVD.fps as the original counts it: one less (6)", None, group=MOTION)
     compile_cache: str | None = option(
         "where graph mode keeps compiled networks for the next run with the same settings and sizes: a folder, or off "
-        "(by default, on CPUs, ~/.cache/svd_mindspore/graphs)", None, group=SPEED)
+        "(by default, on CPUs, ~/.cache/svd_mindspore/graphs)",
+        None,
+        group=SPEED,
+    )
 
 
 def switch(text: str) -> bool:
@@ -56,6 +71,7 @@ def switch(text: str) -> bool:
 
 def _parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """`parse` for argparse, which names the option in front of what is wrong with its value."""
+
     def typed(text: str) -> Any:
         try:
             return parse(text)
@@ -88,8 +104,15 @@ def _options(group: str) -> Iterator[Option]:
             parse = known.parse or (switch if expected is bool else None)
             typed: Any = _parsed(parse) if parse else expected if expected in (int, float) else str
             # Of `Options` the model's config has the last word.
-            yield Option(name, tuple((known.names or f"--{name}").split()), known.help, typed,
-                         None if kind is Options else default, known.choices or None, default)
+            yield Option(
+                name,
+                tuple((known.names or f"--{name}").split()),
+                known.help,
+                typed,
+                None if kind is Options else default,
+                known.choices or None,
+                default,
+            )
 
 
 GROUPS = {group: list(_options(group)) for group in (MOST, WEIGHTS, MOTION, MEMORY, SPEED, DEVICE)}
@@ -132,16 +155,27 @@ def add_option(parser: argparse._ActionsContainer, name: str) -> None:
     if isinstance(known.default, bool):  # nothing need follow it
         more = {"nargs": "?", "const": True}
     shown = "" if known.shown in (None, False) else f" ({known.shown})"
-    parser.add_argument(*known.names, help=known.help + shown, type=known.type, default=known.default,
-                        choices=known.choices, dest=name, **more)
+    parser.add_argument(
+        *known.names,
+        help=known.help + shown,
+        type=known.type,
+        default=known.default,
+        choices=known.choices,
+        dest=name,
+        **more,
+    )
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of all options. In what it returns the last part of an option's first name is the attribute; None is:
     what the config says. Faults are UserErrors, a foreign or mistyped option with the name that it has here."""
     parser = _Parser(
-        prog=places.command("image_to_video.py"), usage="%(prog)s --image=PICTURE [--version=VERSION] [options]",
-        description=description, formatter_class=_Formatter, add_help=False, allow_abbrev=False,
+        prog=places.command("image_to_video.py"),
+        usage="%(prog)s --image=PICTURE [--version=VERSION] [options]",
+        description=description,
+        formatter_class=_Formatter,
+        add_help=False,
+        allow_abbrev=False,
     )
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)

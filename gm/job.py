@@ -57,8 +57,23 @@ if TYPE_CHECKING:
     from gm.picture import Picture
 
 # Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
-_NUMBERS = {"seed", "fps", "motion_bucket_id", "noise_aug_strength", "config", "checkpoint", "base", "use_ema", "delta",
-            "output_fps", "watermark", "command", "end_image", "segment_motion", "segment_fps"}
+_NUMBERS = {
+    "seed",
+    "fps",
+    "motion_bucket_id",
+    "noise_aug_strength",
+    "config",
+    "checkpoint",
+    "base",
+    "use_ema",
+    "delta",
+    "output_fps",
+    "watermark",
+    "command",
+    "end_image",
+    "segment_motion",
+    "segment_fps",
+}
 
 # Of the options, what sampling alone needs.
 _SAMPLED = {f.name for f in fields(Options)} - {"num_frames", "decode_chunk_size", "decode_tile"}
@@ -90,8 +105,10 @@ class Job:
         if model.pair is not None:
             model.pair.meet_in(settings.output_dir)
         if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
-            raise UserError("with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
-                            "other: leave --SVD.cache_interval out")
+            raise UserError(
+                "with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
+                "other: leave --SVD.cache_interval out"
+            )
         self._check_pair()
         if settings.output_type in ("mp4", "gif"):
             videos.try_out(settings.output_type, settings.output_fps or self.options.fps, settings.output_dir)
@@ -104,9 +121,11 @@ class Job:
             raise UserError("--guidance_devices=2: there is no guidance to be shared, both scales are 1; leave it out")
         limited = (options.guidance_sigma_min, options.guidance_sigma_max) != (None, None)
         if options.cache_interval > 1 and limited:
-            raise UserError("--guidance_devices=2 with DeepCache (--SVD.cache_interval): what is kept of one half "
-                            "would be taken for the other where guidance begins or ends: leave "
-                            "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max out")
+            raise UserError(
+                "--guidance_devices=2 with DeepCache (--SVD.cache_interval): what is kept of one half "
+                "would be taken for the other where guidance begins or ends: leave "
+                "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max out"
+            )
 
     def warnings(self) -> list[str]:
         """Sentences that the user should see, the model's included."""
@@ -115,11 +134,17 @@ class Job:
     def record(self) -> dict[str, Any]:
         """Everything that decides the result, for the JSON file."""
         return {
-            **self.model.record(), **asdict(self.options), "output_fps": self.settings.output_fps or self.options.fps,
-            "watermark": self.settings.watermark, "command": self.command, "loop": self.settings.loop,
+            **self.model.record(),
+            **asdict(self.options),
+            "output_fps": self.settings.output_fps or self.options.fps,
+            "watermark": self.settings.watermark,
+            "command": self.command,
+            "loop": self.settings.loop,
             "end_image": self.settings.end_image and str(Path(self.settings.end_image).resolve()),
-            "segments": self.settings.segments, "overlap": self.overlap if self.settings.segments > 1 else None,
-            "segment_motion": self.settings.segment_motion, "segment_fps": self.settings.segment_fps,
+            "segments": self.settings.segments,
+            "overlap": self.overlap if self.settings.segments > 1 else None,
+            "segment_motion": self.settings.segment_motion,
+            "segment_fps": self.settings.segment_fps,
             "batch": self.settings.batch,
         }
 
@@ -165,16 +190,26 @@ class Job:
         """The `GivenLatents` of a file, to be run as a `Picture` is."""
         return read_latents(self.pipeline.config, self.settings, path)
 
-    def memory(self, size: tuple[int, int], low_memory: bool | None = None, frames: int | None = None,
-               batch: int | None = None, **changes: Any) -> dict[str, Need]:
+    def memory(
+        self,
+        size: tuple[int, int],
+        low_memory: bool | None = None,
+        frames: int | None = None,
+        batch: int | None = None,
+        **changes: Any,
+    ) -> dict[str, Need]:
         """{stage: `gm.estimate.Need`} of a video of (height, width) pixels; changes: to the options; frames: of given
         latents; batch: in place of the settings'."""
         options, longer = replace(self.options, **changes), self.settings.segments > 1
         if frames is not None:
             options = replace(options, num_frames=max(frames, options.num_frames) if longer else frames)
-        kinds = {"decoded": self.settings.output_type != "latents" or longer, "sampled": frames is None or longer,
-                 "kept": segments.length(options, self.settings, frames) if longer else 0,
-                 "batch": batch or self.settings.batch, "devices": self.model.settings.guidance_devices}
+        kinds = {
+            "decoded": self.settings.output_type != "latents" or longer,
+            "sampled": frames is None or longer,
+            "kept": segments.length(options, self.settings, frames) if longer else 0,
+            "batch": batch or self.settings.batch,
+            "devices": self.model.settings.guidance_devices,
+        }
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
 
     def check_memory(self, size: tuple[int, int], frames: int | None = None, batch: int | None = None) -> str:
@@ -214,8 +249,9 @@ class Job:
     def _done(self) -> Done:
         return Done(self.settings.output_dir)
 
-    def _look(self, source: Picture | GivenLatents,
-              numbers: Iterable[int] | None = None) -> list[tuple[int, Options, Path | None, str | None]]:
+    def _look(
+        self, source: Picture | GivenLatents, numbers: Iterable[int] | None = None
+    ) -> list[tuple[int, Options, Path | None, str | None]]:
         """[(number, its options, path of the video that is there or None, why what is there will not do or None)]."""
         found = []
         for number in range(self.settings.num_videos) if numbers is None else numbers:
@@ -232,14 +268,16 @@ class Job:
         yield from self.gather(source, numbers)
         yield from self.finish()
 
-    def gather(self, source: Picture | GivenLatents,
-               numbers: Iterable[int] | None = None) -> Generator[Event, None, None]:
+    def gather(
+        self, source: Picture | GivenLatents, numbers: Iterable[int] | None = None
+    ) -> Generator[Event, None, None]:
         """`run`, but where several are made at once, what does not fill a batch waits for the next of its size, or for
         `finish`. `Failed` are those of a batch that cannot be made."""
         given = source.frames if isinstance(source, GivenLatents) else None
         if given is not None and self.settings.segments > 1 and given <= self.overlap:
-            raise UserError(f"{source.path}: {given} frames cannot be continued with --overlap={self.overlap}: "
-                            "it must be less")
+            raise UserError(
+                f"{source.path}: {given} frames cannot be continued with --overlap={self.overlap}: it must be less"
+            )
         found = self._look(source, numbers)
         for number, _, there, why in found:
             if there:
@@ -248,8 +286,10 @@ class Job:
                 yield Warned(f"made anew, as what is there will not do: {why}")
         trained, missing = self.pipeline.config.sampling, not all(there for _, _, there, _ in found)
         if given is None and source.size != (trained.height, trained.width) and missing:
-            yield Warned(f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
-                         "look worse")
+            yield Warned(
+                f"the model was trained at {trained.height}x{trained.width} (height x width); other sizes can "
+                "look worse"
+            )
         for number, options, there, _ in found:
             batch = [] if there else self._waiting.add(source.size, Video(source, options, number))
             if batch:
@@ -294,8 +334,9 @@ class Job:
         except UserError as error:
             if self.model.pair is None:
                 raise
-            raise EndsAll(f"{source.path}: {error}\nThe other device would wait: --skip_done goes on with the rest") \
-                from error
+            raise EndsAll(
+                f"{source.path}: {error}\nThe other device would wait: --skip_done goes on with the rest"
+            ) from error
         finally:
             if self.model.settings.low_memory:
                 self.pipeline.release(*PARTS)

@@ -55,13 +55,20 @@ def read_latents(config: ModelConfig, settings: VideoSettings, path: str | Path)
         raise UserError(f"{path} is an archive: give one .npy file of --output_type=latents")
     shape = latents.shape
     if latents.dtype.kind != "f" or len(shape) != 4 or shape[1] != channels or 0 in shape:
-        raise UserError(f"{path} holds {latents.dtype} {shape}: this model's latents are float32 (frames, {channels}, "
-                        "height, width); they must come from the same kind of model")
+        raise UserError(
+            f"{path} holds {latents.dtype} {shape}: this model's latents are float32 (frames, {channels}, "
+            "height, width); they must come from the same kind of model"
+        )
     if not np.isfinite(latents).all():
         raise UserError(f"{path} holds NaN or infinite values: nothing can be decoded from them")
     height, width = (side * vae_factor(config.model) for side in latents.shape[2:])
-    return GivenLatents(path, latents.astype(np.float32), (height, width),
-                        f"{len(latents)} frames of {height}x{width} (height x width)", _told_fps(path))
+    return GivenLatents(
+        path,
+        latents.astype(np.float32),
+        (height, width),
+        f"{len(latents)} frames of {height}x{width} (height x width)",
+        _told_fps(path),
+    )
 
 
 def _told_fps(path: Path) -> float | None:

@@ -32,8 +32,14 @@ class Model:
         several = settings.guidance_devices > 1 and launcher.worker() is not None  # else it is but estimated
         self.pair = Pair() if several else None
         self.pipeline = ImageToVideo(
-            settings.config, settings.checkpoint, settings.delta, level(settings.amp_level, settings.dtype),
-            settings.low_memory, settings.base, settings.use_ema, self.pair,
+            settings.config,
+            settings.checkpoint,
+            settings.delta,
+            level(settings.amp_level, settings.dtype),
+            settings.low_memory,
+            settings.base,
+            settings.use_ema,
+            self.pair,
         )
         self.compiled: set = set()  # shapes of videos that the graph was compiled for
         # What its videos' metadata say.

@@ -109,8 +109,9 @@ class Making:
         finally:
             video.rescue.latents = video.rescue.frames = None
 
-    def _sampled_is(self, video: _Begun, latents: np.ndarray, options: Options, last: bool,
-                    batch: int) -> Iterator[Event]:
+    def _sampled_is(
+        self, video: _Begun, latents: np.ndarray, options: Options, last: bool, batch: int
+    ) -> Iterator[Event]:
         """One segment of one video is sampled: decode it, and write the video if it was the last."""
         if not np.isfinite(latents).all():
             raise UserError("what was sampled holds NaN or infinite values; if you run in float16, try --amp_level=O0")
@@ -134,9 +135,16 @@ class Making:
             pictures = self.job.pictures(source)
             files = write_results(video.base, kind, chain.latents, frames, fps, self.model.about, pictures)
             written = {what: fingerprint(path) for what, path in files.items()}
-        record = {"video": files["video"].name, **self.job.told(source, video.options), "frames": len(chain.latents),
-                  "output_fps": fps, "batch": batch, "seconds": video.seconds, "peak_memory_bytes": peak_memory(),
-                  "files": written}
+        record = {
+            "video": files["video"].name,
+            **self.job.told(source, video.options),
+            "frames": len(chain.latents),
+            "output_fps": fps,
+            "batch": batch,
+            "seconds": video.seconds,
+            "peak_memory_bytes": peak_memory(),
+            "files": written,
+        }
         files["json"] = Path(f"{video.base}.json")
         outputs.write_json(record, files["json"])
         del video.chain  # what it holds is free
@@ -169,8 +177,9 @@ class Making:
             for done, total in self.pipeline.load(part):
                 yield Loading(PARTS[part], done, total)
 
-    def _condition(self, image: np.ndarray, end: np.ndarray | None, options: Options,
-                   keep: bool) -> tuple[Conditioning, Conditioning | None]:
+    def _condition(
+        self, image: np.ndarray, end: np.ndarray | None, options: Options, keep: bool
+    ) -> tuple[Conditioning, Conditioning | None]:
         """`Conditioning` of the picture and of what the video ends with, or None. keep: see
         `gm.pipeline.ImageToVideo.condition`."""
         if end is not None and end is not image:
@@ -179,8 +188,13 @@ class Making:
         conditioning = self.pipeline.condition(image, options, keep=keep)
         return conditioning, None if end is None else conditioning
 
-    def _sample(self, begun: list[_Begun], options: list[Options], conditionings: list[Conditioning],
-                ends: list[Conditioning | None]) -> Generator[Event, None, np.ndarray]:
+    def _sample(
+        self,
+        begun: list[_Begun],
+        options: list[Options],
+        conditionings: list[Conditioning],
+        ends: list[Conditioning | None],
+    ) -> Generator[Event, None, np.ndarray]:
         """Returns the latents of one segment of each video, one behind the other."""
         yield from self._load("denoiser")
         images = [video.chain.image for video in begun if video.chain.image is not None]  # see `_sampled`

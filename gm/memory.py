@@ -13,8 +13,15 @@ from gm.system import available_memory, resident_memory
 if TYPE_CHECKING:
     from gm.estimate import Need
 
-_UNITS = {"": 1, **{f"{letter}{end}": base**power for power, letter in enumerate("KMGT", 1)
-                    for end, base in (("B", 1000), ("IB", 1024))}, "B": 1}
+_UNITS = {
+    "": 1,
+    **{
+        f"{letter}{end}": base**power
+        for power, letter in enumerate("KMGT", 1)
+        for end, base in (("B", 1000), ("IB", 1024))
+    },
+    "B": 1,
+}
 # Scores are float32 and may take a sixteenth of the budget: their softmax takes as much again, and the rest of the
 # network lies beside them.
 _SHARE = 16
@@ -53,8 +60,12 @@ def report(stages: Mapping[str, Need]) -> str:
     return "\n".join(lines)
 
 
-def check(stages: Mapping[str, Need], remedies: Iterable[tuple[str, Callable[[], Mapping[str, Need]]]] = (),
-          available: int | None = None, resident: int | None = None) -> str:
+def check(
+    stages: Mapping[str, Need],
+    remedies: Iterable[tuple[str, Callable[[], Mapping[str, Need]]]] = (),
+    available: int | None = None,
+    resident: int | None = None,
+) -> str:
     """A sentence that says that the memory suffices.
 
     Args:
@@ -85,8 +96,10 @@ def check(stages: Mapping[str, Need], remedies: Iterable[tuple[str, Callable[[],
 def advice(stages: Mapping[str, Need]) -> str:
     """What to say when memory ran out all the same."""
     stage = max(stages, key=lambda name: stages[name].own)
-    return (f"the estimate was {stages[stage].own / 1e9:.1f} GB in {stage}, --dry_run shows of what; take a smaller "
-            "size or fewer frames, or free some memory")
+    return (
+        f"the estimate was {stages[stage].own / 1e9:.1f} GB in {stage}, --dry_run shows of what; take a smaller "
+        "size or fewer frames, or free some memory"
+    )
 
 
 def peak(stages: Mapping[str, Need]) -> float:

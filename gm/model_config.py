@@ -86,8 +86,9 @@ class Networks(Settings):
 
 @dataclass(frozen=True)
 class TrainedSize(Settings):
-    height: int = option("pixels; the size that the model was trained at, others give a warning", least=1,
-                         most=LONGEST_SIDE)
+    height: int = option(
+        "pixels; the size that the model was trained at, others give a warning", least=1, most=LONGEST_SIDE
+    )
     width: int = option("pixels", least=1, most=LONGEST_SIDE)
 
 

@@ -38,7 +38,10 @@ PARTS = {"clip": "clip", "condition_encoder": "condition_encoder", "denoiser": "
 
 
 def draw_noise(
-    options: Options, height: int, width: int, latent_shape: tuple[int, ...],
+    options: Options,
+    height: int,
+    width: int,
+    latent_shape: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unit noise for one video: (1, 3, height, width) for the picture and (t, *latent_shape) for the latents.
 
@@ -82,17 +85,24 @@ class ImageToVideo:
     """
 
     def __init__(
-        self, config: ModelConfig | str | Path, checkpoint: ModelWeights | str | Path | None = None,
-        delta: Any = None, amp_level: str = "O0", low_memory: bool = False, base: str | Path | None = None,
-        use_ema: bool = False, pair: Pair | None = None,
+        self,
+        config: ModelConfig | str | Path,
+        checkpoint: ModelWeights | str | Path | None = None,
+        delta: Any = None,
+        amp_level: str = "O0",
+        low_memory: bool = False,
+        base: str | Path | None = None,
+        use_ema: bool = False,
+        pair: Pair | None = None,
     ) -> None:
         if checkpoint is None:
             if not isinstance(config, (str, Path)):
                 raise UserError("which weights? A config that is loaded already has no name: give the checkpoint too")
             checkpoint = find_checkpoint(Path(config).stem, checkpoints_folder())
         self.config = load_model_config(config) if isinstance(config, (str, Path)) else config
-        self.weights = checkpoint if isinstance(checkpoint, ModelWeights) \
-            else Weights(self.config, checkpoint, base, use_ema)
+        self.weights = (
+            checkpoint if isinstance(checkpoint, ModelWeights) else Weights(self.config, checkpoint, base, use_ema)
+        )
         self.deltas = Deltas(delta, unet_shapes(build_component(self.config, "unet")) if delta else {})
         self.warnings = self.deltas.warnings(self.weights if isinstance(self.weights, Weights) else None)
         check_amp_level(amp_level)
@@ -111,8 +121,10 @@ class ImageToVideo:
 
     def _check(self, options: Options) -> None:
         if self.low_memory and options.cache_interval > 1 and options.guided():
-            raise UserError("low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
-                            "other: give one of low_memory and cache_interval, or no guidance (both scales 1)")
+            raise UserError(
+                "low_memory computes the halves of guidance apart, which DeepCache cannot tell from each "
+                "other: give one of low_memory and cache_interval, or no guidance (both scales 1)"
+            )
 
     def sources(self) -> list[str]:
         """Lines that say what the weights were recognised as."""
@@ -184,7 +196,11 @@ class ImageToVideo:
         return draw_noise(options, height, width, latent_shape(self.config.model, (height, width)))
 
     def condition(
-        self, image: np.ndarray, options: Options, pixel_noise: np.ndarray | None = None, keep: bool = False,
+        self,
+        image: np.ndarray,
+        options: Options,
+        pixel_noise: np.ndarray | None = None,
+        keep: bool = False,
     ) -> Conditioning:
         """`Conditioning` of all frames from a picture uint8 (h, w, 3), h and w multiples of `size_multiple`.
 
@@ -195,8 +211,14 @@ class ImageToVideo:
         if pixel_noise is None:
             pixel_noise = self.noise(image, options)[0]
         encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
-        context, concat = encode_picture(self.clip, encoder, to_signed(image), pixel_noise, options.noise_aug_strength,
-                                         self.config.model.clip.image_size)
+        context, concat = encode_picture(
+            self.clip,
+            encoder,
+            to_signed(image),
+            pixel_noise,
+            options.noise_aug_strength,
+            self.config.model.clip.image_size,
+        )
         if self.low_memory and not keep:
             self.release("clip", "condition_encoder")
         width = embedding_width(self.config.model)
@@ -204,8 +226,13 @@ class ImageToVideo:
         return condition(context, concat, *numbers, width, options.num_frames)
 
     def steps(
-        self, image: np.ndarray, options: Options, conditioning: Conditioning | None = None,
-        noise: np.ndarray | None = None, end: Conditioning | None = None, known: np.ndarray | None = None,
+        self,
+        image: np.ndarray,
+        options: Options,
+        conditioning: Conditioning | None = None,
+        noise: np.ndarray | None = None,
+        end: Conditioning | None = None,
+        known: np.ndarray | None = None,
     ) -> Iterator[Step]:
         """Sample the latents of one video: a generator of `gm.diffusion.sampling.Step`, one after each step.
 
@@ -229,7 +256,10 @@ class ImageToVideo:
         yield from self._steps([(options, conditioning, latent_noise, end)], known)
 
     def steps_together(
-        self, images: Sequence[np.ndarray], options: Sequence[Options], conditionings: Sequence[Conditioning],
+        self,
+        images: Sequence[np.ndarray],
+        options: Sequence[Options],
+        conditionings: Sequence[Conditioning],
         ends: Sequence[Conditioning | None],
     ) -> Iterator[Step]:
         """Sample several videos of one size at once: a generator of `Step`, whose arrays have the frames of the first
@@ -243,7 +273,8 @@ class ImageToVideo:
         yield from self._steps(list(zip(options, conditionings, noises, ends)))
 
     def _steps(
-        self, videos: list[tuple[Options, Conditioning, np.ndarray, Conditioning | None]],
+        self,
+        videos: list[tuple[Options, Conditioning, np.ndarray, Conditioning | None]],
         known: np.ndarray | None = None,
     ) -> Iterator[Step]:
         """videos: (options, conditioning, noise, end or None) of each."""

@@ -40,7 +40,6 @@ def command(script: str) -> str:
     return COMMANDS[script] if INSTALLED else f"python {script}"
 
 
-
 def install(extra: str) -> str:
     """The command that installs what a part of the program needs; extra: as in pyproject.toml."""
     return f'pip install "svd-mindspore[{extra}]"' if INSTALLED else f"pip install -r requirements-{extra}.txt"

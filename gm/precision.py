@@ -21,8 +21,10 @@ BFLOAT16 = "O2 bfloat16"  # the level inside the program that stands for both op
 FLOAT32 = (
     (r"^first_stage_model\.", "the original runs the VAE with autocast off: its activations leave float16's range"),
     (r"^conditioner\.embedders\.3\.", "VAE encoder of the conditioner: the same"),
-    (r"(^|\.)(norm\d?|norm_in|norm_out|ln_\w+|in_layers\.0|out_layers\.0|out\.0)\.(weight|bias)$",
-     "norms multiply their float32 statistics by it before the result is rounded"),
+    (
+        r"(^|\.)(norm\d?|norm_in|norm_out|ln_\w+|in_layers\.0|out_layers\.0|out\.0)\.(weight|bias)$",
+        "norms multiply their float32 statistics by it before the result is rounded",
+    ),
     (r"mix_factor$", "one number, whose sigmoid costs nothing in float32"),
 )
 

@@ -23,8 +23,10 @@ def made_by(model: str, weights: str) -> str:
     model, weights: names. "trainedAlgorithmicMedia" is the IPTC's digital source type for such pictures, by which
     programs know them.
     """
-    return (f"AI-generated video (trainedAlgorithmicMedia). Model: {model}, weights {weights}. "
-            f"Program: svd-mindspore {__version__}")
+    return (
+        f"AI-generated video (trainedAlgorithmicMedia). Model: {model}, weights {weights}. "
+        f"Program: svd-mindspore {__version__}"
+    )
 
 
 def read_about(path: str | Path) -> str:
@@ -51,8 +53,15 @@ def fingerprint(path: str | Path) -> list[str]:
     return [path.name, digest.hexdigest()]
 
 
-def write_results(base: str | Path, kind: str, latents: np.ndarray, frames: np.ndarray | None, fps: float, about: str,
-                  pictures: Mapping[str, np.ndarray] | None = None) -> dict[str, Path]:
+def write_results(
+    base: str | Path,
+    kind: str,
+    latents: np.ndarray,
+    frames: np.ndarray | None,
+    fps: float,
+    about: str,
+    pictures: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Path]:
     """The video and what belongs to it, as base.mp4, base_image.png, base_sheet.png.
 
     Args:

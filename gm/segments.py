@@ -108,13 +108,13 @@ class Chain:
     def sampled(self, latents: np.ndarray) -> None:
         """A segment's latents, all of its frames'."""
         self.latents = self._joined(self.latents, latents)
-        self.known = latents[-self.overlap:]
+        self.known = latents[-self.overlap :]
 
     def decoded(self, frames: np.ndarray, plain: np.ndarray | None) -> None:
         """Its frames; plain: the same without a watermark, None of the last segment."""
         self.frames = self._joined(self.frames, frames)
         if plain is not None:
-            self.image = unshifted(self.image, plain[:len(plain) - self.overlap + 1])
+            self.image = unshifted(self.image, plain[: len(plain) - self.overlap + 1])
 
     def _joined(self, before: np.ndarray | None, more: np.ndarray) -> np.ndarray:
         """The frames that both have are faded from one to the other."""

@@ -128,8 +128,10 @@ def types_of(kind: type) -> dict[str, tuple[Any, ...]]:
     names: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         names.update(vars(sys.modules[base.__module__]))
-    return {field.name: tuple(eval(part, names) for part in str(field.type).split(" | "))
-            for field in dataclasses.fields(kind)}
+    return {
+        field.name: tuple(eval(part, names) for part in str(field.type).split(" | "))
+        for field in dataclasses.fields(kind)
+    }
 
 
 def is_section(expected: Any) -> bool:

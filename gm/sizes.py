@@ -44,27 +44,36 @@ def check_picture(image: object, model: Networks) -> None:
     `size_multiple`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if shape is None or dtype is None:
-        raise UserError(f"the picture is a {type(image).__name__}: give an array uint8 (height, width, 3); load_image "
-                        "reads one from a file, np.asarray makes one of a PIL picture in mode RGB")
+        raise UserError(
+            f"the picture is a {type(image).__name__}: give an array uint8 (height, width, 3); load_image "
+            "reads one from a file, np.asarray makes one of a PIL picture in mode RGB"
+        )
     if len(shape) == 2 or len(shape) == 3 and shape[2] == 1:
-        raise UserError(f"the picture is grey, of shape {shape}: repeat it for the three colours, "
-                        "np.stack([grey] * 3, axis=-1), to get (height, width, 3)")
+        raise UserError(
+            f"the picture is grey, of shape {shape}: repeat it for the three colours, "
+            "np.stack([grey] * 3, axis=-1), to get (height, width, 3)"
+        )
     if len(shape) == 3 and shape[2] == 4:
-        raise UserError(f"the picture has four channels (RGBA), of shape {shape}: lay it over a colour, or leave the "
-                        "fourth out, picture[..., :3]")
+        raise UserError(
+            f"the picture has four channels (RGBA), of shape {shape}: lay it over a colour, or leave the "
+            "fourth out, picture[..., :3]"
+        )
     if len(shape) != 3 or shape[2] != 3:
         raise UserError(f"the picture has the shape {shape}: it must be (height, width, 3), one picture, colours last")
     if dtype != np.uint8:
-        raise UserError(f"the picture holds {dtype}: it must be uint8 from 0 to 255; for values from 0 to 1 that is "
-                        "np.uint8(np.clip(picture, 0, 1) * 255 + 0.5)")
+        raise UserError(
+            f"the picture holds {dtype}: it must be uint8 from 0 to 255; for values from 0 to 1 that is "
+            "np.uint8(np.clip(picture, 0, 1) * 255 + 0.5)"
+        )
     multiple = size_multiple(model)
     height, width = shape[:2]
     if height % multiple or width % multiple:
         raise UserError(f"picture of {height}x{width} pixels: height and width must be multiples of {multiple}")
 
 
-def choose_size(config: ModelConfig, size: Sequence[int], height: int | None = None,
-                width: int | None = None) -> tuple[int, int]:
+def choose_size(
+    config: ModelConfig, size: Sequence[int], height: int | None = None, width: int | None = None
+) -> tuple[int, int]:
     """(height, width) in pixels of the video of a picture of `size`.
 
     Both given: as asked. One given: the other follows the picture's aspect. None: the picture's own size, or, where

@@ -53,8 +53,17 @@ def make_safe() -> _Output | None:
         if stream is None or stream is getattr(sys, f"__{name}__"):  # else somebody has put his own there
             outputs[name] = _Output(number, "w", closefd=False)
             encoding = "utf-8" if stream is None else stream.encoding
-            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(outputs[name]), encoding, "backslashreplace",
-                                                line_buffering=True, write_through=name == "stderr"))
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(
+                    io.BufferedWriter(outputs[name]),
+                    encoding,
+                    "backslashreplace",
+                    line_buffering=True,
+                    write_through=name == "stderr",
+                ),
+            )
     return outputs.get("stdout")
 
 

@@ -34,8 +34,14 @@ def resident_memory(root: str | Path = "/") -> int:
 
 def _address_space(root: Path) -> int | None:
     """What `ulimit -v` leaves, which counts addresses, used or not; None without such a limit."""
-    words = next((line.split() for line in _read(root / "proc/self/limits").splitlines()
-                  if line.startswith("Max address space")), ())
+    words = next(
+        (
+            line.split()
+            for line in _read(root / "proc/self/limits").splitlines()
+            if line.startswith("Max address space")
+        ),
+        (),
+    )
     used = _fields(root / "proc/self/status").get("VmSize:", 0) * 1024
     return max(0, int(words[3]) - used) if len(words) > 3 and words[3].isdigit() else None
 
@@ -76,8 +82,9 @@ def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
         else:
             continue
         folder = top / path.lstrip("/")
-        yield from ((place, controllers == "") for place in (folder, *folder.parents)
-                    if place == top or top in place.parents)
+        yield from (
+            (place, controllers == "") for place in (folder, *folder.parents) if place == top or top in place.parents
+        )
 
 
 def _room(folder: Path, second: bool) -> int | None:

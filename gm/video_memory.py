@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from gm.pipeline import ImageToVideo
 
 
-def needed(pipeline: ImageToVideo, size: tuple[int, int], options: Options, low_memory: bool | None = None,
-           **kinds: Any) -> dict[str, estimate.Need]:
+def needed(
+    pipeline: ImageToVideo, size: tuple[int, int], options: Options, low_memory: bool | None = None, **kinds: Any
+) -> dict[str, estimate.Need]:
     """{stage: `gm.estimate.Need`} of a video by a `gm.pipeline.ImageToVideo`, on the device and in the mode of now.
 
     Args:
@@ -37,9 +38,13 @@ def basis(pipeline: ImageToVideo, low_memory: bool | None = None) -> estimate.Ba
     return estimate.Basis(pipeline.config.model, weights, ops.memory_setting(), low_memory, reference.MAX_SCORES)
 
 
-def remedies(pipeline: ImageToVideo, size: tuple[int, int], options: Options,
-             stages: Callable[..., dict[str, estimate.Need]],
-             batch: int = 1) -> Iterator[tuple[str, Callable[[], dict[str, estimate.Need]]]]:
+def remedies(
+    pipeline: ImageToVideo,
+    size: tuple[int, int],
+    options: Options,
+    stages: Callable[..., dict[str, estimate.Need]],
+    batch: int = 1,
+) -> Iterator[tuple[str, Callable[[], dict[str, estimate.Need]]]]:
     """Pairs for `gm.memory.check`: what a user can change, what costs the least first.
 
     stages: function of size and changes, by the options' names, low_memory and batch, that gives the stages. batch: of
@@ -64,5 +69,6 @@ def remedies(pipeline: ImageToVideo, size: tuple[int, int], options: Options,
 
 def _words(changes: dict[str, Any]) -> str:
     named = {"low_memory": lambda _: "--low_memory", "batch": lambda value: f"--batch={value}"}
-    return " ".join(named.get(name, lambda value, name=name: f"--SVD.{name}={value}")(value)
-                    for name, value in changes.items())
+    return " ".join(
+        named.get(name, lambda value, name=name: f"--SVD.{name}={value}")(value) for name, value in changes.items()
+    )

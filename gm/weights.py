@@ -86,7 +86,10 @@ class ModelWeights:
                 return end.value
 
     def loading(
-        self, name: str, amp_level: str = "O0", narrow: bool = False,
+        self,
+        name: str,
+        amp_level: str = "O0",
+        narrow: bool = False,
     ) -> Generator[tuple[int, int], None, nn.Cell]:
         """Load a component: a generator of (values so far, values in all) after each tensor; returns the component.
 
@@ -162,7 +165,11 @@ class Weights(ModelWeights):
     """
 
     def __init__(
-        self, config: ModelConfig, path: str | Path, base: str | Path | None = None, use_ema: bool = False,
+        self,
+        config: ModelConfig,
+        path: str | Path,
+        base: str | Path | None = None,
+        use_ema: bool = False,
     ) -> None:
         self.checkpoint = open_model(path, base, use_ema)
         super().__init__(config)
@@ -183,12 +190,14 @@ class Weights(ModelWeights):
         return f"{self.checkpoint.path}: {self.checkpoint.description}"
 
     def narrow(self) -> set[str]:
-        return {name for name, shape in self.shapes.items()
-                if self.dtype(name) == np.float16 and kept_narrow(name, shape)}
+        return {
+            name for name, shape in self.shapes.items() if self.dtype(name) == np.float16 and kept_narrow(name, shape)
+        }
 
     def held(self, name: str, amp_level: str = "O0", narrow: bool = False) -> Held:
-        return held((math.prod(shape), stored, loaded) for shape, stored, loaded in
-                    self._widths(name, amp_level, narrow))
+        return held(
+            (math.prod(shape), stored, loaded) for shape, stored, loaded in self._widths(name, amp_level, narrow)
+        )
 
     def _values(self, parameters: list[Parameter], dtypes: list[Any]) -> Generator[np.ndarray, None, None]:
         with ThreadPoolExecutor(_READERS) as pool:  # all that takes long is done without Python's lock

@@ -38,14 +38,22 @@ if TYPE_CHECKING:
 _CHUNK = 8  # frames held at a time
 
 
-def decode_all(clips: Iterable[Clip], workers: int = 2,
-               scheduler: str | None = None) -> tuple[list[tuple[int, str]], list[tuple[int, int]]]:
+def decode_all(
+    clips: Iterable[Clip], workers: int = 2, scheduler: str | None = None
+) -> tuple[list[tuple[int, str]], list[tuple[int, int]]]:
     """([(line, what is wrong)], [(h, w) of what is trained on of each clip whose file opens]): every frame of their
     files is decoded. workers, scheduler: as of `gm.data.spread.spread`."""
     faults: list[tuple[int, str]] = []
     sizes: list[tuple[int, int]] = []
-    done = spread(_decoded, by_file(clips), workers, scheduler, desc="decoding", unit="file",
-                  given_up=lambda same, reason: ([(same[0].line, f"{same[0].path}: {reason}")], []))
+    done = spread(
+        _decoded,
+        by_file(clips),
+        workers,
+        scheduler,
+        desc="decoding",
+        unit="file",
+        given_up=lambda same, reason: ([(same[0].line, f"{same[0].path}: {reason}")], []),
+    )
     for found, shapes in done:
         faults += found
         sizes += shapes
@@ -69,8 +77,15 @@ def _decoded(same: list[Clip]) -> tuple[list[tuple[int, str]], list[tuple[int, i
     return found, [clip.crop.size if clip.crop else size for clip in same] if size else []
 
 
-def summary(metadata: Metadata, numbers: Mapping[str, np.ndarray], frames: int, step: int, batch_size: int, height: int,
-            width: int) -> str:
+def summary(
+    metadata: Metadata,
+    numbers: Mapping[str, np.ndarray],
+    frames: int,
+    step: int,
+    batch_size: int,
+    height: int,
+    width: int,
+) -> str:
     """Text: how many samples an epoch has, what is dropped, and what has to be enlarged."""
     clips, dropped = metadata.clips, metadata.dropped
     span = (frames - 1) * step + 1
@@ -88,11 +103,15 @@ def summary(metadata: Metadata, numbers: Mapping[str, np.ndarray], frames: int, 
     else:
         scale = [max(height / h, width / w) for h, w in zip(heights.tolist(), widths.tolist())]
         enlarged = sum(value > 1 for value in scale)
-        lines.append(f"for {height}x{width} (height x width) {enlarged} of {len(scale)} rows are enlarged, by at most "
-                     f"{max(1.0, *scale):.2f}")
+        lines.append(
+            f"for {height}x{width} (height x width) {enlarged} of {len(scale)} rows are enlarged, by at most "
+            f"{max(1.0, *scale):.2f}"
+        )
         lost = [1 - height * width / (value * value * h * w) for value, h, w in zip(scale, heights, widths)]
-        lines.append(f"cropping takes {100 * sum(lost) / len(lost):.0f} % of their pixels away, of the worst row "
-                     f"{100 * max(lost):.0f} %")
+        lines.append(
+            f"cropping takes {100 * sum(lost) / len(lost):.0f} % of their pixels away, of the worst row "
+            f"{100 * max(lost):.0f} %"
+        )
     return "\n".join(lines)
 
 
@@ -107,8 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=1, help="samples of a batch, over all devices")
     parser.add_argument("--deep", action="store_true", help="decode every frame of every file")
     parser.add_argument("--workers", type=int, default=2, help="files decoded at the same time")
-    parser.add_argument("--scheduler", help="address of a Dask scheduler whose workers decode instead, such as "
-                        "tcp://HEAD:8786")
+    parser.add_argument(
+        "--scheduler", help="address of a Dask scheduler whose workers decode instead, such as tcp://HEAD:8786"
+    )
     parser.add_argument("--picture", type=Path, help="write histograms to this PNG (needs requirements-data.txt)")
     options = parser.parse_args(argv)
     for name in ("frames", "step", "height", "width", "batch_size", "workers"):

@@ -16,4 +16,4 @@ def main() -> None:
 
     called = Path(sys.argv[0]).name
     script = next(script for script, command in places.COMMANDS.items() if command == called)
-    run_cli(importlib.import_module(script[:-len(".py")].replace("/", ".")).main)
+    run_cli(importlib.import_module(script[: -len(".py")].replace("/", ".")).main)

@@ -32,8 +32,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "a diffusers folder, a UNet alone, the older MindSpore port's .ckpt; or a LoRA file",
     )
     parser.add_argument("--base", help="a whole model that completes the weights where they are a part of one")
-    parser.add_argument("--use_ema", type=bool, nargs="?", const=True, default=False,
-                        help="take the running mean (EMA) that lies beside the weights")
+    parser.add_argument(
+        "--use_ema",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="take the running mean (EMA) that lies beside the weights",
+    )
     parser.add_argument(
         "--to",
         choices=LAYOUTS,
@@ -58,8 +64,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     from gm.model import expected_parameters  # imports MindSpore: not needed for --help
 
     expected = expected_parameters(options.config)
-    convert(options.pt_weights_file, expected, options.out_dir, options.dtype, options.format, options.overwrite,
-            options.to, options.base, options.use_ema, lambda parts: _configs(options.config, parts))
+    convert(
+        options.pt_weights_file,
+        expected,
+        options.out_dir,
+        options.dtype,
+        options.format,
+        options.overwrite,
+        options.to,
+        options.base,
+        options.use_ema,
+        lambda parts: _configs(options.config, parts),
+    )
 
 
 def _configs(config: str, parts: Collection[str]) -> dict[str, Any]:

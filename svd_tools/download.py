@@ -64,8 +64,12 @@ def download(version: str, folder: str | Path) -> Path:
     except OSError as error:  # the library's errors are, those of the network included
         raise UserError(_explain(error, hub, repository, name, folder)) from error
     try:
-        _check(fetched, size, sha256, "came in damaged and was removed: run the command again, behind a mirror with "
-                                      "another one")
+        _check(
+            fetched,
+            size,
+            sha256,
+            "came in damaged and was removed: run the command again, behind a mirror with another one",
+        )
     except UserError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -90,8 +94,9 @@ def _fetch(hub: Any, repository: str, name: str, about: Any, partial: Path) -> s
     while True:
         before = _so_far(partial, about.etag)
         try:
-            return hub.hf_hub_download(repository, name, revision=about.commit_hash, local_dir=partial,
-                                       endpoint=_endpoint())
+            return hub.hf_hub_download(
+                repository, name, revision=about.commit_hash, local_dir=partial, endpoint=_endpoint()
+            )
         except OSError as error:
             got = _so_far(partial, about.etag)
             if got <= before or _status(error) is not None or error.errno is not None:
@@ -111,8 +116,10 @@ def _endpoint() -> str:
 def _promised(about: Any, url: str) -> tuple[int, str]:
     """(size in bytes, SHA-256 in hexadecimal) that the server states."""
     if about.size is None or about.commit_hash is None or not _SHA256.fullmatch(about.etag or ""):
-        raise UserError(f"{url}: the answer has no size and SHA-256, so it is not the hub's but perhaps a proxy's or a "
-                        "login page; check HF_ENDPOINT and the proxy")
+        raise UserError(
+            f"{url}: the answer has no size and SHA-256, so it is not the hub's but perhaps a proxy's or a "
+            "login page; check HF_ENDPOINT and the proxy"
+        )
     return about.size, about.etag
 
 
@@ -145,8 +152,10 @@ def _explain(error: OSError, hub: Any, repository: str, name: str, folder: Path)
         return f"HF_HUB_OFFLINE is set in the environment: unset it to download. {elsewhere}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
         return f"cannot write in {folder}: {error.strerror}. Make room, or give another --checkpoints_dir. {_AGAIN}"
-    return (f"cannot reach {_endpoint()}, or the connection broke ({_cause(error)}). {_AGAIN} Where the hub is blocked "
-            f"name a mirror, for instance HF_ENDPOINT=https://hf-mirror.com. {elsewhere}")
+    return (
+        f"cannot reach {_endpoint()}, or the connection broke ({_cause(error)}). {_AGAIN} Where the hub is blocked "
+        f"name a mirror, for instance HF_ENDPOINT=https://hf-mirror.com. {elsewhere}"
+    )
 
 
 def _refused(hub: Any, repository: str, status: int | None) -> str:
@@ -177,12 +186,15 @@ def _cause(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("version", choices=list(REPOSITORIES), help="the version to fetch; svd_tiny needs no download")
-    parser.add_argument("--checkpoints_dir", help="folder for it; by default SVD_CHECKPOINTS of the environment, else "
-                        "checkpoints")
+    parser.add_argument(
+        "--checkpoints_dir", help="folder for it; by default SVD_CHECKPOINTS of the environment, else checkpoints"
+    )
     options = parser.parse_args(argv)
     path = download(options.version, checkpoints_folder(options.checkpoints_dir))
-    print(f"{path}: size and SHA-256 are the hub's. Now: {places.command('image_to_video.py')} "
-          f"--version={options.version} --image=photo.jpg")
+    print(
+        f"{path}: size and SHA-256 are the hub's. Now: {places.command('image_to_video.py')} "
+        f"--version={options.version} --image=photo.jpg"
+    )
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def evaluate_file(path: str | Path, image: np.ndarray | None = None,
-                  frames_fps: float | None = None) -> dict[str, float]:
+def evaluate_file(
+    path: str | Path, image: np.ndarray | None = None, frames_fps: float | None = None
+) -> dict[str, float]:
     """`gm.data.metrics.evaluate` of a video file or folder of frames; image: uint8 picture of any size, fitted as
     image_to_video.py does; frames_fps: frames per second of a folder of frames.
 
@@ -80,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("\n  ".join(["no video could be measured:", *faults]))
     print(table(results))
     if options.json:
-        finite = {path: {k: v if math.isfinite(v) else None for k, v in found.items()}
-                  for path, found in results.items()}
+        finite = {
+            path: {k: v if math.isfinite(v) else None for k, v in found.items()} for path, found in results.items()
+        }
         write_json(finite, options.json)
         print(f"{options.json}: the same as JSON, null where a number is infinite or undefined")
     for fault in faults:

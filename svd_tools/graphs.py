@@ -31,11 +31,23 @@ if TYPE_CHECKING:
 T, SIDE, CONTEXT, VECTOR = 3, 8, 16, 12
 SCALE = 1024.0  # of the loss, without which float16's small gradients vanish
 UNET: dict[str, Any] = {
-    "in_channels": 8, "model_channels": 32, "out_channels": 4, "num_res_blocks": 1, "attention_resolutions": [],
-    "num_head_channels": 16, "context_dim": CONTEXT, "adm_in_channels": VECTOR,
+    "in_channels": 8,
+    "model_channels": 32,
+    "out_channels": 4,
+    "num_res_blocks": 1,
+    "attention_resolutions": [],
+    "num_head_channels": 16,
+    "context_dim": CONTEXT,
+    "adm_in_channels": VECTOR,
 }  # with a transformer in the middle, where every UNet has one
 CLIP: dict[str, Any] = {
-    "image_size": 8, "patch_size": 4, "width": 32, "layers": 1, "head_width": 16, "mlp_ratio": 2.0, "embed_dim": 16,
+    "image_size": 8,
+    "patch_size": 4,
+    "width": 32,
+    "layers": 1,
+    "head_width": 16,
+    "mlp_ratio": 2.0,
+    "embed_dim": 16,
 }
 VAE: dict[str, Any] = {"ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 4}
 # What only arranges a graph: nothing of it runs on a device.
@@ -192,4 +204,3 @@ def _tensors(attribute: Any) -> Iterator[TensorProto]:
 
 def _described(tensor: TensorProto) -> tuple[str, tuple[int, ...]]:
     return TensorProto.DataType.Name(tensor.data_type), tuple(tensor.dims)
-

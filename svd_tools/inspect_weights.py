@@ -34,11 +34,18 @@ _PIECE = 2**22  # values looked at at a time
 _LISTED = 5
 # (what the names begin with, what that is called); the first that fits.
 _MODULES = (
-    ("first_stage_model.decoder.", "VAE decoder"), ("first_stage_model.", "VAE encoder, training's"),
-    ("conditioner.embedders.3.", "VAE encoder, conditioning's"), ("conditioner.embedders.0.", "image encoder (CLIP)"),
+    ("first_stage_model.decoder.", "VAE decoder"),
+    ("first_stage_model.", "VAE encoder, training's"),
+    ("conditioner.embedders.3.", "VAE encoder, conditioning's"),
+    ("conditioner.embedders.0.", "image encoder (CLIP)"),
 )
 _ORDER = (
-    "UNet time_embed", "UNet label_emb", "UNet input_blocks", "UNet middle_block", "UNet output_blocks", "UNet out",
+    "UNet time_embed",
+    "UNet label_emb",
+    "UNet input_blocks",
+    "UNet middle_block",
+    "UNet output_blocks",
+    "UNet out",
 )
 
 
@@ -55,7 +62,7 @@ class Found(NamedTuple):
 def module_of(name: str) -> str:
     """The part of the model that a tensor belongs to: for the UNet its block, in the order in which it computes."""
     if name.startswith(UNET):
-        pieces = name[len(UNET):].split(".")
+        pieces = name[len(UNET) :].split(".")
         return f"UNet {'.'.join(pieces[:2]) if pieces[0].endswith('put_blocks') else pieces[0]}"
     return next((word for start, word in _MODULES if name.startswith(start)), name.split(".")[0])
 
@@ -75,8 +82,15 @@ def variant_of(view: View) -> str:
     size = view.shape(width)[0] if width in names else None
     kind = {320: "SVD's size", None: ""}.get(size, f"not SVD's size: {size} channels where SVD has 320")
     decoder = "first_stage_model.decoder.conv_out.time_mix_conv.weight"
-    frames = ("video decoder (svd, svd_xt or svd_xt_1_1, which only differ in values)" if decoder in names else
-              "frame-wise decoder (svd_image_decoder or svd_xt_image_decoder)") if "VAE" in parts else ""
+    frames = (
+        (
+            "video decoder (svd, svd_xt or svd_xt_1_1, which only differ in values)"
+            if decoder in names
+            else "frame-wise decoder (svd_image_decoder or svd_xt_image_decoder)"
+        )
+        if "VAE" in parts
+        else ""
+    )
     missing = sorted({"UNet", "VAE", "image encoder"} - parts)
     return "; ".join(word for word in (frames, kind, f"without {' and '.join(missing)}" if missing else "") if word)
 
@@ -149,7 +163,8 @@ def describe(view: View, found: Mapping[str, Found]) -> list[str]:
     ]
     lines += [f"metadata {key}: {value[:200]}" for key, value in list(view.metadata.items())[:20]]
     lines += [f"left aside: {', '.join(view.ignored[:_LISTED])}{' …' if len(view.ignored) > _LISTED else ''}"] * bool(
-        view.ignored)
+        view.ignored
+    )
     lines += ["", "| module | tensors | values | temporal |", "|---|---|---|---|"]
     for module, members in by_module(found).items():
         size = sum(result.size for _, result in members)
@@ -208,8 +223,14 @@ def draw(found: Mapping[str, Found], path: str | Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", help="one file or folder of weights, or two: before and after training")
-    parser.add_argument("--use_ema", type=bool, nargs="?", const=True, default=False,
-                        help="look at the running mean (EMA) that lies beside the weights, in the last file")
+    parser.add_argument(
+        "--use_ema",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="look at the running mean (EMA) that lies beside the weights, in the last file",
+    )
     parser.add_argument("--picture", help="PNG file to write of what changed")
     options = parser.parse_args(argv)
     if len(options.files) > 2:

@@ -49,8 +49,9 @@ _CHUNK = 8  # frames of a long video held at a time
 _LOOKS = 8  # frames of a scene, at least, in which bars and overlays are looked for
 
 
-def label(folder: Path, path: str, frames_fps: float | None = None, hdr: str = "map",
-          split_scenes: bool = False) -> list[tuple[str, ...]]:
+def label(
+    folder: Path, path: str, frames_fps: float | None = None, hdr: str = "map", split_scenes: bool = False
+) -> list[tuple[str, ...]]:
     """The rows of one clip, tuples of strings in the order of COLUMNS, or of SCENE_COLUMNS with a row for each scene of
     two frames or more. UserError if it cannot be read.
 
@@ -79,8 +80,9 @@ def label(folder: Path, path: str, frames_fps: float | None = None, hdr: str = "
         return rows
 
 
-def _row(video: VideoReader, path: str, fps: float, start: int, length: int,
-         look: Callable[[np.ndarray], None]) -> tuple[str, ...]:
+def _row(
+    video: VideoReader, path: str, fps: float, start: int, length: int, look: Callable[[np.ndarray], None]
+) -> tuple[str, ...]:
     """The cells of COLUMNS of the frames from `start` on. look: function that is shown the frames that are read."""
     times = video.times and video.times[start : start + length]
     indices = motion.sample_indices(length, fps, times)
@@ -129,8 +131,16 @@ def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> dict[str, list[tu
     return found
 
 
-def label_videos(folder: Path, output: Path, workers: int = 2, resume: bool = False, frames_fps: float | None = None,
-                 hdr: str = "map", split_scenes: bool = False, scheduler: str | None = None) -> list[tuple[str, str]]:
+def label_videos(
+    folder: Path,
+    output: Path,
+    workers: int = 2,
+    resume: bool = False,
+    frames_fps: float | None = None,
+    hdr: str = "map",
+    split_scenes: bool = False,
+    scheduler: str | None = None,
+) -> list[tuple[str, str]]:
     """Label all clips of `folder` into the CSV `output`; returns [(path, reason)] of those that could not be read.
 
     workers, scheduler: as of `gm.data.spread.spread`; the other options as of `label`. What is left out for its suffix,
@@ -142,8 +152,16 @@ def label_videos(folder: Path, output: Path, workers: int = 2, resume: bool = Fa
         return _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes, scheduler)
 
 
-def _label_videos(folder: Path, output: Path, workers: int, resume: bool, frames_fps: float | None, hdr: str,
-                  split_scenes: bool, scheduler: str | None) -> list[tuple[str, str]]:
+def _label_videos(
+    folder: Path,
+    output: Path,
+    workers: int,
+    resume: bool,
+    frames_fps: float | None,
+    hdr: str,
+    split_scenes: bool,
+    scheduler: str | None,
+) -> list[tuple[str, str]]:
     if split_scenes:
         cut_detector()  # is there, or it is told now
     columns = SCENE_COLUMNS if split_scenes else COLUMNS
@@ -169,8 +187,15 @@ def _label_videos(folder: Path, output: Path, workers: int, resume: bool, frames
         print(f"left out: {fault}", file=sys.stderr)
     with open(partial, "a", newline="", encoding="utf-8") as file:
         one = functools.partial(_labelled, folder.absolute() if scheduler else folder, (frames_fps, hdr, split_scenes))
-        for path, rows, reason in spread(one, todo, workers, scheduler, desc="labelling", unit="video",
-                                         given_up=lambda path, reason: (path, None, reason)):
+        for path, rows, reason in spread(
+            one,
+            todo,
+            workers,
+            scheduler,
+            desc="labelling",
+            unit="video",
+            given_up=lambda path, reason: (path, None, reason),
+        ):
             if rows is None:
                 failures.append((path, str(reason)))
                 say(f"left out: {reason}")
@@ -188,8 +213,9 @@ def _label_videos(folder: Path, output: Path, workers: int, resume: bool, frames
     return failures
 
 
-def _labelled(folder: Path, options: tuple[float | None, str, bool],
-              path: str) -> tuple[str, list[tuple[str, ...]] | None, str | None]:
+def _labelled(
+    folder: Path, options: tuple[float | None, str, bool], path: str
+) -> tuple[str, list[tuple[str, ...]] | None, str | None]:
     """(path, rows, None) or (path, None, reason) of a video."""
     cv2.setNumThreads(1)  # the workers are the parallel part; OpenCV's own threads would only get in each other's way
     try:
@@ -215,21 +241,40 @@ def set_scale(path: Path, calibration: Calibration | None = None) -> Calibration
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("videos_dir", type=Path, help="folder with the videos; folders in it, and linked ones, are "
-                        "searched too. A folder of pictures without videos or folders in it is a clip, its frames in "
-                        "the order of the numbers in their names")
+    parser.add_argument(
+        "videos_dir",
+        type=Path,
+        help="folder with the videos; folders in it, and linked ones, are "
+        "searched too. A folder of pictures without videos or folders in it is a clip, its frames in "
+        "the order of the numbers in their names",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write; paths in it are relative")
     parser.add_argument("--workers", type=int, default=2, help="videos measured at the same time")
-    parser.add_argument("--scheduler", help="address of a Dask scheduler, tcp://HEAD:8786: its workers measure in "
-                        "place of this machine and see the videos under the same path (needs requirements-cluster.txt)")
+    parser.add_argument(
+        "--scheduler",
+        help="address of a Dask scheduler, tcp://HEAD:8786: its workers measure in "
+        "place of this machine and see the videos under the same path (needs requirements-cluster.txt)",
+    )
     parser.add_argument("--frames_fps", type=float, help="frames per second of the clips that are folders of pictures")
-    parser.add_argument("--hdr", default="map", choices=["map", "refuse"], help="videos of high dynamic range: bring "
-                        "them down to SDR, as training will, or leave them out of the list")
-    parser.add_argument("--split_scenes", action="store_true", help="one row for each scene, so that no training clip "
-                        "crosses a cut, with columns that tell black, frozen and faded stretches, bars and overlays "
-                        "(needs requirements-data.txt)")
-    parser.add_argument("--calibrate", action="store_true", help="fit the motion buckets to these videos: 127 is their "
-                        "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py")
+    parser.add_argument(
+        "--hdr",
+        default="map",
+        choices=["map", "refuse"],
+        help="videos of high dynamic range: bring them down to SDR, as training will, or leave them out of the list",
+    )
+    parser.add_argument(
+        "--split_scenes",
+        action="store_true",
+        help="one row for each scene, so that no training clip "
+        "crosses a cut, with columns that tell black, frozen and faded stretches, bars and overlays "
+        "(needs requirements-data.txt)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit the motion buckets to these videos: 127 is their "
+        "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py",
+    )
     parser.add_argument("--calibration", type=Path, help="such a file of another list, to use its scale")
     parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run, finished or not")
     options = parser.parse_args(argv)
@@ -240,12 +285,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.calibrate and options.calibration:
         raise UserError("--calibrate fits a scale and --calibration names one: give one of them")
     if beside(options.output).exists() and not (options.calibrate or options.calibration):
-        raise UserError(f"{options.output} has a scale of its own, {beside(options.output)}: --calibrate fits it anew, "
-                        "--calibration=FILE keeps it; without it all buckets would have to be made anew: remove both")
+        raise UserError(
+            f"{options.output} has a scale of its own, {beside(options.output)}: --calibrate fits it anew, "
+            "--calibration=FILE keeps it; without it all buckets would have to be made anew: remove both"
+        )
     scale = Calibration.load(options.calibration) if options.calibration else None
     failures = label_videos(
-        options.videos_dir, options.output, options.workers, options.resume, options.frames_fps, options.hdr,
-        options.split_scenes, options.scheduler,
+        options.videos_dir,
+        options.output,
+        options.workers,
+        options.resume,
+        options.frames_fps,
+        options.hdr,
+        options.split_scenes,
+        options.scheduler,
     )
     labelled = read_rows(options.output, SCENE_COLUMNS if options.split_scenes else COLUMNS)
     scenes = f", {sum(map(len, labelled.values()))} scenes," if options.split_scenes else ""

@@ -42,8 +42,11 @@ def write_untrained(config_path: str | Path, output: str | Path, seed: int = 0, 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default=str(places.CONFIGS / "svd_untrained.yaml"),
-                        help="YAML file of a model small enough for the memory")
+    parser.add_argument(
+        "--config",
+        default=str(places.CONFIGS / "svd_untrained.yaml"),
+        help="YAML file of a model small enough for the memory",
+    )
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial values")
     parser.add_argument("--overwrite", action="store_true", help="replace an output file that is already there")

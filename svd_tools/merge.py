@@ -23,8 +23,16 @@ from gm.console import progress_bar
 from gm.errors import UserError, run_cli
 
 
-def merge(config: str | Path, checkpoint: str | Path, deltas: str, output: str | Path, base: str | Path | None = None,
-          use_ema: bool = False, dtype: str | None = None, overwrite: bool = False) -> list[str]:
+def merge(
+    config: str | Path,
+    checkpoint: str | Path,
+    deltas: str,
+    output: str | Path,
+    base: str | Path | None = None,
+    use_ema: bool = False,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> list[str]:
     """Write `output`, under the original names; one tensor in memory at a time.
 
     Args:
@@ -51,8 +59,9 @@ def merge(config: str | Path, checkpoint: str | Path, deltas: str, output: str |
     weights = Weights(model, checkpoint, base, use_ema)
     changes = Deltas(given, unet_shapes(build_component(model, "unet")))
     source = weights.checkpoint
-    entries = [(name, tuple(source.shape(key)), np.dtype(dtype or source.dtype(key)))
-               for name, key in weights.sources.items()]
+    entries = [
+        (name, tuple(source.shape(key)), np.dtype(dtype or source.dtype(key))) for name, key in weights.sources.items()
+    ]
     types, changed = {name: to for name, _, to in entries}, set(changes.names())
     make_folder(Path(output).parent)
     with progress_bar(len(entries), "merging", "tensor") as bar:
@@ -63,8 +72,10 @@ def merge(config: str | Path, checkpoint: str | Path, deltas: str, output: str |
             old = source.read(weights.sources[name])
             value = changes.changed(name, lambda: old) if name in changed else old
             if not np.isfinite(value).all():
-                raise UserError(f"{name} in {checkpoint} is not finite (NaN or infinite): the file is damaged, or its "
-                                "training failed")
+                raise UserError(
+                    f"{name} in {checkpoint} is not finite (NaN or infinite): the file is damaged, or its "
+                    "training failed"
+                )
             return cast(value, types[name], f"{name} with the delta", "merge with --dtype=float32")
 
         write_safetensors(output, entries, read)
@@ -73,20 +84,37 @@ def merge(config: str | Path, checkpoint: str | Path, deltas: str, output: str |
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd.yaml"),
-                        help="YAML file of the model")
+    parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd.yaml"), help="YAML file of the model")
     parser.add_argument("--checkpoint", required=True, help="the weights that were trained on, in any layout")
     parser.add_argument("--base", help="a whole model that completes the checkpoint where that is a part of one")
-    parser.add_argument("--use_ema", type=bool, nargs="?", const=True, default=False,
-                        help="take the running mean (EMA) that lies beside the weights in the checkpoint")
-    parser.add_argument("--delta", required=True, type=str, help="what train.py saved: delta.safetensors; a LoRA file; "
-                        "or several, as in [a.safetensors:0.8,b.safetensors]")
+    parser.add_argument(
+        "--use_ema",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="take the running mean (EMA) that lies beside the weights in the checkpoint",
+    )
+    parser.add_argument(
+        "--delta",
+        required=True,
+        type=str,
+        help="what train.py saved: delta.safetensors; a LoRA file; or several, as in [a.safetensors:0.8,b.safetensors]",
+    )
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
     parser.add_argument("--dtype", choices=("float16", "float32"), help="of all tensors; by default each has its own")
     parser.add_argument("--overwrite", action="store_true", help="replace an output file that is already there")
     options = parser.parse_args(argv)
-    warnings = merge(options.config, options.checkpoint, options.delta, options.output, options.base, options.use_ema,
-                     options.dtype, options.overwrite)
+    warnings = merge(
+        options.config,
+        options.checkpoint,
+        options.delta,
+        options.output,
+        options.base,
+        options.use_ema,
+        options.dtype,
+        options.overwrite,
+    )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{options.output}: {options.checkpoint} with {options.delta}")

@@ -31,8 +31,11 @@ DEVICES = ("Ascend", "GPU", "CPU")
 # Libraries below mindspore/lib with a device's kernels, and what a kernel of an operator is called in them: a class
 # of that name, an operator of CANN's graph engine, or the name that it is registered under.
 LIBRARIES = {
-    "Ascend": ("plugin/libmindspore_ops_ascend.so", "plugin/ascend/libmindspore_graph_ir.so",
-               "plugin/ascend/libmindspore_ascend_res_manager.so"),
+    "Ascend": (
+        "plugin/libmindspore_ops_ascend.so",
+        "plugin/ascend/libmindspore_graph_ir.so",
+        "plugin/ascend/libmindspore_ascend_res_manager.so",
+    ),
     "GPU": ("plugin/libmindspore_gpu.so.11.6",),
     "CPU": ("plugin/libmindspore_ops_cpu.so",),
 }
@@ -99,8 +102,12 @@ def used(nodes: Iterable[graphs.Node]) -> dict[str, list[str]]:
 
 def table(operators: Mapping[str, Sequence[str]]) -> str:
     """Markdown of {operator: dtypes}, one row each."""
-    lines = [f"MindSpore {ms.__version__}: {len(operators)} operators.", "",
-             "| operator | dtypes here | Ascend | GPU |", "|---|---|---|---|"]
+    lines = [
+        f"MindSpore {ms.__version__}: {len(operators)} operators.",
+        "",
+        "| operator | dtypes here | Ascend | GPU |",
+        "|---|---|---|---|",
+    ]
     names = {"FLOAT": "float32"}
     for operator, dtypes in operators.items():
         found = support(operator)

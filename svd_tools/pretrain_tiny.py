@@ -27,8 +27,9 @@ from gm.errors import run_cli
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd_tiny_train.yaml"),
-                        help="YAML file of the recipe")
+    parser.add_argument(
+        "--config", default=os.fspath(places.CONFIGS / "svd_tiny_train.yaml"), help="YAML file of the recipe"
+    )
     parser.add_argument("--output_dir", required=True, help="folder of the run; goes on with what is in it")
     options = parser.parse_args(argv)
 

@@ -40,7 +40,6 @@ from gm.training.data import open_data
 from gm.training.settings import Train, load_settings, size_name
 
 if TYPE_CHECKING:
-
     from gm.data.clips import ClipDataset
 
 _DATASET = ("frames", "step", "height", "width", "sizes", "flip")
@@ -67,14 +66,18 @@ def preview_settings(path: str | Path, labels: Path, data_dir: Path, changes: Ma
     given = {f"train.{name}": value for name, value in changes.items() if value is not None}
     given |= {f"{data}.metadata": str(labels), f"{data}.data_dir": str(data_dir)}
     # Nothing is trained here: no checkpoint is needed, and all clips are shown, held out or not.
-    given |= {"train.temporal_only": False, "train.save": "full", "train.validation.share": 0.0,
-              "train.validation.metadata": None, "train.cache": None}
+    given |= {
+        "train.temporal_only": False,
+        "train.save": "full",
+        "train.validation.share": 0.0,
+        "train.validation.metadata": None,
+        "train.cache": None,
+    }
     overrides = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
     return load_settings(path, overrides).train
 
 
-def draw_samples(train: Train, count: int, draw: int,
-                 scheduler: str | None = None) -> tuple[str, list[dict[str, Any]]]:
+def draw_samples(train: Train, count: int, draw: int, scheduler: str | None = None) -> tuple[str, list[dict[str, Any]]]:
     """(header, samples): `count` random samples of the first epochs of a run, in random order, and what all share.
 
     train: a section train. draw: another number draws other samples. scheduler: as of `gm.data.spread.spread`. A sample
@@ -86,9 +89,17 @@ def draw_samples(train: Train, count: int, draw: int,
     data = train.dataset.init_args
     sizes = ", ".join(f"{size_name(size)} (clips: {len(part)})" for size, part in parts.items())
     header = f"frames {data.frames}, step {data.step}, {sizes}, flip {data.flip:g}, seed {train.seed}"
-    found = dict(spread(functools.partial(_sample, train), positions, train.loader.workers, scheduler,
-                        desc="reading samples", unit="sample",
-                        given_up=lambda position, reason: (position, UserError(f"sample {position}: {reason}"))))
+    found = dict(
+        spread(
+            functools.partial(_sample, train),
+            positions,
+            train.loader.workers,
+            scheduler,
+            desc="reading samples",
+            unit="sample",
+            given_up=lambda position, reason: (position, UserError(f"sample {position}: {reason}")),
+        )
+    )
     samples = []
     for position in positions:
         sample = found[position]
@@ -172,18 +183,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", type=Path, help="HTML file to write: the samples as looping videos, all in one file")
     parser.add_argument("--count", type=int, default=8, help="samples to show")
     parser.add_argument("--draw", type=int, default=0, help="another number shows other samples of the same training")
-    parser.add_argument("--settings", type=Path, default=places.CONFIGS / "svd_train.yaml",
-                        help="YAML file with the options of train.py, such as settings.yaml in a run's folder; the "
-                        "options below change them")
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        default=places.CONFIGS / "svd_train.yaml",
+        help="YAML file with the options of train.py, such as settings.yaml in a run's folder; the "
+        "options below change them",
+    )
     parser.add_argument("--frames", type=int, help="frames of a sample")
     parser.add_argument("--step", type=int, help="every step-th frame of the clip")
     parser.add_argument("--height", type=int, help="pixels")
     parser.add_argument("--width", type=int, help="pixels")
-    parser.add_argument("--sizes", type=List[List[int]],  # noqa: UP006
-                        help="several sizes, [[height,width],…]: each clip is shown in the nearest")
+    parser.add_argument(
+        "--sizes",
+        type=List[List[int]],  # noqa: UP006
+        help="several sizes, [[height,width],…]: each clip is shown in the nearest",
+    )
     parser.add_argument("--flip", type=float, help="probability that a sample is mirrored")
-    parser.add_argument("--scheduler", help="address of a Dask scheduler, such as tcp://head:8786, whose workers read "
-                        "the files, which they see under the same paths")
+    parser.add_argument(
+        "--scheduler",
+        help="address of a Dask scheduler, such as tcp://head:8786, whose workers read "
+        "the files, which they see under the same paths",
+    )
     parser.add_argument("--seed", type=int, help="train.seed: which frames each clip shows when")
     options = parser.parse_args(argv)
     if options.output is None and options.html is None:

@@ -65,8 +65,10 @@ class Selection:
             lengths = values["length"].astype(int)
         except (ValueError, TypeError) as error:
             raise UserError(f"length and start must be whole numbers: {error}") from error
-        return [(_place(data_dir, path), int(start), int(length))
-                for path, start, length in zip(values["path"], starts, lengths)]
+        return [
+            (_place(data_dir, path), int(start), int(length))
+            for path, start, length in zip(values["path"], starts, lengths)
+        ]
 
     def cells(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[str, ...]]:
         return (tuple(row) for row in self.table.iloc[rows].itertuples(index=False))
@@ -77,8 +79,9 @@ def _place(data_dir: str | Path, path: str) -> str:
     return whole if os.path.lexists(whole) else os.path.normpath(os.path.join(os.path.abspath(data_dir), path.strip()))
 
 
-def drop_duplicates(chosen: Selection, data_dir: str | Path, kind: str, distance: float, workers: int,
-                    scheduler: str | None) -> int:
+def drop_duplicates(
+    chosen: Selection, data_dir: str | Path, kind: str, distance: float, workers: int, scheduler: str | None
+) -> int:
     """Take the clips out that show what an earlier one shows → number of those that could not be looked at."""
     clips = chosen.clips(data_dir)
     _drop(chosen, duplicates.same_bytes(clips, workers, scheduler), "duplicates, exact", "the same bytes as")
@@ -124,25 +127,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("labels", type=Path, help="the CSV file to choose from")
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write, for train.py")
-    parser.add_argument("--where", help="keep the rows for which this holds, an expression of pandas over the columns, "
-                        "and duration (seconds) and aspect (width / height)")
-    parser.add_argument("--duplicates", choices=["exact", "near"], help="take out clips that show what an earlier one "
-                        "shows: files of the same bytes, or near ones too, such as re-encoded ones (needs "
-                        "requirements-data.txt)")
-    parser.add_argument("--near_distance", type=float, default=6, help="of the 64 bits of a picture's hash so many may "
-                        "differ, in the mean over five pictures")
-    parser.add_argument("--data_dir", default=".", help="the folder that the paths start from, as in train.py; read by "
-                        "--duplicates")
-    parser.add_argument("--drop_static", action="store_true", help="without the quarter that moves least, as in the "
-                        "paper")
-    parser.add_argument("--balance", choices=["motion"], help="at most as many rows of each eighth of the motion "
-                        "buckets as the median of them has")
-    parser.add_argument("--split", type=float, help="hold this share of the videos out for validation, each with all "
-                        "its rows: train.py --train.validation.metadata reads them")
+    parser.add_argument(
+        "--where",
+        help="keep the rows for which this holds, an expression of pandas over the columns, "
+        "and duration (seconds) and aspect (width / height)",
+    )
+    parser.add_argument(
+        "--duplicates",
+        choices=["exact", "near"],
+        help="take out clips that show what an earlier one "
+        "shows: files of the same bytes, or near ones too, such as re-encoded ones (needs "
+        "requirements-data.txt)",
+    )
+    parser.add_argument(
+        "--near_distance",
+        type=float,
+        default=6,
+        help="of the 64 bits of a picture's hash so many may differ, in the mean over five pictures",
+    )
+    parser.add_argument(
+        "--data_dir", default=".", help="the folder that the paths start from, as in train.py; read by --duplicates"
+    )
+    parser.add_argument(
+        "--drop_static", action="store_true", help="without the quarter that moves least, as in the paper"
+    )
+    parser.add_argument(
+        "--balance",
+        choices=["motion"],
+        help="at most as many rows of each eighth of the motion buckets as the median of them has",
+    )
+    parser.add_argument(
+        "--split",
+        type=float,
+        help="hold this share of the videos out for validation, each with all "
+        "its rows: train.py --train.validation.metadata reads them",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what --balance and --split draw")
     parser.add_argument("--workers", type=int, default=2, help="files looked at at the same time")
-    parser.add_argument("--scheduler", help="address of a Dask scheduler whose workers look at the files instead, such "
-                        "as tcp://HEAD:8786")
+    parser.add_argument(
+        "--scheduler",
+        help="address of a Dask scheduler whose workers look at the files instead, such as tcp://HEAD:8786",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call has written")
     options = parser.parse_args(argv)
     _check(options)

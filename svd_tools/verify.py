@@ -73,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="golden files: .safetensors with .json beside; default: tests/goldens")
     parser.add_argument("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode, 1 PyNative")
+    parser.add_argument("--device_target", choices=DEVICES, default=None, help="default: the best that MindSpore finds")
     parser.add_argument(
-        "--device_target", choices=DEVICES, default=None, help="default: the best that MindSpore finds"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32",
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
         help="not float32: UNet and CLIP as with --amp_level=O2, with wider limits and without gradients",
     )
     parser.add_argument("--fast_float32", action="store_true", help="as in image_to_video.py, with wider limits")

@@ -51,8 +51,10 @@ def report(path: str | Path) -> tuple[bool, str]:
     together, each = read(path)
     said = "found" if together >= FOUND else "not found"
     whole = sum(bits == 48 for bits in each)
-    lines = [f"{path}: watermark {said}: {together} of 48 bits, by chance 24, found from {FOUND} on; "
-             f"{whole} of {len(each)} frames have all 48"]
+    lines = [
+        f"{path}: watermark {said}: {together} of 48 bits, by chance 24, found from {FOUND} on; "
+        f"{whole} of {len(each)} frames have all 48"
+    ]
     about = "" if Path(path).is_dir() else read_about(path)
     lines.append(f"  metadata: {about or 'nothing about its making'}")
     return together >= FOUND, "\n".join(lines)

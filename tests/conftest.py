@@ -6,6 +6,7 @@ import pytest
 
 os.environ["SVD_COMPILE_CACHE"] = "off"  # programs that tests start compile what they run
 
+
 @pytest.fixture(autouse=True)
 def _fresh_device():
     from gm import ops

@@ -36,15 +36,20 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("changes", "ends"),
-    [pytest.param({}, False, marks=SLOW), ({"sampler": "lcm"}, True),
-     pytest.param({"guidance_sigma_max": 1.0}, False, marks=SLOW),
-     ({"cache_interval": 2, "sampler": "dpmpp_2m"}, False), pytest.param({"max_guidance": 1.0}, False, marks=SLOW)],
+    [
+        pytest.param({}, False, marks=SLOW),
+        ({"sampler": "lcm"}, True),
+        pytest.param({"guidance_sigma_max": 1.0}, False, marks=SLOW),
+        ({"cache_interval": 2, "sampler": "dpmpp_2m"}, False),
+        pytest.param({"max_guidance": 1.0}, False, marks=SLOW),
+    ],
     ids=["euler", "loop, lcm", "limits", "DeepCache, dpmpp_2m", "unguided"],
 )
 def test_each_video_of_several_is_what_it_is_alone(model, changes, ends):
     pipeline = model.pipeline
-    options = [pipeline.options(**{**SHORT, "min_guidance": 1.0, "max_guidance": 2.0, **changes}, seed=seed)
-               for seed in (3, 4)]
+    options = [
+        pipeline.options(**{**SHORT, "min_guidance": 1.0, "max_guidance": 2.0, **changes}, seed=seed) for seed in (3, 4)
+    ]
     conditionings = [pipeline.condition(*each) for each in zip(PICTURES, options)]
     lasts = conditionings if ends else [None, None]
     together = list(pipeline.steps_together(PICTURES, options, conditionings, lasts))
@@ -57,7 +62,7 @@ def test_each_video_of_several_is_what_it_is_alone(model, changes, ends):
         rounded = np.spacing(np.abs(pipeline.noise(PICTURES[k], options[k])[1]).max() * np.float32(700))
         found, expected = together[-1].latents[own], alone[-1].latents
         assert np.abs(found - expected).max() < SAMPLER * np.abs(expected).max() + rounded
-        assert difference(found, together[-1].latents[3 - 3 * k: 6 - 3 * k]) > 1e-2
+        assert difference(found, together[-1].latents[3 - 3 * k : 6 - 3 * k]) > 1e-2
 
 
 def pictures(folder, sizes):
@@ -90,8 +95,12 @@ TWO = {"a_000": 3, "a_001": 3, "c_000": 3, "b_000": 2, "b_001": 2, "c_001": 1}
 def test_files_and_records_are_those_of_one_by_one(model, tmp_path, side, watermark, batches):
     sizes = {"a": (side, side), "b": (side, side + 64), "c": (side, side)}
     paths = pictures(tmp_path, sizes).values()
-    settings = {"num_videos": len(batches) // 3, "output_type": "frames", "watermark": watermark,
-                "sampling": {"num_frames": 2, "sampling_steps": 1}}
+    settings = {
+        "num_videos": len(batches) // 3,
+        "output_type": "frames",
+        "watermark": watermark,
+        "sampling": {"num_frames": 2, "sampling_steps": 1},
+    }
     found = {}
     for batch in (1, 3):
         events = of(Written, run(model, tmp_path / str(batch), paths, batch=batch, **settings))
@@ -108,7 +117,8 @@ def test_files_and_records_are_those_of_one_by_one(model, tmp_path, side, waterm
         changing = ("batch", "seconds", "peak_memory_bytes", "files")
         assert all(each.keys() >= set(changing) for each in told)
         assert [{k: v for k, v in each.items() if k not in changing} for each in told[:1]] == [
-            {k: v for k, v in each.items() if k not in changing} for each in told[1:]]
+            {k: v for k, v in each.items() if k not in changing} for each in told[1:]
+        ]
 
 
 def test_batches_are_of_one_size_and_few_pictures_wait():

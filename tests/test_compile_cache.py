@@ -148,9 +148,16 @@ def conditions(tmp_path, checkpoint, *extra):
     """What a command's graphs depend on, as the key sees it."""
     picture = tmp_path / "picture.png"
     Image.new("RGB", (128, 64)).save(picture)
-    arguments = make_parser("").parse_args([
-        f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}", f"--image={picture}", f"--output_dir={tmp_path}",
-        "--device_target=CPU", *extra])
+    arguments = make_parser("").parse_args(
+        [
+            f"--SVD.config={CONFIG}",
+            f"--SVD.checkpoint={checkpoint}",
+            f"--image={picture}",
+            f"--output_dir={tmp_path}",
+            "--device_target=CPU",
+            *extra,
+        ]
+    )
     check_arguments(arguments)
     return json.dumps(make_job(arguments).graph_conditions([picture]), default=str, sort_keys=True)
 
@@ -160,10 +167,25 @@ def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_pa
     usual = conditions(tmp_path, untrained)
     same = ("--seed=3", "--SVD.fps=9", "--SVD.motion_bucket_id=3", "--num_videos=2", "--output_type=gif")
     assert conditions(tmp_path, untrained, *same) == usual
-    changes = ("--SVD.num_frames=2", "--SVD.decode_chunk_size=1", "--height=128", "--amp_level=O2", "--low_memory",
-               "--memory_budget=100MB", "--SVD.cache_interval=2", "--SVD.guidance_sigma_max=9", "--output_type=latents",
-               "--SVD.max_guidance=1", "--SVD.sampler=heun", "--SVD.decode_tile=64",
-               "--SVD.encode_tile=64", "--loop", f"--end_image={tmp_path / 'picture.png'}", "--segments=2", "--batch=2")
+    changes = (
+        "--SVD.num_frames=2",
+        "--SVD.decode_chunk_size=1",
+        "--height=128",
+        "--amp_level=O2",
+        "--low_memory",
+        "--memory_budget=100MB",
+        "--SVD.cache_interval=2",
+        "--SVD.guidance_sigma_max=9",
+        "--output_type=latents",
+        "--SVD.max_guidance=1",
+        "--SVD.sampler=heun",
+        "--SVD.decode_tile=64",
+        "--SVD.encode_tile=64",
+        "--loop",
+        f"--end_image={tmp_path / 'picture.png'}",
+        "--segments=2",
+        "--batch=2",
+    )
     found = [conditions(tmp_path, untrained, change) for change in changes]
     assert len({usual, *found}) == len(changes) + 1
     assert conditions(tmp_path, untrained, "--guidance_devices=2", "--dry_run") != usual
@@ -179,9 +201,18 @@ def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_pa
 def program(tmp_path, checkpoint, out, *extra):
     """Runs image_to_video.py in graph mode; a hash of the frames."""
     command = [
-        sys.executable, str(ROOT / "image_to_video.py"), f"--SVD.config={CONFIG}", f"--SVD.checkpoint={checkpoint}",
-        f"--image={tmp_path / 'pictures'}", f"--output_dir={out}", "--SVD.num_frames=3", "--SVD.sampling_steps=1",
-        "--SVD.decode_chunk_size=2", "--output_type=frames", "--device_target=CPU", *extra,
+        sys.executable,
+        str(ROOT / "image_to_video.py"),
+        f"--SVD.config={CONFIG}",
+        f"--SVD.checkpoint={checkpoint}",
+        f"--image={tmp_path / 'pictures'}",
+        f"--output_dir={out}",
+        "--SVD.num_frames=3",
+        "--SVD.sampling_steps=1",
+        "--SVD.decode_chunk_size=2",
+        "--output_type=frames",
+        "--device_target=CPU",
+        *extra,
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -147,9 +147,13 @@ def test_unusable_override_is_refused_by_its_text(write, override):
         ("a: &x [*x]", "contain themselves"),
         ("a: &x {b: *x}", "contain themselves"),
         ("a: " + "[" * 200 + "]" * 200, "nested too deeply"),
-        ("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
-            f"{after}: &{after} [{', '.join(['*' + name] * 10)}]\n" for name, after in zip("abcdefghi", "bcdefghij")
-        ), "more than 100,000 values"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"{after}: &{after} [{', '.join(['*' + name] * 10)}]\n" for name, after in zip("abcdefghi", "bcdefghij")
+            ),
+            "more than 100,000 values",
+        ),
     ],
 )
 def test_broken_files_are_refused_by_name(write, text, expected):
@@ -157,21 +161,34 @@ def test_broken_files_are_refused_by_name(write, text, expected):
     assert expected in message and ("a.yaml" in message or "none.yaml" in message)
 
 
-@pytest.mark.parametrize("override, expected", [
-    ("model.num_frames=!!int abc", "invalid literal"), ("model.num_frames=!!timestamp x", "model.num_frames"),
-    ("model.num_frames=" + "9" * 5000, "(5017 characters)"), ("model.num_frames=" + "9" * 30, "too large"),
-    ("model.num_frames=&x [*x]", "recursi"), ("nothing=" + "9" * 30, "too large"),
-])
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("model.num_frames=!!int abc", "invalid literal"),
+        ("model.num_frames=!!timestamp x", "model.num_frames"),
+        ("model.num_frames=" + "9" * 5000, "(5017 characters)"),
+        ("model.num_frames=" + "9" * 30, "too large"),
+        ("model.num_frames=&x [*x]", "recursi"),
+        ("nothing=" + "9" * 30, "too large"),
+    ],
+)
 def test_overrides_of_the_wrong_kind_are_one_line(write, override, expected):
     message = refusal(load_config, write(BASE + "nothing: null"), [override])
     assert expected in message and "\n" not in message and len(message) < 300
 
 
-@pytest.mark.parametrize("key, expected", [
-    ("lr", "'model.rate.learning_rate'"), ("model.lr", "'model.rate.learning_rate'"),
-    ("model.learning_rate", "'model.rate.learning_rate'"), ("num_frames", "'model.num_frames'"),
-    ("batch", "'a.batch' or 'b.batch'"), ("model.rat", "'rate'"), ("learning_rat", "'model.rate.learning_rate'"),
-])
+@pytest.mark.parametrize(
+    "key, expected",
+    [
+        ("lr", "'model.rate.learning_rate'"),
+        ("model.lr", "'model.rate.learning_rate'"),
+        ("model.learning_rate", "'model.rate.learning_rate'"),
+        ("num_frames", "'model.num_frames'"),
+        ("batch", "'a.batch' or 'b.batch'"),
+        ("model.rat", "'rate'"),
+        ("learning_rat", "'model.rate.learning_rate'"),
+    ],
+)
 def test_an_option_of_another_section_is_found(write, key, expected):
     path = write("model: {num_frames: 1, rate: {learning_rate: 2}}\na: {batch: 1}\nb: {batch: 1}")
     assert f"{key}: no such key (did you mean {expected}?)" in refusal(load_config, path, [f"{key}=3"])
@@ -209,9 +226,14 @@ def test_a_file_becomes_typed_settings_over_the_defaults(write):
 
 
 def test_every_fault_is_told_at_once_with_its_path(write):
-    message = refusal(whole, write, "model: {num_frames: 1.5, vea: {}, unet: {chanel_mult: [1], rate: fast, name: 3, "
-                      "flag: 1, kind: huge}, other: {channels: 0, channel_mult: [1, 99], rate: 0, flag: true}}",
-                      "model.other.rat=3", "lr=1")
+    message = refusal(
+        whole,
+        write,
+        "model: {num_frames: 1.5, vea: {}, unet: {chanel_mult: [1], rate: fast, name: 3, "
+        "flag: 1, kind: huge}, other: {channels: 0, channel_mult: [1, 99], rate: 0, flag: true}}",
+        "model.other.rat=3",
+        "lr=1",
+    )
     path, *faults = message.split("\n  ")
     assert path.endswith("a.yaml with the options given is invalid:") and faults == [
         "model.vea: no such key",
@@ -236,18 +258,41 @@ def test_a_derived_file_is_named_with_its_own_faults(write):
     message = refusal(load, Whole, write("base: a.yaml\nmodel: {frames: 3, unet: {grid: [[1]]}}", "b.yaml"))
     folder = write("", "c.yaml").parent
     assert message.splitlines() == [
-        f"{folder / 'b.yaml'} is invalid:", f"  {folder / 'a.yaml'}: model.unet.zzz: no such key",
-        "  model.frames: no such key (did you mean 'num_frames'?)"]
+        f"{folder / 'b.yaml'} is invalid:",
+        f"  {folder / 'a.yaml'}: model.unet.zzz: no such key",
+        "  model.frames: no such key (did you mean 'num_frames'?)",
+    ]
 
 
-@pytest.mark.parametrize("name, value, right", [
-    ("channels", 3, True), ("channels", True, False), ("channels", 3.0, False), ("channels", None, False),
-    ("channels", np.int64(3), True), ("channel_mult", [1, "2"], False), ("channel_mult", [1, True], False),
-    ("channel_mult", 3, False), ("channel_mult", [], True), ("rate", 1, True), ("rate", False, False),
-    ("rate", np.float32(0.5), True), ("rate", float("nan"), False), ("rate", float("inf"), False), ("name", "x", True),
-    ("name", None, True), ("grid", [[1, 2], []], True), ("grid", [1], False), ("grid", None, True), ("flag", 0, False),
-    ("folder", Path("x"), True), ("folder", "x", True), ("folder", None, False), ("kind", None, False),
-])
+@pytest.mark.parametrize(
+    "name, value, right",
+    [
+        ("channels", 3, True),
+        ("channels", True, False),
+        ("channels", 3.0, False),
+        ("channels", None, False),
+        ("channels", np.int64(3), True),
+        ("channel_mult", [1, "2"], False),
+        ("channel_mult", [1, True], False),
+        ("channel_mult", 3, False),
+        ("channel_mult", [], True),
+        ("rate", 1, True),
+        ("rate", False, False),
+        ("rate", np.float32(0.5), True),
+        ("rate", float("nan"), False),
+        ("rate", float("inf"), False),
+        ("name", "x", True),
+        ("name", None, True),
+        ("grid", [[1, 2], []], True),
+        ("grid", [1], False),
+        ("grid", None, True),
+        ("flag", 0, False),
+        ("folder", Path("x"), True),
+        ("folder", "x", True),
+        ("folder", None, False),
+        ("kind", None, False),
+    ],
+)
 def test_types_and_limits_hold_for_files_and_for_python(name, value, right):
     def tried(call):
         try:

@@ -110,13 +110,16 @@ def old(folder):
 
 @pytest.mark.parametrize(
     ("change", "settings", "why"),
-    [(cut, {}, "sea_000.json: sea_000.mp4 is not as it was written"),
-     (lambda folder: (folder / "sea_000_sheet.png").unlink(), {}, "sea_000_sheet.png: No such file"),
-     (lambda folder: None, {"sampling": {"motion_bucket_id": 60.0}}, "motion_bucket_id was 127"),
-     (lambda folder: None, {"loop": True}, "loop was False and is True"),
-     (lambda folder: None, {"output_fps": 3.0}, "output_fps was 7"),
-     (lambda folder: None, {"output_type": "gif"}, "it is sea_000.mp4, not gif"),
-     (later, {}, "was written later"), (old, {}, "does not tell what its files were")],
+    [
+        (cut, {}, "sea_000.json: sea_000.mp4 is not as it was written"),
+        (lambda folder: (folder / "sea_000_sheet.png").unlink(), {}, "sea_000_sheet.png: No such file"),
+        (lambda folder: None, {"sampling": {"motion_bucket_id": 60.0}}, "motion_bucket_id was 127"),
+        (lambda folder: None, {"loop": True}, "loop was False and is True"),
+        (lambda folder: None, {"output_fps": 3.0}, "output_fps was 7"),
+        (lambda folder: None, {"output_type": "gif"}, "it is sea_000.mp4, not gif"),
+        (later, {}, "was written later"),
+        (old, {}, "does not tell what its files were"),
+    ],
     ids=["cut", "missing", "motion", "loop", "rate", "kind", "weights", "old"],
 )
 def test_what_will_not_do_is_made_anew_and_said(copied, model, change, settings, why):

@@ -39,22 +39,86 @@ def weights(values, own=0, mapped=0):
 # tiny and medium: benchmarks/memory.py, 26 November 2026. full: benchmarks/results/README.md, 21 and 22
 # November.
 VIDEOS = {
-    "tiny": ("tiny", 4, 0, Size(128, 128, 14, 14), 14, GRAPH, False,
-             {"conditioning": 0.536, "sampling": 1.102, "decoding": 1.410}),
-    "tiny in PyNative": ("tiny", 4, 0, Size(128, 128, 14, 14), 14, PYNATIVE, False,
-                         {"conditioning": 0.490, "sampling": 0.601, "decoding": 1.084}),
-    "tiny, larger": ("tiny", 4, 0, Size(256, 256, 14, 14), 14, GRAPH, False,
-                     {"conditioning": 0.583, "sampling": 1.302, "decoding": 2.292}),
-    "tiny, larger, in PyNative": ("tiny", 4, 0, Size(256, 256, 14, 14), 14, PYNATIVE, False,
-                                  {"conditioning": 0.559, "sampling": 0.787, "decoding": 2.666}),
-    "tiny without kernels": ("tiny", 4, 0, Size(256, 256, 14, 14), 14, PLAIN, False,
-                             {"conditioning": 0.699, "sampling": 1.597, "decoding": 2.835}),
-    "medium": ("medium", 0, 4, Size(256, 256, 4, 8), 14, GRAPH, False,
-               {"conditioning": 0.632, "sampling": 1.843, "decoding": 2.143}),
-    "medium in PyNative": ("medium", 0, 4, Size(256, 256, 4, 8), 14, PYNATIVE, False,
-                           {"conditioning": 0.563, "sampling": 0.909, "decoding": 1.208}),
-    "medium, larger": ("medium", 0, 4, Size(512, 320, 4, 8), 14, GRAPH, False,
-                       {"conditioning": 0.676, "sampling": 2.003, "decoding": 2.476}),
+    "tiny": (
+        "tiny",
+        4,
+        0,
+        Size(128, 128, 14, 14),
+        14,
+        GRAPH,
+        False,
+        {"conditioning": 0.536, "sampling": 1.102, "decoding": 1.410},
+    ),
+    "tiny in PyNative": (
+        "tiny",
+        4,
+        0,
+        Size(128, 128, 14, 14),
+        14,
+        PYNATIVE,
+        False,
+        {"conditioning": 0.490, "sampling": 0.601, "decoding": 1.084},
+    ),
+    "tiny, larger": (
+        "tiny",
+        4,
+        0,
+        Size(256, 256, 14, 14),
+        14,
+        GRAPH,
+        False,
+        {"conditioning": 0.583, "sampling": 1.302, "decoding": 2.292},
+    ),
+    "tiny, larger, in PyNative": (
+        "tiny",
+        4,
+        0,
+        Size(256, 256, 14, 14),
+        14,
+        PYNATIVE,
+        False,
+        {"conditioning": 0.559, "sampling": 0.787, "decoding": 2.666},
+    ),
+    "tiny without kernels": (
+        "tiny",
+        4,
+        0,
+        Size(256, 256, 14, 14),
+        14,
+        PLAIN,
+        False,
+        {"conditioning": 0.699, "sampling": 1.597, "decoding": 2.835},
+    ),
+    "medium": (
+        "medium",
+        0,
+        4,
+        Size(256, 256, 4, 8),
+        14,
+        GRAPH,
+        False,
+        {"conditioning": 0.632, "sampling": 1.843, "decoding": 2.143},
+    ),
+    "medium in PyNative": (
+        "medium",
+        0,
+        4,
+        Size(256, 256, 4, 8),
+        14,
+        PYNATIVE,
+        False,
+        {"conditioning": 0.563, "sampling": 0.909, "decoding": 1.208},
+    ),
+    "medium, larger": (
+        "medium",
+        0,
+        4,
+        Size(512, 320, 4, 8),
+        14,
+        GRAPH,
+        False,
+        {"conditioning": 0.676, "sampling": 2.003, "decoding": 2.476},
+    ),
     "full, float16 file": ("full", 4, 0, Size(256, 256, 4, 8), 14, GRAPH, False, {"decoding": 12.0}),
     "full, float32 file": ("full", 0, 4, Size(256, 256, 4, 8), 14, GRAPH, False, {"decoding": 11.8}),
     "full, low memory": ("full", 0, 2, Size(256, 256, 14, 14), 14, GRAPH, True, {"sampling": 6.7, "decoding": 8.5}),
@@ -81,12 +145,17 @@ def test_the_peak_has_room_for_a_unet_that_is_read_while_the_picture_is_encoded(
 # (model, bytes of a value as above, (side, frames), setting, recomputed, measured GB): a cache is used, batch 1.
 # medium and full: benchmarks/results/README.md.
 RUNS = [
-    ("tiny", 4, 0, (128, 14), PYNATIVE, False, 1.405), ("tiny", 4, 0, (256, 14), PYNATIVE, False, 4.329),
-    ("tiny", 4, 0, (256, 14), GRAPH, False, 3.939), ("tiny", 4, 0, (256, 14), PYNATIVE, True, 1.659),
+    ("tiny", 4, 0, (128, 14), PYNATIVE, False, 1.405),
+    ("tiny", 4, 0, (256, 14), PYNATIVE, False, 4.329),
+    ("tiny", 4, 0, (256, 14), GRAPH, False, 3.939),
+    ("tiny", 4, 0, (256, 14), PYNATIVE, True, 1.659),
     ("tiny", 4, 0, (128, 14), GRAPH, True, 2.291),
-    ("medium", 0, 4, (128, 4), GRAPH, False, 2.8), ("medium", 0, 4, (128, 4), GRAPH, True, 4.1),
-    ("medium", 0, 4, (256, 4), GRAPH, False, 3.5), ("medium", 0, 4, (256, 4), GRAPH, True, 4.5),
-    ("medium", 0, 4, (256, 14), GRAPH, False, 5.2), ("medium", 0, 4, (256, 14), GRAPH, True, 5.1),
+    ("medium", 0, 4, (128, 4), GRAPH, False, 2.8),
+    ("medium", 0, 4, (128, 4), GRAPH, True, 4.1),
+    ("medium", 0, 4, (256, 4), GRAPH, False, 3.5),
+    ("medium", 0, 4, (256, 4), GRAPH, True, 4.5),
+    ("medium", 0, 4, (256, 14), GRAPH, False, 5.2),
+    ("medium", 0, 4, (256, 14), GRAPH, True, 5.1),
     ("full", 4, 0, (128, 4), GRAPH, True, 23.5),
 ]
 
@@ -96,8 +165,9 @@ def test_training_takes_what_was_measured(models, model, own, mapped, clip, sett
     section, values, temporal = models[model]
     side, frames = clip
     size = Size(side, side, frames, frames)
-    stages = estimate.training(section, weights(values, own, mapped), size, setting, temporal, recompute=recompute,
-                               encoders=False)
+    stages = estimate.training(
+        section, weights(values, own, mapped), size, setting, temporal, recompute=recompute, encoders=False
+    )
     assert stages["training"].total / 1e9 == pytest.approx(measured, rel=0.25)
 
 
@@ -149,8 +219,11 @@ def test_enough_memory_is_a_sentence_with_both_numbers():
 
 
 def test_too_little_is_refused_with_both_numbers_and_the_first_remedy_that_fits():
-    remedies = [("--a", lambda: stages(decoding=3.1e9)), ("--b", lambda: stages(decoding=2.9e9)),
-                ("--c", lambda: stages(decoding=1e9))]
+    remedies = [
+        ("--a", lambda: stages(decoding=3.1e9)),
+        ("--b", lambda: stages(decoding=2.9e9)),
+        ("--c", lambda: stages(decoding=1e9)),
+    ]
     with pytest.raises(UserError) as refused:
         memory.check(stages(sampling=2e9, decoding=4e9), remedies, available=2.5e9, resident=0.5e9)
     message = str(refused.value)

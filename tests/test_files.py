@@ -31,11 +31,16 @@ def test_good_write_replaces_the_old_file(tmp_path):
 
 
 def test_the_first_file_removes_what_killed_processes_left_but_not_what_others_make(tmp_path):
-    code = ("import sys; from gm.files import atomic_path\n"
-            "with atomic_path(sys.argv[1]) as place:\n    place.write_text('half')\n    print(flush=True)\n    input()")
+    code = (
+        "import sys; from gm.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as place:\n    place.write_text('half')\n    print(flush=True)\n    input()"
+    )
     killed, living = (
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name)], stdin=subprocess.PIPE,
-                         stdout=subprocess.PIPE) for name in ("killed", "living"))
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in ("killed", "living")
+    )
     for process in (killed, living):
         process.stdout.readline()
     killed.kill()

@@ -133,8 +133,10 @@ def model(untrained):
 
 @pytest.mark.parametrize(
     ("sampling", "words"),
-    [({"min_guidance": 1.0, "max_guidance": 1.0}, "no guidance to be shared"),
-     ({"cache_interval": 2, "guidance_sigma_max": 9.0}, "DeepCache.*--SVD.guidance_sigma_max")],
+    [
+        ({"min_guidance": 1.0, "max_guidance": 1.0}, "no guidance to be shared"),
+        ({"cache_interval": 2, "guidance_sigma_max": 9.0}, "DeepCache.*--SVD.guidance_sigma_max"),
+    ],
 )
 def test_what_cannot_work(tmp_path, untrained, sampling, words):
     with pytest.raises(UserError, match=words):

@@ -193,8 +193,11 @@ def misspelt_config(tmp_path):
 )
 def test_bad_input_gives_one_clear_message_and_no_file(tmp_path, untrained, make, words):
     options = {
-        "SVD.config": CONFIG, "SVD.checkpoint": untrained, "image": photo(tmp_path / "good.png"),
-        "output_dir": tmp_path / "out", **make(tmp_path, untrained),
+        "SVD.config": CONFIG,
+        "SVD.checkpoint": untrained,
+        "image": photo(tmp_path / "good.png"),
+        "output_dir": tmp_path / "out",
+        **make(tmp_path, untrained),
     }
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError) as error:
@@ -229,8 +232,13 @@ def test_a_name_that_is_not_utf8(tmp_path, untrained):
     photo(tmp_path / "in/x.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png"))
     photo(tmp_path / "in/z.png")
     command = [
-        sys.executable, str(ROOT / "image_to_video.py"), f"--SVD.config={CONFIG}", f"--SVD.checkpoint={untrained}",
-        *SMALL, f"--image={tmp_path / 'in'}", f"--output_dir={tmp_path / 'out'}",
+        sys.executable,
+        str(ROOT / "image_to_video.py"),
+        f"--SVD.config={CONFIG}",
+        f"--SVD.checkpoint={untrained}",
+        *SMALL,
+        f"--image={tmp_path / 'in'}",
+        f"--output_dir={tmp_path / 'out'}",
     ]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)

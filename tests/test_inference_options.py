@@ -46,12 +46,23 @@ def test_the_originals_command(tmp_path, picture, small_svd_xt, monkeypatch):
     told = []
     condition = pipeline.condition
     monkeypatch.setattr(pipeline, "condition", lambda *a, **k: told.append(condition(*a, **k)) or told[-1])
-    command = (f"--input_path={picture} --num_frames=20 --version=svd_xt --fps_id=5 --motion_bucket_id=100 "
-               f"--cond_aug=0.01 --seed=42 --decoding_t=10 --device=cpu --output_folder={tmp_path / 'out'}")
+    command = (
+        f"--input_path={picture} --num_frames=20 --version=svd_xt --fps_id=5 --motion_bucket_id=100 "
+        f"--cond_aug=0.01 --seed=42 --decoding_t=10 --device=cpu --output_folder={tmp_path / 'out'}"
+    )
     assert image_to_video.main(command.split()) == 0
     about = json.loads((tmp_path / "out/test_image_000.json").read_text())
-    expected = {"num_frames": 20, "fps": 6.0, "motion_bucket_id": 100.0, "noise_aug_strength": 0.01, "seed": 42,
-                "decode_chunk_size": 10, "device_target": "CPU", "max_guidance": 3.0, "sampling_steps": 1}
+    expected = {
+        "num_frames": 20,
+        "fps": 6.0,
+        "motion_bucket_id": 100.0,
+        "noise_aug_strength": 0.01,
+        "seed": 42,
+        "decode_chunk_size": 10,
+        "device_target": "CPU",
+        "max_guidance": 3.0,
+        "sampling_steps": 1,
+    }
     assert {name: about[name] for name in expected} == expected
     assert about["config"].endswith("svd_xt.yaml") and about["checkpoint"].endswith("untrained.safetensors")
     width = told[0].vector.shape[1] // 3
@@ -61,8 +72,10 @@ def test_the_originals_command(tmp_path, picture, small_svd_xt, monkeypatch):
 
 def test_the_older_ports_command(tmp_path, picture, untrained, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = (f"--mode=1 --SVD.config={CONFIG} --SVD.checkpoint={untrained} --SVD.num_frames=2 --SVD.fps=7 "
-               f"--SVD.motion_bucket_id=160 --SVD.sampling_steps=1 --image={picture}")
+    command = (
+        f"--mode=1 --SVD.config={CONFIG} --SVD.checkpoint={untrained} --SVD.num_frames=2 --SVD.fps=7 "
+        f"--SVD.motion_bucket_id=160 --SVD.sampling_steps=1 --image={picture}"
+    )
     assert image_to_video.main(command.split()) == 0
     about = json.loads((tmp_path / "outputs/test_image_000.json").read_text())
     assert (about["num_frames"], about["fps"], about["motion_bucket_id"], about["mode"]) == (2, 7.0, 160.0, 1)
@@ -70,9 +83,17 @@ def test_the_older_ports_command(tmp_path, picture, untrained, monkeypatch):
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [("input_path", "image"), ("num_frames", "num_frames"), ("num_steps", "sampling_steps"), ("version", "version"),
-     ("motion_bucket_id", "motion_bucket_id"), ("cond_aug", "noise_aug_strength"), ("seed", "seed"),
-     ("decoding_t", "decode_chunk_size"), ("output_folder", "output_dir")],
+    [
+        ("input_path", "image"),
+        ("num_frames", "num_frames"),
+        ("num_steps", "sampling_steps"),
+        ("version", "version"),
+        ("motion_bucket_id", "motion_bucket_id"),
+        ("cond_aug", "noise_aug_strength"),
+        ("seed", "seed"),
+        ("decoding_t", "decode_chunk_size"),
+        ("output_folder", "output_dir"),
+    ],
 )
 def test_every_option_of_the_original_is_a_second_name_of_ours(theirs, ours):
     value = {"version": "svd_xt"}.get(theirs, "3")
@@ -94,15 +115,28 @@ def test_fps_twice(picture):
 
 @pytest.mark.parametrize(
     ("given", "answer"),
-    [("--prompt=a cat", "no text"), ("--num_inference_steps=5", "called --SVD.sampling_steps "),
-     ("--min_guidance_scale=1", "called --SVD.min_guidance "), ("--max-guidance-scale=1", "called --SVD.max_guidance "),
-     ("--augmentation_level=0", "called --SVD.noise_aug_strength "), ("--cfg=2", "called --SVD.max_guidance "),
-     ("--last_image=b.png", "called --end_image "),
-     ("--video_frames=9", "called --SVD.num_frames "), ("--noise_aug_strength=0", "called --SVD.noise_aug_strength "),
-     ("--fps=7", "--SVD.fps "), ("--svd.FPS=7", "--SVD.fps "), ("--fsp=7", "--SVD.fps?"), ("--sede=7", "--seed?"),
-     ("--num-frames=7", "--num_frames "), ("--SVD.motion_buckt_id=7", "--SVD.motion_bucket_id?"),
-     ("--SVD.amp_level=O0", "--amp_level "), ("--elevations_deg=1", "SV3D"), ("--xyzzy", "--help lists"),
-     ("--sampling_steps=3", "called --SVD.sampling_steps "), ("photo.jpg", "'photo.jpg' belongs to no option")],
+    [
+        ("--prompt=a cat", "no text"),
+        ("--num_inference_steps=5", "called --SVD.sampling_steps "),
+        ("--min_guidance_scale=1", "called --SVD.min_guidance "),
+        ("--max-guidance-scale=1", "called --SVD.max_guidance "),
+        ("--augmentation_level=0", "called --SVD.noise_aug_strength "),
+        ("--cfg=2", "called --SVD.max_guidance "),
+        ("--last_image=b.png", "called --end_image "),
+        ("--video_frames=9", "called --SVD.num_frames "),
+        ("--noise_aug_strength=0", "called --SVD.noise_aug_strength "),
+        ("--fps=7", "--SVD.fps "),
+        ("--svd.FPS=7", "--SVD.fps "),
+        ("--fsp=7", "--SVD.fps?"),
+        ("--sede=7", "--seed?"),
+        ("--num-frames=7", "--num_frames "),
+        ("--SVD.motion_buckt_id=7", "--SVD.motion_bucket_id?"),
+        ("--SVD.amp_level=O0", "--amp_level "),
+        ("--elevations_deg=1", "SV3D"),
+        ("--xyzzy", "--help lists"),
+        ("--sampling_steps=3", "called --SVD.sampling_steps "),
+        ("photo.jpg", "'photo.jpg' belongs to no option"),
+    ],
 )
 def test_a_foreign_or_mistyped_option_is_answered_with_its_name_here(given, answer):
     with pytest.raises(UserError) as error:
@@ -115,7 +149,8 @@ def test_all_unknown_options_are_answered_at_once():
         make_parser("").parse_args(["--cfg", "2", "--image=a", "--video_frames", "3"])
     assert str(error.value).splitlines() == [
         "--cfg: is called --SVD.max_guidance here; see --help",
-        "  --video_frames: is called --SVD.num_frames here; see --help"]
+        "  --video_frames: is called --SVD.num_frames here; see --help",
+    ]
 
 
 def test_the_answers_are_options_that_exist():
@@ -125,11 +160,14 @@ def test_the_answers_are_options_that_exist():
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--device=tpu", "argument --device_target/--device: 'tpu'.*cuda"),
-     ("--memory_budget=much", "argument --memory_budget: memory size 'much': write for instance 8GB"),
-     ("--SVD.num_frames=2.5", "num_frames.*2.5"),
-     ("--watermark=maybe", "watermark.*true or false"), ("--version=sdv", "version.*'sdv'.*svd_xt"),
-     ("--SVD.fps", "fps.*one argument")],
+    [
+        ("--device=tpu", "argument --device_target/--device: 'tpu'.*cuda"),
+        ("--memory_budget=much", "argument --memory_budget: memory size 'much': write for instance 8GB"),
+        ("--SVD.num_frames=2.5", "num_frames.*2.5"),
+        ("--watermark=maybe", "watermark.*true or false"),
+        ("--version=sdv", "version.*'sdv'.*svd_xt"),
+        ("--SVD.fps", "fps.*one argument"),
+    ],
 )
 def test_values_that_cannot_be(option, words):
     with pytest.raises(UserError, match=words):
@@ -141,8 +179,12 @@ def test_switches_work_with_and_without_a_value(name):
     def parsed(*given):
         return getattr(make_parser("").parse_args(["--image=a", *given]), name.rpartition(".")[2])
 
-    assert [parsed(*given) for given in ([], [f"--{name}"], [f"--{name}=true"], [f"--{name}", "no"])] \
-        == [False, True, True, False]
+    assert [parsed(*given) for given in ([], [f"--{name}"], [f"--{name}=true"], [f"--{name}", "no"])] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_every_field_is_an_option_with_its_limits_and_choices():

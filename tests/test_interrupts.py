@@ -37,8 +37,9 @@ SPIN = "exec('while True: pass')"
 
 
 def run(command, **more):
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=signals.heed, **more)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=signals.heed, **more
+    )
 
 
 def start(tmp_path, body):
@@ -116,8 +117,9 @@ def test_little_is_imported_before_signals_are_caught():
 
 
 def test_nohup_stays_in_force(tmp_path):
-    ignore = ("import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-              "os.execv(sys.executable, sys.argv[1:])")
+    ignore = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    )
     program = PROGRAM.replace("BODY", "sys.stdin.readline()")
     command = [sys.executable, "-c", ignore, sys.executable, "-c", program, str(tmp_path)]
     process = run(command, stdin=subprocess.PIPE)
@@ -129,8 +131,10 @@ def test_nohup_stays_in_force(tmp_path):
 
 
 def test_a_child_that_writes_ends_too(tmp_path):
-    body = ("import threading; from gm.data import videos; threading.Timer(0.5, lambda: print('child')).start(); "
-            "videos._run([sys.executable, '-c', 'import time; time.sleep(77)'], b'', 60)")
+    body = (
+        "import threading; from gm.data import videos; threading.Timer(0.5, lambda: print('child')).start(); "
+        "videos._run([sys.executable, '-c', 'import time; time.sleep(77)'], b'', 60)"
+    )
     process = start(tmp_path, body)
     assert process.stdout.readline() == "child\n"
     process.send_signal(signal.SIGTERM)

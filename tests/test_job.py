@@ -80,6 +80,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, untrai
 
 def test_memory_that_runs_out_is_told_with_the_estimate(tmp_path, model, monkeypatch):
     for error in (MemoryError(), RuntimeError("std::bad_alloc\nmore"), RuntimeError("Allocate output memory failed")):
+
         def fail(*_, error=error, **options):
             raise error
 
@@ -192,8 +193,13 @@ def test_latents_are_not_decoded(tmp_path, model):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"num_videos": 0}, "num_videos 0"), ({"output_fps": 0}, "output_fps 0"), ({"output_type": "avi"}, "'avi'.*mp4"),
-     ({"sampling": {"fsp": 7}}, "fsp.*fps"), ({"sampling": {"fps": 0}}, "fps 0")],
+    [
+        ({"num_videos": 0}, "num_videos 0"),
+        ({"output_fps": 0}, "output_fps 0"),
+        ({"output_type": "avi"}, "'avi'.*mp4"),
+        ({"sampling": {"fsp": 7}}, "fsp.*fps"),
+        ({"sampling": {"fps": 0}}, "fps 0"),
+    ],
 )
 def test_settings_that_cannot_be(tmp_path, model, settings, words):
     with pytest.raises(UserError, match=words):
@@ -311,9 +317,14 @@ def test_latents_are_decoded_to_the_frames_that_they_were_part_of(tmp_path, mode
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file"), (b"no numbers", "no whole .npy"), (np.zeros((1, 4, 2, 2), int), "int64"),
-     (np.zeros((3, 8, 4, 4), np.float32), r"\(3, 8, 4, 4\).*4,"), (np.zeros((4, 4), np.float32), r"\(4, 4\)"),
-     (np.full((1, 4, 2, 2), np.inf, np.float32), "infinite")],
+    [
+        (None, "No such file"),
+        (b"no numbers", "no whole .npy"),
+        (np.zeros((1, 4, 2, 2), int), "int64"),
+        (np.zeros((3, 8, 4, 4), np.float32), r"\(3, 8, 4, 4\).*4,"),
+        (np.zeros((4, 4), np.float32), r"\(4, 4\)"),
+        (np.full((1, 4, 2, 2), np.inf, np.float32), "infinite"),
+    ],
 )
 def test_latents_that_cannot_be(tmp_path, model, content, words):
     path = tmp_path / "a.npy"
@@ -357,8 +368,10 @@ def test_a_video_ends_with_another_picture_or_with_its_own(tmp_path, model, monk
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"loop": True, "end_image": "b.png"}, "--loop.*--end_image"),
-     ({"loop": True, "sampling": {**SHORT, "cache_interval": 2}}, "--loop.*DeepCache.*cache_interval")],
+    [
+        ({"loop": True, "end_image": "b.png"}, "--loop.*--end_image"),
+        ({"loop": True, "sampling": {**SHORT, "cache_interval": 2}}, "--loop.*DeepCache.*cache_interval"),
+    ],
 )
 def test_ends_that_make_no_sense(tmp_path, model, settings, words):
     with pytest.raises(UserError, match=words):
@@ -436,12 +449,17 @@ def test_what_there_is_of_a_longer_video_is_kept(tmp_path, model, monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"segments": 0}, "segments 0"), ({"segments": 2, "overlap": 0}, "overlap 0"), ({"overlap": 1}, "--overlap.*more"),
-     ({"segments": 2, "overlap": 3}, "overlap 3: must be less than the 3 frames"),
-     ({"segments": 2, "loop": True}, "--segments and --loop"), ({"segment_fps": "7"}, "--segment_fps.*--segments"),
-     ({"segments": 2, "overlap": 1, "segment_motion": "1,2,3"}, "segment_motion=1,2,3: 3 numbers for 2 segments"),
-     ({"segments": 2, "overlap": 1, "segment_motion": "1,x"}, "segment_motion=1,x: give numbers"),
-     ({"segments": 2, "overlap": 1, "segment_fps": "7,0"}, "fps 0")],
+    [
+        ({"segments": 0}, "segments 0"),
+        ({"segments": 2, "overlap": 0}, "overlap 0"),
+        ({"overlap": 1}, "--overlap.*more"),
+        ({"segments": 2, "overlap": 3}, "overlap 3: must be less than the 3 frames"),
+        ({"segments": 2, "loop": True}, "--segments and --loop"),
+        ({"segment_fps": "7"}, "--segment_fps.*--segments"),
+        ({"segments": 2, "overlap": 1, "segment_motion": "1,2,3"}, "segment_motion=1,2,3: 3 numbers for 2 segments"),
+        ({"segments": 2, "overlap": 1, "segment_motion": "1,x"}, "segment_motion=1,x: give numbers"),
+        ({"segments": 2, "overlap": 1, "segment_fps": "7,0"}, "fps 0"),
+    ],
 )
 def test_segments_that_cannot_be(tmp_path, model, settings, words):
     with pytest.raises(UserError, match=words):

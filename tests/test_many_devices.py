@@ -47,16 +47,34 @@ def launch(tmp_path, untrained, pictures):
             port = probe.getsockname()[1]
         logs = tmp_path / f"logs-{port}"
         command = [
-            str(Path(sys.executable).parent / "msrun"), f"--worker_num={workers}", f"--local_worker_num={workers}",
-            "--join=True", f"--master_port={port}", f"--log_dir={logs}", *script,
+            str(Path(sys.executable).parent / "msrun"),
+            f"--worker_num={workers}",
+            f"--local_worker_num={workers}",
+            "--join=True",
+            f"--master_port={port}",
+            f"--log_dir={logs}",
+            *script,
             str(ROOT / "image_to_video.py"),
-            f"--SVD.config={CONFIG}", f"--SVD.checkpoint={untrained}", f"--image={image}",
-            f"--output_dir={tmp_path / 'out'}", "--SVD.num_frames=3", "--SVD.sampling_steps=3", "--mode=1",
-            "--device_target=CPU", *extra,
+            f"--SVD.config={CONFIG}",
+            f"--SVD.checkpoint={untrained}",
+            f"--image={image}",
+            f"--output_dir={tmp_path / 'out'}",
+            "--SVD.num_frames=3",
+            "--SVD.sampling_steps=3",
+            "--mode=1",
+            "--device_target=CPU",
+            *extra,
         ]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                   env={**os.environ, "PATH": path}, preexec_fn=signals.heed)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PATH": path},
+            preexec_fn=signals.heed,
+        )
         running.append(process)
         return process, logs
 
@@ -161,9 +179,17 @@ def test_two_devices_make_one_video_as_one_does(launch, tmp_path, untrained, mod
     found = results(tmp_path / "out")
     assert sorted(found) == NAMES[:2] and all(len(told) == 2 for told in found.values())
     assert {told["guidance_devices"] for told in found["picture0"]} == {2}
-    arguments = [f"--SVD.config={CONFIG}", f"--SVD.checkpoint={untrained}", f"--image={folder}",
-                 f"--output_dir={tmp_path / 'one'}", "--SVD.num_frames=3", "--SVD.sampling_steps=3",
-                 "--device_target=CPU", "--compile_cache=off" if mode == 0 else "--seed=23", *options]
+    arguments = [
+        f"--SVD.config={CONFIG}",
+        f"--SVD.checkpoint={untrained}",
+        f"--image={folder}",
+        f"--output_dir={tmp_path / 'one'}",
+        "--SVD.num_frames=3",
+        "--SVD.sampling_steps=3",
+        "--device_target=CPU",
+        "--compile_cache=off" if mode == 0 else "--seed=23",
+        *options,
+    ]
     with pytest.raises(UserError, match="1 of 3 pictures failed"):
         image_to_video.main(arguments)
     for name in NAMES[:2]:

@@ -11,10 +11,19 @@ from gm.ops import reference, table
 from tests.near import difference
 
 
-@pytest.mark.parametrize(("text", "size"), [
-    ("8GB", 8 * 10**9), ("8GiB", 2**33), ("500MB", 5 * 10**8), ("1.5kib", 1536), (" 2 tb ", 2 * 10**12), ("7", 7),
-    ("12B", 12), ("1" + 400 * "0", 10**400),
-])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8 * 10**9),
+        ("8GiB", 2**33),
+        ("500MB", 5 * 10**8),
+        ("1.5kib", 1536),
+        (" 2 tb ", 2 * 10**12),
+        ("7", 7),
+        ("12B", 12),
+        ("1" + 400 * "0", 10**400),
+    ],
+)
 def test_sizes(text, size):
     assert memory.parse_size(text) == size
 
@@ -25,9 +34,18 @@ def test_what_is_no_size_is_named(text):
         memory.parse_size(text)
 
 
-@pytest.mark.parametrize(("budget", "scores"), [
-    (1, 2**16), (2**22, 2**16), (2**23, 2**17), (2**32 - 1, 2**25), (2**32, 2**26), (2**33, 2**27), (2**60, 2**28),
-])
+@pytest.mark.parametrize(
+    ("budget", "scores"),
+    [
+        (1, 2**16),
+        (2**22, 2**16),
+        (2**23, 2**17),
+        (2**32 - 1, 2**25),
+        (2**32, 2**26),
+        (2**33, 2**27),
+        (2**60, 2**28),
+    ],
+)
 def test_scores_are_a_sixteenth_of_the_budget_within_limits(budget, scores):
     assert memory.attention_scores(budget) == scores
 

@@ -58,8 +58,13 @@ def test_parameter_counts():
 
 @pytest.mark.parametrize(
     ("version", "frames", "steps", "low", "high"),
-    [("svd", 14, 25, 1.0, 2.5), ("svd_xt", 25, 30, 1.5, 3.0), ("svd_xt_1_1", 25, 30, 1.5, 3.0),
-     ("svd_image_decoder", 14, 25, 1.0, 2.5), ("svd_xt_image_decoder", 25, 30, 1.5, 3.0)],
+    [
+        ("svd", 14, 25, 1.0, 2.5),
+        ("svd_xt", 25, 30, 1.5, 3.0),
+        ("svd_xt_1_1", 25, 30, 1.5, 3.0),
+        ("svd_image_decoder", 14, 25, 1.0, 2.5),
+        ("svd_xt_image_decoder", 25, 30, 1.5, 3.0),
+    ],
 )
 def test_defaults_of_the_variants(version, frames, steps, low, high):
     config = load_model_config(ROOT / "configs" / f"{version}.yaml")
@@ -71,8 +76,15 @@ def test_defaults_of_the_variants(version, frames, steps, low, high):
 
 
 def test_every_option_of_sampling_can_stand_in_the_file(tmp_path):
-    given = {"schedule": "ays", "seed": 5, "cache_interval": 2, "guidance_shape": "triangle", "decode_tile": 64,
-             "guidance_sigma_max": 3.5, "sampler": "heun"}
+    given = {
+        "schedule": "ays",
+        "seed": 5,
+        "cache_interval": 2,
+        "guidance_shape": "triangle",
+        "decode_tile": 64,
+        "guidance_sigma_max": 3.5,
+        "sampler": "heun",
+    }
     options = load_model_config(write(tmp_path, f"sampling: {json.dumps(given)}")).sampling.options()
     assert type(options) is Options and given.items() <= vars(options).items()
     with pytest.raises(UserError, match="sampling.schedule 'linear': must be one of karras, ays"):
@@ -97,10 +109,14 @@ def write(tmp_path, text):
         ("model:\n  clip:\n    embed_dim: 64\n", ["embed_dim 64", "context_dim 32"]),
         ("model:\n  clip:\n    head_width: 24\n", ["head_width"]),
         ("sampling:\n  frames: 3\n", ["sampling.frames"]),
-        ("model:\n  unet:\n    num_head_channels: 0\n    channel_mult: []\n",
-         ["model.unet.num_head_channels 0", "model.unet.channel_mult: must not be empty"]),
-        ("model:\n  vae:\n    ch_mult: [1, 0]\n    num_res_blocks: -1\n",
-         ["model.vae.ch_mult [1, 0]", "model.vae.num_res_blocks -1"]),
+        (
+            "model:\n  unet:\n    num_head_channels: 0\n    channel_mult: []\n",
+            ["model.unet.num_head_channels 0", "model.unet.channel_mult: must not be empty"],
+        ),
+        (
+            "model:\n  vae:\n    ch_mult: [1, 0]\n    num_res_blocks: -1\n",
+            ["model.vae.ch_mult [1, 0]", "model.vae.num_res_blocks -1"],
+        ),
         ("model:\n  clip:\n    head_width: 0\n    layers: -3\n", ["model.clip.head_width 0", "model.clip.layers -3"]),
     ],
 )

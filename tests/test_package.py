@@ -22,7 +22,10 @@ from gm.model_config import load_model_config
 ROOT = Path(__file__).resolve().parents[1]
 # {folder of the checkout: where it is in the package}
 FOLDERS = {
-    "gm": "gm", "svd_tools": "svd_tools", "configs": "gm/configs", "assets": "gm/assets",
+    "gm": "gm",
+    "svd_tools": "svd_tools",
+    "configs": "gm/configs",
+    "assets": "gm/assets",
     "tests/goldens": "svd_tools/goldens",
 }
 TOP = {"image_to_video.py", "train.py"}
@@ -31,7 +34,7 @@ TOP = {"image_to_video.py", "train.py"}
 def packaged(file):
     """The name in the package of a file of the checkout, None where it is left out."""
     folder = next((folder for folder in FOLDERS if file.startswith(f"{folder}/")), None)
-    return FOLDERS[folder] + file[len(folder):] if folder else file if file in TOP else None
+    return FOLDERS[folder] + file[len(folder) :] if folder else file if file in TOP else None
 
 
 def run(*command, cwd, **more):
@@ -50,8 +53,11 @@ def test_every_program_is_a_command():
     assert commands == list(places.COMMANDS.values())
     for script in places.COMMANDS:
         assert (ROOT / script).is_file()
-    tools = {path.relative_to(ROOT).as_posix() for path in (ROOT / "svd_tools").glob("*.py")
-             if "run_cli(main)" in path.read_text(encoding="utf-8")}
+    tools = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "svd_tools").glob("*.py")
+        if "run_cli(main)" in path.read_text(encoding="utf-8")
+    }
     assert tools - places.COMMANDS.keys() == {"svd_tools/operators.py"}  # it writes docs/devices.md
 
 
@@ -134,13 +140,32 @@ def test_the_wheel_makes_a_video_where_there_is_no_checkout(wheel, tmp_path):
     code = "from gm import places; print(places.INSTALLED, places.DEMO, places.GOLDENS)"
     installed, demo, goldens = told("python", "-c", code).split()
     assert installed == "True" and Path(demo).is_relative_to(environment)
-    told("svd-image-to-video", f"--image={demo}", "--SVD.num_frames=3", "--SVD.sampling_steps=2", "--mode=1",
-         "--height=64", "--width=64")
+    told(
+        "svd-image-to-video",
+        f"--image={demo}",
+        "--SVD.num_frames=3",
+        "--SVD.sampling_steps=2",
+        "--mode=1",
+        "--height=64",
+        "--width=64",
+    )
     assert imageio_ffmpeg.count_frames_and_secs(str(place / "outputs/demo_000.mp4"))[0] == 3
     assert "0 failed" in told("svd-verify", f"{goldens}/scalars_golden.safetensors")
-    assert "svd_tiny" in told("svd-convert", "--pt_weights_file", Path(demo).with_name("svd_tiny.safetensors"),
-                              "--config", "svd_tiny", "--out_dir", "converted")
+    assert "svd_tiny" in told(
+        "svd-convert",
+        "--pt_weights_file",
+        Path(demo).with_name("svd_tiny.safetensors"),
+        "--config",
+        "svd_tiny",
+        "--out_dir",
+        "converted",
+    )
     assert "train.epochs" in told("svd-train", "--help") and "--split_scenes" in told("svd-label", "--help")
-    refused = subprocess.run([programs / "svd-image-to-video", "--version=svd", f"--image={demo}"], cwd=place,
-                             capture_output=True, text=True, env=variables)
+    refused = subprocess.run(
+        [programs / "svd-image-to-video", "--version=svd", f"--image={demo}"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env=variables,
+    )
     assert refused.returncode == 1 and "\n  svd-download svd\n" in refused.stderr

@@ -76,8 +76,10 @@ def test_the_shape_of_guidance_reaches_the_frames(pipeline):
     """Where the scales of two shapes are the same so are the frames' latents after a step, and only there."""
     options = pipeline.options(num_frames=3, sampling_steps=1, min_guidance=1.0, max_guidance=3.0)
     conditioning = pipeline.condition(IMAGE, options)
-    found = {shape: sample(pipeline, replace(options, guidance_shape=shape), conditioning=conditioning)[-1]
-             for shape in ("linear", "triangle", "constant")}
+    found = {
+        shape: sample(pipeline, replace(options, guidance_shape=shape), conditioning=conditioning)[-1]
+        for shape in ("linear", "triangle", "constant")
+    }
     assert difference(found["triangle"][0], found["linear"][0]) < 1e-6
     assert difference(found["triangle"][1], found["constant"][1]) < 1e-6
     assert difference(found["linear"][2], found["constant"][2]) < 1e-6
@@ -158,11 +160,16 @@ def test_picture_that_is_no_multiple(pipeline):
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"num_frames": 0}, "num_frames 0"), ({"sampling_steps": 2.5}, "sampling_steps: expected int, found 2.5"),
-     ({"seed": -1}, "seed -1"),
-     ({"fps": float("inf")}, "fps inf"), ({"min_guidance": float("nan")}, "min_guidance nan"),
-     ({"guidance_sigma_min": 10.0, "guidance_sigma_max": 1.0}, "guidance_sigma_min 10 is above"),
-     ({"motion_bucket_id": -1}, "motion_bucket_id -1"), ({"decode_chunk_size": 0}, "decode_chunk_size 0")],
+    [
+        ({"num_frames": 0}, "num_frames 0"),
+        ({"sampling_steps": 2.5}, "sampling_steps: expected int, found 2.5"),
+        ({"seed": -1}, "seed -1"),
+        ({"fps": float("inf")}, "fps inf"),
+        ({"min_guidance": float("nan")}, "min_guidance nan"),
+        ({"guidance_sigma_min": 10.0, "guidance_sigma_max": 1.0}, "guidance_sigma_min 10 is above"),
+        ({"motion_bucket_id": -1}, "motion_bucket_id -1"),
+        ({"decode_chunk_size": 0}, "decode_chunk_size 0"),
+    ],
 )
 def test_options_that_cannot_be(pipeline, change, word):
     with pytest.raises(UserError, match=word):
@@ -183,12 +190,20 @@ def test_a_released_component_takes_with_it_what_holds_it(untrained):
 
 def test_parameters_keep_their_checkpoints_names_in_whatever_holds_their_component(untrained):
     pipeline = ImageToVideo(CONFIG, untrained)
-    held = [DiffusionLoss(pipeline.denoiser), DeepCache(pipeline.denoiser).denoiser,
-            TiledEncoder(pipeline.condition_encoder, 8).lower, TiledDecoder(pipeline.decoder, 8).lower, pipeline.clip]
+    held = [
+        DiffusionLoss(pipeline.denoiser),
+        DeepCache(pipeline.denoiser).denoiser,
+        TiledEncoder(pipeline.condition_encoder, 8).lower,
+        TiledDecoder(pipeline.decoder, 8).lower,
+        pipeline.clip,
+    ]
     Upper(pipeline.decoder.decoder, (4, 4), 1)
     names = {p.name for cell in held for p in cell.get_parameters()}
-    assert names == {name for name in load_file(untrained) if not name.startswith("first_stage_model.encoder")
-                     and not name.startswith("first_stage_model.quant")}
+    assert names == {
+        name
+        for name in load_file(untrained)
+        if not name.startswith("first_stage_model.encoder") and not name.startswith("first_stage_model.quant")
+    }
 
 
 def test_deep_cache_with_low_memory_needs_no_guidance(untrained):
@@ -205,11 +220,19 @@ def test_amp_level_that_does_not_exist(untrained):
 
 @pytest.mark.parametrize(
     ("size", "height", "width", "expected"),
-    [((576, 1024), None, None, (576, 1024)), ((600, 1100), None, None, (576, 1088)), ((100, 64), 128, 192, (128, 192)),
-     ((300, 400), 192, None, (192, 256)), ((300, 400), None, 256, (192, 256)), ((3000, 4000), None, None, (640, 832)),
-     ((2988, 5312), None, None, (576, 1024)), ((2340, 4160), None, None, (576, 1024)),
-     ((1250, 1250), None, None, (768, 768)), ((2990, 5312), None, None, (576, 1024)),
-     ((1152, 1024), None, None, (1152, 1024))],
+    [
+        ((576, 1024), None, None, (576, 1024)),
+        ((600, 1100), None, None, (576, 1088)),
+        ((100, 64), 128, 192, (128, 192)),
+        ((300, 400), 192, None, (192, 256)),
+        ((300, 400), None, 256, (192, 256)),
+        ((3000, 4000), None, None, (640, 832)),
+        ((2988, 5312), None, None, (576, 1024)),
+        ((2340, 4160), None, None, (576, 1024)),
+        ((1250, 1250), None, None, (768, 768)),
+        ((2990, 5312), None, None, (576, 1024)),
+        ((1152, 1024), None, None, (1152, 1024)),
+    ],
 )
 def test_size_of_the_video(size, height, width, expected):
     config = load_model_config(CONFIG.parent / "svd.yaml")
@@ -218,8 +241,12 @@ def test_size_of_the_video(size, height, width, expected):
 
 @pytest.mark.parametrize(
     ("size", "height", "word"),
-    [((63, 640), None, "640x63"), ((640, 640), 100, "100"), ((640, 640), -64, "-64"),
-     ((100, 20000), None, "20000x100")],
+    [
+        ((63, 640), None, "640x63"),
+        ((640, 640), 100, "100"),
+        ((640, 640), -64, "-64"),
+        ((100, 20000), None, "20000x100"),
+    ],
 )
 def test_size_that_cannot_be(size, height, word):
     with pytest.raises(UserError, match=word):
@@ -289,8 +316,9 @@ def test_deep_cache_saves_evaluations_and_stays_near(pipeline, monkeypatch):
     whole = sample(pipeline, pipeline.options(sampling_steps=6, num_frames=2))[-1]
     calls = []
     inner = type(pipeline.denoiser.unet).inner
-    monkeypatch.setattr(type(pipeline.denoiser.unet), "inner",
-                        lambda self, *arguments: calls.append(1) or inner(self, *arguments))
+    monkeypatch.setattr(
+        type(pipeline.denoiser.unet), "inner", lambda self, *arguments: calls.append(1) or inner(self, *arguments)
+    )
     options = pipeline.options(sampling_steps=6, num_frames=2, cache_interval=3)
     cached = sample(pipeline, options)[-1]
     assert len(calls) == 2  # the deep blocks, in 6 steps

@@ -44,17 +44,28 @@ def test_levels(npu):
     assert parameter_dtype("model.diffusion_model.out.0.weight", BFLOAT16) == ms.float32  # a norm
 
 
-@pytest.mark.parametrize(("amp_level", "dtype", "words"), [
-    ("O0", "bfloat16", "belongs to amp_level O2"), ("O0", "float16", "float16 belongs to"),
-    ("O2", "float8", "float8"), ("O1", "float16", "O1")])
+@pytest.mark.parametrize(
+    ("amp_level", "dtype", "words"),
+    [
+        ("O0", "bfloat16", "belongs to amp_level O2"),
+        ("O0", "float16", "float16 belongs to"),
+        ("O2", "float8", "float8"),
+        ("O1", "float16", "O1"),
+    ],
+)
 def test_levels_that_do_not_exist(npu, amp_level, dtype, words):
     with pytest.raises(UserError, match=words):
         level(amp_level, dtype)
 
 
-@pytest.mark.parametrize(("device", "chip", "words"), [
-    ("CPU", "", "no bfloat16 convolutions and products on CPUs"), ("GPU", "", "on GPUs"),
-    ("Ascend", "ascend910", "910A has no bfloat16")])
+@pytest.mark.parametrize(
+    ("device", "chip", "words"),
+    [
+        ("CPU", "", "no bfloat16 convolutions and products on CPUs"),
+        ("GPU", "", "on GPUs"),
+        ("Ascend", "ascend910", "910A has no bfloat16"),
+    ],
+)
 def test_devices_without_bfloat16(monkeypatch, device, chip, words):
     monkeypatch.setattr("gm.ops.device", lambda: device)
     monkeypatch.setattr(float32, "ascend_chip", lambda: chip)
@@ -89,11 +100,19 @@ def test_the_programs_refuse_it_here(tmp_path):
 def test_training_refuses_it_here(tmp_path):
     (tmp_path / "labels.csv").write_text("path,length,motion_bucket_id\n")
     with pytest.raises(UserError, match="CPUs"):
-        train.main([
-            "--svd_config=configs/svd_tiny.yaml", "--train.pretrained=assets/svd_tiny.safetensors",
-            f"--train.output_dir={tmp_path / 'run'}", "--environment.device_target=CPU", "--environment.mode=1",
-            f"--train.dataset.init_args.data_dir={tmp_path}", "--train.amp_level=O2", "--train.dtype=bfloat16",
-            f"--train.dataset.init_args.metadata={tmp_path / 'labels.csv'}"])
+        train.main(
+            [
+                "--svd_config=configs/svd_tiny.yaml",
+                "--train.pretrained=assets/svd_tiny.safetensors",
+                f"--train.output_dir={tmp_path / 'run'}",
+                "--environment.device_target=CPU",
+                "--environment.mode=1",
+                f"--train.dataset.init_args.data_dir={tmp_path}",
+                "--train.amp_level=O2",
+                "--train.dtype=bfloat16",
+                f"--train.dataset.init_args.metadata={tmp_path / 'labels.csv'}",
+            ]
+        )
 
 
 def test_norms_mix_factors_and_the_vae_stay_float32():
@@ -111,11 +130,14 @@ def test_norms_mix_factors_and_the_vae_stay_float32():
     assert {parameter_dtype(name, "O0") for name in shapes} == {ms.float32}
 
 
-@pytest.mark.parametrize("name, dtype", [
-    ("conditioner.embedders.0.open_clip.model.visual.proj", ms.float16),
-    ("conditioner.embedders.0.open_clip.model.visual.ln_post.bias", ms.float32),
-    ("conditioner.embedders.0.open_clip.model.visual.transformer.resblocks.3.mlp.c_fc.weight", ms.float16),
-])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        ("conditioner.embedders.0.open_clip.model.visual.proj", ms.float16),
+        ("conditioner.embedders.0.open_clip.model.visual.ln_post.bias", ms.float32),
+        ("conditioner.embedders.0.open_clip.model.visual.transformer.resblocks.3.mlp.c_fc.weight", ms.float16),
+    ],
+)
 def test_the_image_tower_is_float16_but_for_its_norms(name, dtype):
     assert parameter_dtype(name, "O2") == dtype
 

@@ -146,8 +146,12 @@ def test_every_requirement_is_bounded_and_gives_its_reason(name):
 def test_numpy_stays_below_2_wherever_pip_is_run():
     assert [line for line, _ in dependency_lines() if line.startswith("numpy")] == ["numpy>=1.26,<2"]
     assert "-e ." in [line for line, _ in requirement_lines("requirements.txt")]
-    for name in ("requirements-test.txt", "requirements-extra.txt", "requirements-data.txt",
-                 "requirements-cluster.txt"):
+    for name in (
+        "requirements-test.txt",
+        "requirements-extra.txt",
+        "requirements-data.txt",
+        "requirements-cluster.txt",
+    ):
         assert "-r requirements.txt" in [line for line, _ in requirement_lines(name)]
 
 
@@ -174,7 +178,9 @@ def test_mindspores_version_is_known_before_it_is_imported(tmp_path, monkeypatch
 def test_lines_that_benchmarks_mutations_changes_exist_once():
     groups = yaml.safe_load((ROOT / "benchmarks" / "mutations.yaml").read_text(encoding="utf-8"))
     assert not [
-        (group["file"], change["old"]) for group in groups for change in group["changes"]
+        (group["file"], change["old"])
+        for group in groups
+        for change in group["changes"]
         if (ROOT / group["file"]).read_text(encoding="utf-8").count(change["old"]) != 1
     ]
 

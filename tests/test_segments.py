@@ -30,15 +30,18 @@ def mean(frame):
 def test_a_shift_of_colours_is_undone_and_what_comes_nearer_keeps_its_own(image):
     true = push_in(image, 11, 128, 1.02, (0.5, 0.5))
     assert mean(true[-1])[0] - mean(image)[0] > 4  # so that the picture's mean would be wrong
-    for given, frames in ((image, shifted(true, SHIFT)), (image, true),
-                          (None, shifted(true, SHIFT * np.linspace(0, 1, 11).reshape(-1, 1, 1, 1)))):
+    for given, frames in (
+        (image, shifted(true, SHIFT)),
+        (image, true),
+        (None, shifted(true, SHIFT * np.linspace(0, 1, 11).reshape(-1, 1, 1, 1))),
+    ):
         np.testing.assert_allclose(mean(unshifted(given, frames)), mean(true[-1]), atol=1.0)
 
 
 def test_points_that_are_gone_say_nothing(image):
     """A camera that pans leaves a bright half behind; of what it still shows the colours are the same."""
     wide = np.concatenate([np.clip(image.astype(int) + 80, 0, 255).astype(np.uint8)[:, :64], image], 1)
-    true = np.stack([wide[:, 4 * k:4 * k + 128] for k in range(11)])
+    true = np.stack([wide[:, 4 * k : 4 * k + 128] for k in range(11)])
     assert mean(true[0])[0] - mean(true[-1])[0] > 15
     np.testing.assert_allclose(mean(unshifted(true[0], shifted(true, SHIFT))), mean(true[-1]), atol=1.5)
 

@@ -29,15 +29,22 @@ def run(tmp_path, redirection, *arguments):
     """(exit status of the program, stderr) under bash with a redirection or pipe behind the command."""
     (tmp_path / "program.py").write_text(PROGRAM)
     command = f'{sys.executable} program.py done "$@" {redirection}; exit ${{PIPESTATUS[0]}}'
-    done = subprocess.run(["bash", "-c", command, "bash", *arguments], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(CONFIG.parent.parent)})
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CONFIG.parent.parent)},
+    )
     assert "Traceback" not in done.stderr + done.stdout and (tmp_path / "done").exists()
     assert int((tmp_path / "done").read_text()) > 2, "a file of the program's own became stdout or stderr"
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("redirection", ["| head -n 1", ">&-", "</dev/null >&- 2>&-", "2>&-", "<&- >&- 2>&-",
-                                         "2>&1 >&- | true", "2>/dev/full"])
+@pytest.mark.parametrize(
+    "redirection",
+    ["| head -n 1", ">&-", "</dev/null >&- 2>&-", "2>&-", "<&- >&- 2>&-", "2>&1 >&- | true", "2>/dev/full"],
+)
 def test_nothing_stops_the_work(tmp_path, redirection):
     status, errors = run(tmp_path, redirection)
     assert status == 0 and errors in ("to stderr\n", "")

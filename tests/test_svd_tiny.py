@@ -111,8 +111,17 @@ def test_every_camera_move_goes_its_way(demo, move):
 def test_fine_tuning_on_clips_that_pan_makes_pictures_pan(tmp_path):
     """benchmarks/tiny_finetune.py in short: label, train.py with temporal_only, image_to_video with the delta."""
     subprocess.run(
-        [sys.executable, ROOT / "benchmarks/tiny_finetune.py", f"--output_dir={tmp_path}", "--clips=8", "--drawn=3",
-         "--steps=60", "--sampling_steps=6"], check=True, cwd=ROOT,
+        [
+            sys.executable,
+            ROOT / "benchmarks/tiny_finetune.py",
+            f"--output_dir={tmp_path}",
+            "--clips=8",
+            "--drawn=3",
+            "--steps=60",
+            "--sampling_steps=6",
+        ],
+        check=True,
+        cwd=ROOT,
     )
     summary = json.loads((tmp_path / "report.json").read_text())["summary"]
     assert summary["after"]["share that pans right"] == 1

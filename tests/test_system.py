@@ -21,18 +21,44 @@ GROUP_V1 = {"proc/self/cgroup": "5:cpu,memory:/a/b\n0::/\n"}
 GROUP_V2 = {"proc/self/cgroup": "0::/a/b\n"}
 
 
-@pytest.mark.parametrize(("files", "left"), [
-    ({}, 1024000),
-    ({**GROUP_V2, f"{V2}/a/b/memory.max": "max\n", f"{V2}/a/b/memory.current": "5000\n"}, 1024000),
-    ({**GROUP_V2, f"{V2}/a/b/memory.max": "9000\n", f"{V2}/a/b/memory.current": "5000\n",
-      f"{V2}/a/b/memory.stat": "anon 4\ninactive_file 700\n"}, 4700),
-    ({**GROUP_V2, f"{V2}/a/memory.max": "300\n", f"{V2}/a/memory.current": "500\n"}, 0),
-    ({**GROUP_V2, f"{V2}/memory.max": "300\n", f"{V2}/memory.current": "100\n"}, 200),  # a container sees its top alone
-    ({**GROUP_V1, f"{V1}/a/b/memory.limit_in_bytes": "9223372036854771712\n",
-      f"{V1}/a/b/memory.usage_in_bytes": "5\n"}, 1024000),
-    ({**GROUP_V1, f"{V1}/a/memory.limit_in_bytes": "8000\n", f"{V1}/a/memory.usage_in_bytes": "5000\n",
-      f"{V1}/a/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n"}, 3050),
-])
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, 1024000),
+        ({**GROUP_V2, f"{V2}/a/b/memory.max": "max\n", f"{V2}/a/b/memory.current": "5000\n"}, 1024000),
+        (
+            {
+                **GROUP_V2,
+                f"{V2}/a/b/memory.max": "9000\n",
+                f"{V2}/a/b/memory.current": "5000\n",
+                f"{V2}/a/b/memory.stat": "anon 4\ninactive_file 700\n",
+            },
+            4700,
+        ),
+        ({**GROUP_V2, f"{V2}/a/memory.max": "300\n", f"{V2}/a/memory.current": "500\n"}, 0),
+        (
+            {**GROUP_V2, f"{V2}/memory.max": "300\n", f"{V2}/memory.current": "100\n"},
+            200,
+        ),  # a container sees its top alone
+        (
+            {
+                **GROUP_V1,
+                f"{V1}/a/b/memory.limit_in_bytes": "9223372036854771712\n",
+                f"{V1}/a/b/memory.usage_in_bytes": "5\n",
+            },
+            1024000,
+        ),
+        (
+            {
+                **GROUP_V1,
+                f"{V1}/a/memory.limit_in_bytes": "8000\n",
+                f"{V1}/a/memory.usage_in_bytes": "5000\n",
+                f"{V1}/a/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+            },
+            3050,
+        ),
+    ],
+)
 def test_memory_that_is_left_in_machine_and_control_groups(tmp_path, files, left):
     assert system.available_memory(write(tmp_path, **files)) == left
 
@@ -50,16 +76,31 @@ def test_a_limit_of_addresses_counts_too(tmp_path):
     assert system.available_memory(write(tmp_path, **files)) == 1024000
 
 
-@pytest.mark.parametrize(("files", "most"), [
-    ({}, 64),
-    ({**GROUP_V2, f"{V2}/a/b/cpu.max": "max 100000\n"}, 64),
-    ({**GROUP_V2, f"{V2}/a/b/cpu.max": "250000 100000\n"}, 3),
-    ({**GROUP_V2, f"{V2}/a/b/cpu.max": "max 100000\n", f"{V2}/a/cpu.max": "10000 100000\n"}, 1),
-    ({**GROUP_V1, "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "200000\n",
-      "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "50000\n"}, 4),
-    ({**GROUP_V1, "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n",
-      "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n"}, 64),
-])
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({}, 64),
+        ({**GROUP_V2, f"{V2}/a/b/cpu.max": "max 100000\n"}, 64),
+        ({**GROUP_V2, f"{V2}/a/b/cpu.max": "250000 100000\n"}, 3),
+        ({**GROUP_V2, f"{V2}/a/b/cpu.max": "max 100000\n", f"{V2}/a/cpu.max": "10000 100000\n"}, 1),
+        (
+            {
+                **GROUP_V1,
+                "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "50000\n",
+            },
+            4,
+        ),
+        (
+            {
+                **GROUP_V1,
+                "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+            },
+            64,
+        ),
+    ],
+)
 def test_processors_of_control_groups(tmp_path, monkeypatch, files, most):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)

@@ -37,9 +37,15 @@ DTYPES = ("float16", "float32")
 
 
 def convert(
-    weights_file: str | Path, expected: dict[str, tuple[int, ...]], out_dir: str | Path, dtype: str | None = None,
-    file_format: str = "safetensors", overwrite: bool = False, to: str = MINDSPORE,
-    base: str | Path | None = None, use_ema: bool = False,
+    weights_file: str | Path,
+    expected: dict[str, tuple[int, ...]],
+    out_dir: str | Path,
+    dtype: str | None = None,
+    file_format: str = "safetensors",
+    overwrite: bool = False,
+    to: str = MINDSPORE,
+    base: str | Path | None = None,
+    use_ema: bool = False,
     configs: Callable[[list[str]], dict[str, Any]] | None = None,
 ) -> Path:
     """Write the parameters `expected` of a checkpoint in another layout, called like the input.
@@ -85,16 +91,28 @@ def _renamed(checkpoint: View, sources: dict[str, str], to: str) -> View:
     """The `View` of what is written, under the original names and in the order of the input: read front to back."""
     names = {source: name for name, source in sources.items()}
     if to == ORIGINAL:
-        names.update({source: original_name(source) for source in checkpoint.names()
-                      if unused_reason(original_name(source)) is not None})
-    return View(checkpoint.path, {names[source]: Source.of(checkpoint, source) for source in checkpoint.names()
-                                  if source in names})
+        names.update(
+            {
+                source: original_name(source)
+                for source in checkpoint.names()
+                if unused_reason(original_name(source)) is not None
+            }
+        )
+    return View(
+        checkpoint.path,
+        {names[source]: Source.of(checkpoint, source) for source in checkpoint.names() if source in names},
+    )
 
 
 def _output_path(source: Path, out_dir: str | Path, suffix: str, overwrite: bool) -> Path:
     folder = Path(out_dir)
-    stem = source.name if source.is_dir() else source.name.split(".safetensors")[0] if ".safetensors" in source.name \
+    stem = (
+        source.name
+        if source.is_dir()
+        else source.name.split(".safetensors")[0]
+        if ".safetensors" in source.name
         else source.stem
+    )
     path = folder / f"{stem}{suffix}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,8 +167,10 @@ def _write(path: Path, view: View, dtype: str | None, metadata: dict[str, str] |
 def _write_folder(path: Path, model: View, dtype: str | None, configs: Callable[[list[str]], dict[str, Any]]) -> None:
     """diffusers' folder, which takes its name when all of it is there."""
     parts = diffusers_parts(model)
-    require_space(path.parent, sum(int(np.prod(shape)) * to.itemsize for view in parts.values()
-                                   for _, shape, to in _entries(view, dtype)))
+    require_space(
+        path.parent,
+        sum(int(np.prod(shape)) * to.itemsize for view in parts.values() for _, shape, to in _entries(view, dtype)),
+    )
     with atomic_path(path) as temporary:
         for part, view in parts.items():
             (temporary / part).mkdir(parents=True)
@@ -160,8 +180,10 @@ def _write_folder(path: Path, model: View, dtype: str | None, configs: Callable[
             (temporary / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     lost = without_place(model.names())
     if lost:
-        print(f"{len(lost)} keys have no place in a diffusers folder: training's own encoder, which is made of the "
-              "other one when the folder is read")
+        print(
+            f"{len(lost)} keys have no place in a diffusers folder: training's own encoder, which is made of the "
+            "other one when the folder is read"
+        )
 
 
 def _write_ckpt(path: Path, view: View, dtype: str | None) -> None:
@@ -181,7 +203,11 @@ def _write_ckpt(path: Path, view: View, dtype: str | None) -> None:
 
 
 def _convert_lora(
-    path: Path, expected: dict[str, tuple[int, ...]], out_dir: str | Path, dtype: str | None, overwrite: bool,
+    path: Path,
+    expected: dict[str, tuple[int, ...]],
+    out_dir: str | Path,
+    dtype: str | None,
+    overwrite: bool,
     to: str,
 ) -> Path:
     from gm.checkpoint.delta_file import Delta
@@ -193,8 +219,17 @@ def _convert_lora(
         raise UserError(f"{path} holds trained tensors beside its LoRA: put it into a model with svd_tools/merge.py")
     tensors, metadata = lora_tensors(delta, shapes, to)
     output = _output_path(path, out_dir, f"_{LORA_FILE}" if to == DIFFUSERS else ".safetensors", overwrite)
-    entries = [(name, *((delta.file.shape(source), _output_dtype(delta.file.dtype(source), dtype)) if source else
-                        (number.shape, number.dtype))) for name, (source, number) in tensors.items()]
+    entries = [
+        (
+            name,
+            *(
+                (delta.file.shape(source), _output_dtype(delta.file.dtype(source), dtype))
+                if source
+                else (number.shape, number.dtype)
+            ),
+        )
+        for name, (source, number) in tensors.items()
+    ]
     types = {name: to for name, _, to in entries}
 
     def read(name: str) -> np.ndarray:

@@ -42,11 +42,13 @@ def fingerprint(weights: Weights) -> dict[str, str]:
     A hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
     each of 12 tensors spread over the names: enough to tell two models apart, not to prove them equal.
     """
+
     def read(name: str) -> np.ndarray:
         return weights.checkpoint.read(weights.sources[name])
 
     return {
-        "base_name": Path(weights.checkpoint.path).name, "base_size": str(weights.checkpoint.size()),
+        "base_name": Path(weights.checkpoint.path).name,
+        "base_size": str(weights.checkpoint.size()),
         "base_hash": sampled_hash(weights.sources, read),
         "unet_hash": sampled_hash([name for name in weights.sources if name.startswith(UNET)], read),
     }
@@ -121,7 +123,9 @@ class Deltas:
 
 
 def apply_delta(
-    target: nn.Cell | dict[str, Parameter], deltas: Any, weights: Weights | None = None,
+    target: nn.Cell | dict[str, Parameter],
+    deltas: Any,
+    weights: Weights | None = None,
     amp_level: str | None = None,
 ) -> list[str]:
     """Put changes on a loaded model.

@@ -68,7 +68,11 @@ class Delta:
     """
 
     def __init__(
-        self, path: str | Path, shapes: dict[str, tuple[int, ...]], known: Names, strength: float = 1.0,
+        self,
+        path: str | Path,
+        shapes: dict[str, tuple[int, ...]],
+        known: Names,
+        strength: float = 1.0,
     ) -> None:
         path = Path(path)
         inside = [path / name for name in _IN_FOLDERS if (path / name).is_file()] if path.is_dir() else []
@@ -77,8 +81,12 @@ class Delta:
         self._faults: list[str] = []
         cleaned = {original_name(name): name for name in self.file.names()}
         found, others, naming = find_changes(cleaned, known)
-        self.low_rank = {name: change for name, parts in found.items()
-                         for change in [self._low_rank(name, parts, cleaned, shapes)] if change}
+        self.low_rank = {
+            name: change
+            for name, parts in found.items()
+            for change in [self._low_rank(name, parts, cleaned, shapes)]
+            if change
+        }
         self.whole = self._whole(others, cleaned, known, shapes)
         self._raise()
         ranks = sorted({self.file.shape(change.down)[0] for change in self.low_rank.values()})
@@ -89,7 +97,11 @@ class Delta:
         self.description = " and ".join(words) + ("" if strength == 1 else f", strength {strength:g}")
 
     def _low_rank(
-        self, name: str, parts: dict[str, list[str]], cleaned: dict[str, str], shapes: dict[str, tuple[int, ...]],
+        self,
+        name: str,
+        parts: dict[str, list[str]],
+        cleaned: dict[str, str],
+        shapes: dict[str, tuple[int, ...]],
     ) -> _LowRank | None:
         """A `_LowRank`, or None and a fault."""
         layer = next(iter(parts.values()))[0]
@@ -103,11 +115,16 @@ class Delta:
         down, up = cleaned[parts["down"][0]], cleaned[parts["up"][0]]
         first, second, wanted = self.file.shape(down), self.file.shape(up), tuple(shapes[name])
         rank = first[0] if first else 0
-        fits = len(first) == len(wanted) >= 2 and first[1:] == wanted[1:] and second[:2] == (wanted[0], rank) \
+        fits = (
+            len(first) == len(wanted) >= 2
+            and first[1:] == wanted[1:]
+            and second[:2] == (wanted[0], rank)
             and all(n == 1 for n in second[2:])
+        )
         if not fits or rank == 0:
-            return self._fault(f"{name}: the product of {second} and {first}, the model has {wanted}"
-                               if rank else f"{down}: rank 0")
+            return self._fault(
+                f"{name}: the product of {second} and {first}, the model has {wanted}" if rank else f"{down}: rank 0"
+            )
         if not self._floating(down, up):
             return None
         try:
@@ -120,7 +137,11 @@ class Delta:
         return _LowRank(down, up, scale)
 
     def _whole(
-        self, others: Iterable[str], cleaned: dict[str, str], known: Names, shapes: dict[str, tuple[int, ...]],
+        self,
+        others: Iterable[str],
+        cleaned: dict[str, str],
+        known: Names,
+        shapes: dict[str, tuple[int, ...]],
     ) -> dict[str, str]:
         found = {}
         for name in others:

@@ -38,7 +38,8 @@ def model_configs(config: ModelConfig, parts: Collection[str]) -> dict[str, Any]
 
 def _index(model: Networks) -> dict[str, Any]:
     return {
-        "_class_name": "StableVideoDiffusionPipeline", "_diffusers_version": _VERSION,
+        "_class_name": "StableVideoDiffusionPipeline",
+        "_diffusers_version": _VERSION,
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
         "scheduler": ["diffusers", "EulerDiscreteScheduler"],
@@ -52,13 +53,18 @@ def _unet(model: Networks) -> dict[str, Any]:
     widths = [unet.model_channels * mult for mult in unet.channel_mult]
     attends = [2**level in unet.attention_resolutions for level in range(len(widths))]
     return {
-        "_class_name": "UNetSpatioTemporalConditionModel", "_diffusers_version": _VERSION,
-        "sample_size": 96, "in_channels": unet.in_channels, "out_channels": unet.out_channels,
+        "_class_name": "UNetSpatioTemporalConditionModel",
+        "_diffusers_version": _VERSION,
+        "sample_size": 96,
+        "in_channels": unet.in_channels,
+        "out_channels": unet.out_channels,
         "down_block_types": [f"{'CrossAttn' * has}DownBlockSpatioTemporal" for has in attends],
         "up_block_types": [f"{'CrossAttn' * has}UpBlockSpatioTemporal" for has in reversed(attends)],
-        "block_out_channels": widths, "layers_per_block": unet.num_res_blocks,
+        "block_out_channels": widths,
+        "layers_per_block": unet.num_res_blocks,
         "addition_time_embed_dim": unet.adm_in_channels // 3,
-        "projection_class_embeddings_input_dim": unet.adm_in_channels, "cross_attention_dim": unet.context_dim,
+        "projection_class_embeddings_input_dim": unet.adm_in_channels,
+        "cross_attention_dim": unet.context_dim,
         "transformer_layers_per_block": 1,
         "num_attention_heads": [width // unet.num_head_channels for width in widths],
     }
@@ -68,9 +74,16 @@ def _vae(model: Networks) -> dict[str, Any]:
     vae = model.vae
     widths = [vae.ch * mult for mult in vae.ch_mult]
     common = {
-        "_diffusers_version": _VERSION, "in_channels": 3, "out_channels": 3, "block_out_channels": widths,
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths), "layers_per_block": vae.num_res_blocks,
-        "latent_channels": vae.z_channels, "sample_size": 768, "scaling_factor": SCALE_FACTOR, "force_upcast": True,
+        "_diffusers_version": _VERSION,
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "layers_per_block": vae.num_res_blocks,
+        "latent_channels": vae.z_channels,
+        "sample_size": 768,
+        "scaling_factor": SCALE_FACTOR,
+        "force_upcast": True,
     }
     if vae.temporal_decoder:
         return {"_class_name": "AutoencoderKLTemporalDecoder", **common}
@@ -80,29 +93,61 @@ def _vae(model: Networks) -> dict[str, Any]:
 def _image_encoder(model: Networks) -> dict[str, Any]:
     clip = model.clip
     return {
-        "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", "hidden_act": "gelu",
-        "hidden_size": clip.width, "intermediate_size": int(clip.width * clip.mlp_ratio),
-        "num_attention_heads": clip.width // clip.head_width, "num_hidden_layers": clip.layers,
-        "projection_dim": clip.embed_dim, "image_size": clip.image_size, "patch_size": clip.patch_size,
-        "num_channels": 3, "layer_norm_eps": 1e-5, "attention_dropout": 0.0, "initializer_factor": 1.0,
-        "initializer_range": 0.02, "dropout": 0.0,
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_act": "gelu",
+        "hidden_size": clip.width,
+        "intermediate_size": int(clip.width * clip.mlp_ratio),
+        "num_attention_heads": clip.width // clip.head_width,
+        "num_hidden_layers": clip.layers,
+        "projection_dim": clip.embed_dim,
+        "image_size": clip.image_size,
+        "patch_size": clip.patch_size,
+        "num_channels": 3,
+        "layer_norm_eps": 1e-5,
+        "attention_dropout": 0.0,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "dropout": 0.0,
     }
 
 
 def _scheduler() -> dict[str, Any]:
     return {
-        "_class_name": "EulerDiscreteScheduler", "_diffusers_version": _VERSION, "beta_start": 0.00085,
-        "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "trained_betas": None,
-        "prediction_type": "v_prediction", "interpolation_type": "linear", "use_karras_sigmas": True,
-        "sigma_min": _SIGMA_MIN, "sigma_max": _SIGMA_MAX, "timestep_spacing": "leading", "timestep_type": "continuous",
-        "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True,
+        "_class_name": "EulerDiscreteScheduler",
+        "_diffusers_version": _VERSION,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "trained_betas": None,
+        "prediction_type": "v_prediction",
+        "interpolation_type": "linear",
+        "use_karras_sigmas": True,
+        "sigma_min": _SIGMA_MIN,
+        "sigma_max": _SIGMA_MAX,
+        "timestep_spacing": "leading",
+        "timestep_type": "continuous",
+        "steps_offset": 1,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
     }
 
 
 def _feature_extractor(size: int) -> dict[str, Any]:
     return {
-        "image_processor_type": "CLIPImageProcessor", "feature_extractor_type": "CLIPFeatureExtractor",
-        "crop_size": {"height": size, "width": size}, "size": {"shortest_edge": size}, "resample": 3,
-        "do_center_crop": True, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
-        "image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "rescale_factor": 1 / 255,
+        "image_processor_type": "CLIPImageProcessor",
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "crop_size": {"height": size, "width": size},
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+        "rescale_factor": 1 / 255,
     }

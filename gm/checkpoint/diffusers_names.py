@@ -18,13 +18,21 @@ _VISUAL = "conditioner.embedders.0.open_clip.model.visual."
 
 # (diffusers, original) below a block's own name.
 _UNET_ENDS = (
-    ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
-    ("add_embedding.linear_1", "label_emb.0.0"), ("add_embedding.linear_2", "label_emb.0.2"),
-    ("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"),
+    ("time_embedding.linear_1", "time_embed.0"),
+    ("time_embedding.linear_2", "time_embed.2"),
+    ("add_embedding.linear_1", "label_emb.0.0"),
+    ("add_embedding.linear_2", "label_emb.0.2"),
+    ("conv_in", "input_blocks.0.0"),
+    ("conv_norm_out", "out.0"),
+    ("conv_out", "out.2"),
 )
 _RESNET = (
-    ("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("time_emb_proj", "emb_layers.1"), ("norm2", "out_layers.0"),
-    ("conv2", "out_layers.3"), ("conv_shortcut", "skip_connection"),
+    ("norm1", "in_layers.0"),
+    ("conv1", "in_layers.2"),
+    ("time_emb_proj", "emb_layers.1"),
+    ("norm2", "out_layers.0"),
+    ("conv2", "out_layers.3"),
+    ("conv_shortcut", "skip_connection"),
 )
 _UNET_RESNET = (
     *((f"spatial_res_block.{ours}", theirs) for ours, theirs in _RESNET),
@@ -32,12 +40,21 @@ _UNET_RESNET = (
     ("time_mixer", "time_mixer"),
 )
 _TRANSFORMER = (
-    ("temporal_transformer_blocks", "time_stack"), ("transformer_blocks", "transformer_blocks"),
-    ("time_pos_embed.linear_1", "time_pos_embed.0"), ("time_pos_embed.linear_2", "time_pos_embed.2"),
-    ("norm", "norm"), ("proj_in", "proj_in"), ("proj_out", "proj_out"), ("time_mixer", "time_mixer"),
+    ("temporal_transformer_blocks", "time_stack"),
+    ("transformer_blocks", "transformer_blocks"),
+    ("time_pos_embed.linear_1", "time_pos_embed.0"),
+    ("time_pos_embed.linear_2", "time_pos_embed.2"),
+    ("norm", "norm"),
+    ("proj_in", "proj_in"),
+    ("proj_out", "proj_out"),
+    ("time_mixer", "time_mixer"),
 )
 _VAE_RESNET = (
-    ("norm1", "norm1"), ("conv1", "conv1"), ("norm2", "norm2"), ("conv2", "conv2"), ("conv_shortcut", "nin_shortcut"),
+    ("norm1", "norm1"),
+    ("conv1", "conv1"),
+    ("norm2", "norm2"),
+    ("conv2", "conv2"),
+    ("conv_shortcut", "nin_shortcut"),
 )
 _VAE_VIDEO_RESNET = (
     *((f"spatial_res_block.{ours}", theirs) for ours, theirs in _VAE_RESNET),
@@ -50,11 +67,15 @@ _CLIP_ENDS = (
     ("vision_model.embeddings.class_embedding", "class_embedding"),
     ("vision_model.embeddings.patch_embedding", "conv1"),
     ("vision_model.embeddings.position_embedding.weight", "positional_embedding"),
-    ("vision_model.pre_layrnorm", "ln_pre"), ("vision_model.post_layernorm", "ln_post"),
+    ("vision_model.pre_layrnorm", "ln_pre"),
+    ("vision_model.post_layernorm", "ln_post"),
     ("visual_projection.weight", "proj"),
 )
 _CLIP_LAYER = (
-    ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("self_attn", "attn"), ("mlp.fc1", "mlp.c_fc"),
+    ("layer_norm1", "ln_1"),
+    ("layer_norm2", "ln_2"),
+    ("self_attn", "attn"),
+    ("mlp.fc1", "mlp.c_fc"),
     ("mlp.fc2", "mlp.c_proj"),
 )
 # Older transformers wrote the numbers 0, 1, 2 … of the positions as if they were weights.
@@ -95,10 +116,12 @@ def structure_of(names: Iterable[str]) -> Structure:
     if any(name.startswith((_MODEL, _FIRST_STAGE, "conditioner.")) for name in names):
         return _structure_of_original(names)
     levels = _count(rf"{UNET}\.down_blocks\.(\d+)\.", names)
-    attention = tuple(any(name.startswith(f"{UNET}.down_blocks.{i}.attentions.") for name in names)
-                      for i in range(levels))
+    attention = tuple(
+        any(name.startswith(f"{UNET}.down_blocks.{i}.attentions.") for name in names) for i in range(levels)
+    )
     return Structure(
-        _count(rf"{UNET}\.down_blocks\.0\.resnets\.(\d+)\.", names), attention,
+        _count(rf"{UNET}\.down_blocks\.0\.resnets\.(\d+)\.", names),
+        attention,
         _count(rf"{VAE}\.encoder\.down_blocks\.0\.resnets\.(\d+)\.", names),
         _count(rf"{VAE}\.encoder\.down_blocks\.(\d+)\.", names),
         any(".time_mixer." in name for name in names if name.startswith(VAE + ".")),
@@ -113,8 +136,10 @@ def _structure_of_original(names: set[str]) -> Structure:
     first = [1 + i * (blocks + 1) for i in range(len(shrinking) + 1)] if stages else []
     encoder = rf"(?:{re.escape(_ENCODER)}|{re.escape(_FIRST_STAGE)})encoder\.down\."
     return Structure(
-        blocks, tuple(f"{_MODEL}input_blocks.{n}.1.norm.weight" in names for n in first),
-        _count(encoder + r"0\.block\.(\d+)\.", names), _count(encoder + r"(\d+)\.", names),
+        blocks,
+        tuple(f"{_MODEL}input_blocks.{n}.1.norm.weight" in names for n in first),
+        _count(encoder + r"0\.block\.(\d+)\.", names),
+        _count(encoder + r"(\d+)\.", names),
         any(name.startswith(_FIRST_STAGE) and name.endswith(".mix_factor") for name in names),
         _count(re.escape(_VISUAL) + r"transformer\.resblocks\.(\d+)\.", names),
     )
@@ -202,8 +227,12 @@ def _unet(structure: Structure) -> list[tuple[str, str]]:
         if level < levels - 1:
             last = (level + 1) * (blocks + 1)
             pairs.append((f"{ours}down_blocks.{level}.downsamplers.0.conv", f"{theirs}input_blocks.{last}.0.op"))
-            pairs.append((f"{ours}up_blocks.{level}.upsamplers.0.conv",
-                          f"{theirs}output_blocks.{last - 1}.{2 if attention[-1 - level] else 1}.conv"))
+            pairs.append(
+                (
+                    f"{ours}up_blocks.{level}.upsamplers.0.conv",
+                    f"{theirs}output_blocks.{last - 1}.{2 if attention[-1 - level] else 1}.conv",
+                )
+            )
     return pairs
 
 

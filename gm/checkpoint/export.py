@@ -67,7 +67,7 @@ def lora_tensors(delta: Delta, names: Iterable[str], layout: str) -> Lora:
             layer = table.diffusers(target)[0][0][: -len(WEIGHT)]
             tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"] = (down, None), (up, None)
         else:
-            layer = "lora_unet_" + layer[len(START):].replace(".", "_") if layout == ORIGINAL else layer
+            layer = "lora_unet_" + layer[len(START) :].replace(".", "_") if layout == ORIGINAL else layer
             tensors[layer + DOWN], tensors[layer + UP] = (down, None), (up, None)
             tensors[layer + ".alpha"] = (None, np.array(scale * rank, np.float32))
         alphas[layer] = (rank, scale * rank)
@@ -82,9 +82,14 @@ def _adapter(alphas: dict[str, tuple[int, float]]) -> dict[str, Any]:
     layers = {layer.partition(".")[2]: values for layer, values in alphas.items()}
     rank, alpha = next(iter(layers.values()))
     settings = {
-        "r": rank, "lora_alpha": alpha, "target_modules": sorted(layers), "bias": "none", "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(layers),
+        "bias": "none",
+        "peft_type": "LORA",
         "rank_pattern": {layer: values[0] for layer, values in layers.items() if values[0] != rank},
         "alpha_pattern": {layer: values[1] for layer, values in layers.items() if values[1] != alpha},
-        "use_dora": False, "use_rslora": False,
+        "use_dora": False,
+        "use_rslora": False,
     }
     return {f"{UNET}.{name}": value for name, value in settings.items()}

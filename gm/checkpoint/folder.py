@@ -19,8 +19,14 @@ MEANS = "unet_ema"  # where training programs leave the running mean of the UNet
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # Full precision before half, safetensors before pickles.
 _ENDS = (
-    ".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".safetensors.index.fp16.json",
-    ".fp16.safetensors.index.json", ".bin", ".bin.index.json", ".fp16.bin",
+    ".safetensors",
+    ".safetensors.index.json",
+    ".fp16.safetensors",
+    ".safetensors.index.fp16.json",
+    ".fp16.safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".fp16.bin",
 )
 _INDEX = ".index."
 _LONGEST_INDEX = 16_000_000  # bytes
@@ -62,8 +68,10 @@ def _weights_file(folder: Path) -> Path | None:
 def _require_weights_file(folder: Path) -> Path:
     found = _weights_file(folder)
     if found is None:
-        raise UserError(f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors, also "
-                        "as .fp16.safetensors, in shards with their index, or as .bin")
+        raise UserError(
+            f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors, also "
+            "as .fp16.safetensors, in shards with their index, or as .bin"
+        )
     return found
 
 
@@ -84,13 +92,16 @@ def open_shards(path: str | Path) -> View:
     for shard, file in files.items():
         for name in file.names():
             if wanted.get(name) != shard:
-                raise UserError(f"{path.parent / shard} holds {name}, which {path.name} does not say: "
-                                "files of different models are mixed; download them all again")
+                raise UserError(
+                    f"{path.parent / shard} holds {name}, which {path.name} does not say: "
+                    "files of different models are mixed; download them all again"
+                )
             sources[name] = Source.of(file, name)
     missing = [name for name in wanted if name not in sources]
     if missing:
-        raise UserError(f"{path.parent / wanted[missing[0]]} lacks {missing[0]}, which {path.name} says is in it: "
-                        "download it again")
+        raise UserError(
+            f"{path.parent / wanted[missing[0]]} lacks {missing[0]}, which {path.name} says is in it: download it again"
+        )
     return View(path, sources, description=f"{len(files)} shards")
 
 

@@ -106,8 +106,9 @@ def _safetensors_index(path: Path, size: int) -> tuple[dict[str, StoredTensor], 
         for name, item in header.items():
             begin, end = item["data_offsets"]
             shape = tuple(item["shape"])
-            if len(shape) > MOST_AXES or not all(type(number) is int and 0 <= number < LONGEST_AXIS
-                                                 for number in (*shape, begin, end)):
+            if len(shape) > MOST_AXES or not all(
+                type(number) is int and 0 <= number < LONGEST_AXIS for number in (*shape, begin, end)
+            ):
                 raise ValueError(f"impossible shape or place of {name}")
             fields.append((name, str(item["dtype"]), shape, begin, end))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -118,7 +119,9 @@ def _safetensors_index(path: Path, size: int) -> tuple[dict[str, StoredTensor], 
 
 
 def _check_fields(
-    path: Path, fields: list[tuple[str, str, tuple[int, ...], int, int]], data_start: int,
+    path: Path,
+    fields: list[tuple[str, str, tuple[int, ...], int, int]],
+    data_start: int,
 ) -> dict[str, StoredTensor]:
     """[(name, dtype, shape, begin, end)] sorted by position -> {name: StoredTensor}; tensors must fill the file."""
     tensors = {}

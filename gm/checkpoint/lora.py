@@ -36,12 +36,18 @@ _STARTS = ("base_model.model.", "unet.", UNET, "diffusion_model.")
 _KOHYA = "lora_unet_"
 # (pattern of a name, what it is): changes of other kinds and of other models.
 OTHERS = (
-    (re.compile(r"lora_te\d?_.*|text_(encoder|model)\..*"),
-     "it changes a text encoder, which SVD does not have: the file was made for another model"),
-    (re.compile(r".*\.(hada_w\d_\w|lokr_\w+|oft_\w+|boft_\w+|glora_\w+|lora_mid\.weight)"),
-     "LoHa, LoKr, OFT and the like are not read here; let the program that made it merge it into a whole model"),
-    (re.compile(r".*(\.dora_scale|\.lora_magnitude_vector(\..*)?)"),
-     "DoRA is not read here; let the program that made it merge it into a whole model"),
+    (
+        re.compile(r"lora_te\d?_.*|text_(encoder|model)\..*"),
+        "it changes a text encoder, which SVD does not have: the file was made for another model",
+    ),
+    (
+        re.compile(r".*\.(hada_w\d_\w|lokr_\w+|oft_\w+|boft_\w+|glora_\w+|lora_mid\.weight)"),
+        "LoHa, LoKr, OFT and the like are not read here; let the program that made it merge it into a whole model",
+    ),
+    (
+        re.compile(r".*(\.dora_scale|\.lora_magnitude_vector(\..*)?)"),
+        "DoRA is not read here; let the program that made it merge it into a whole model",
+    ),
 )
 
 
@@ -76,7 +82,7 @@ class Names:
             if not name.startswith(UNET):
                 continue
             theirs = [other for other, _ in table.diffusers(name) if other.startswith(PART + ".")]
-            for short in (name[len(UNET):], *(other[len(PART) + 1 :] for other in theirs)):
+            for short in (name[len(UNET) :], *(other[len(PART) + 1 :] for other in theirs)):
                 self._full[short] = name
                 if short.endswith(WEIGHT):
                     self._underscored[short[: -len(WEIGHT)].replace(".", "_")] = name
@@ -88,7 +94,7 @@ class Names:
     def weight(self, layer: str) -> str | None:
         """The original name of the weight of a layer, None if there is no such layer."""
         if layer.startswith(_KOHYA):
-            return self._underscored.get(layer[len(_KOHYA):])
+            return self._underscored.get(layer[len(_KOHYA) :])
         layer = _without_start(layer).replace(".processor.", ".")
         return self._full.get(layer + WEIGHT) or self._full.get(f"{layer}.0{WEIGHT}")  # to_out_lora for to_out.0
 
@@ -96,7 +102,7 @@ class Names:
 def _without_start(name: str) -> str:
     for start in _STARTS:
         if name.startswith(start):
-            name = name[len(start):]
+            name = name[len(start) :]
     return name
 
 
@@ -119,8 +125,15 @@ def find_changes(names: Iterable[str], known: KnownLayers) -> tuple[dict[str, di
     found: dict[str, dict[str, list[str]]] = {}
     others, namings = [], set()
     for name in names:
-        matched = next(((match[1], part, naming) for pattern, part, naming in _COMPILED
-                        for match in [pattern.fullmatch(name)] if match), None)
+        matched = next(
+            (
+                (match[1], part, naming)
+                for pattern, part, naming in _COMPILED
+                for match in [pattern.fullmatch(name)]
+                if match
+            ),
+            None,
+        )
         if matched is None:
             others.append(name)
             continue

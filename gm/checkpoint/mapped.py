@@ -53,7 +53,10 @@ class MappedCheckpoint:
     description = ""
 
     def __init__(
-        self, path: str | Path, tensors: dict[str, StoredTensor], metadata: dict[str, str] | None = None,
+        self,
+        path: str | Path,
+        tensors: dict[str, StoredTensor],
+        metadata: dict[str, str] | None = None,
         ignored: Iterable[str] = (),
     ) -> None:
         self.path = Path(path)

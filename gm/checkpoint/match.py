@@ -39,7 +39,9 @@ _MISTAKEN = (
 _IMAGE_DECODER_KEY = "first_stage_model.quant_conv.weight"
 _VIDEO_DECODER_KEY = "first_stage_model.decoder.conv_out.time_mix_conv.weight"
 _PARTS = (
-    ("UNet", "model.diffusion_model."), ("VAE", "first_stage_model."), ("VAE", "conditioner.embedders.3."),
+    ("UNet", "model.diffusion_model."),
+    ("VAE", "first_stage_model."),
+    ("VAE", "conditioner.embedders.3."),
     ("image encoder", "conditioner.embedders.0."),
 )
 
@@ -91,15 +93,19 @@ def match(checkpoint: Reader, expected: Mapping[str, tuple[int, ...]]) -> dict[s
 
 
 def _message(
-    checkpoint: Reader, expected: Mapping[str, tuple[int, ...]], sources: dict[str, list[str]],
+    checkpoint: Reader,
+    expected: Mapping[str, tuple[int, ...]],
+    sources: dict[str, list[str]],
     faults: dict[str, list[str]],
 ) -> str:
     description = f" ({checkpoint.description})" if checkpoint.description else ""
     lines = [f"{checkpoint.path}{description} does not fit the model:"]
     hints = _hints(checkpoint, expected, sources)
     if not hints and sources and len(faults["of the wrong shape"]) > _FEW * len(sources):
-        hints = ["Many shapes are another model's: is the config the right one (--version, --SVD.config, --config, "
-                 "--svd_config)?"]
+        hints = [
+            "Many shapes are another model's: is the config the right one (--version, --SVD.config, --config, "
+            "--svd_config)?"
+        ]
     listed = _LISTED if len(hints) == 0 else _LISTED_BELOW_HINTS
     for kind, items in faults.items():
         if not items:
@@ -119,8 +125,10 @@ def _hints(checkpoint: Reader, expected: Mapping[str, tuple[int, ...]], sources:
     if hints:
         return hints
     if checkpoint.metadata.get("format") == DELTA_KIND:
-        return [f"This is the trained part of a model alone, which belongs on {checkpoint.metadata.get('base_name')}: "
-                "give it as --SVD.delta, and that file as --SVD.checkpoint."]
+        return [
+            f"This is the trained part of a model alone, which belongs on {checkpoint.metadata.get('base_name')}: "
+            "give it as --SVD.delta, and that file as --SVD.checkpoint."
+        ]
     if _IMAGE_DECODER_KEY in names and _IMAGE_DECODER_KEY not in expected:
         hints.append(
             "This looks like an image-decoder checkpoint: use configs/svd_image_decoder.yaml or "
@@ -135,6 +143,8 @@ def _hints(checkpoint: Reader, expected: Mapping[str, tuple[int, ...]], sources:
     missing, there = parts_of(name for name in expected if name not in sources), parts_of(sources)
     if missing - there and there:
         lacking = " and ".join(sorted(missing - there))
-        return [f"It holds the {' and '.join(sorted(there))} without the {lacking}: name a whole model to complete it "
-                "(image_to_video.py --SVD.base, train.py --train.base, the tools --base)."]
+        return [
+            f"It holds the {' and '.join(sorted(there))} without the {lacking}: name a whole model to complete it "
+            "(image_to_video.py --SVD.base, train.py --train.base, the tools --base)."
+        ]
     return []

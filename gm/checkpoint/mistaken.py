@@ -12,8 +12,11 @@ _AGAIN = (
 _UNPACK, _NAME, _OTHER = "Unpack it first.", "Name the checkpoint.", "Take the safetensors file of the same model."
 # (pattern of the beginning of a text, what the file is, the remedy)
 _TEXTS = (
-    (rb"version https://git-lfs\.github\.com/spec/", "a Git LFS pointer: a note of where the weights lie",
-     "Run `git lfs pull` in its folder, or download it again as the file itself."),
+    (
+        rb"version https://git-lfs\.github\.com/spec/",
+        "a Git LFS pointer: a note of where the weights lie",
+        "Run `git lfs pull` in its folder, or download it again as the file itself.",
+    ),
     (rb"<(!doctype|html|head|body|script|!--)", "an HTML page", _AGAIN),
     (rb"<(\?xml|error)", "an XML text, as servers send with an error", _AGAIN),
     (rb"[{\[]", "a JSON text", _AGAIN),

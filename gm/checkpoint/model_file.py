@@ -26,8 +26,13 @@ _DIFFUSERS = (
     (CLIP, ("vision_model.",)),
 )
 _BARE = (
-    ("diffusion_model.", "model."), ("input_blocks.", ORIGINAL[0]), ("middle_block.", ORIGINAL[0]),
-    ("output_blocks.", ORIGINAL[0]), ("time_embed.", ORIGINAL[0]), ("label_emb.", ORIGINAL[0]), ("out.", ORIGINAL[0]),
+    ("diffusion_model.", "model."),
+    ("input_blocks.", ORIGINAL[0]),
+    ("middle_block.", ORIGINAL[0]),
+    ("output_blocks.", ORIGINAL[0]),
+    ("time_embed.", ORIGINAL[0]),
+    ("label_emb.", ORIGINAL[0]),
+    ("out.", ORIGINAL[0]),
 )
 _MEANS = ("model_ema.", "ema_model.", "ema.")
 _SAMPLING, _FIRST_STAGE = "conditioner.embedders.3.encoder.", "first_stage_model."
@@ -91,7 +96,9 @@ def _cleaned(file: Reader) -> dict[str, Source]:
 
 
 def _weights_or_means(
-    named: dict[str, Source], use_ema: bool, path: str | Path,
+    named: dict[str, Source],
+    use_ema: bool,
+    path: str | Path,
 ) -> tuple[dict[str, Source], list[str], list[str]]:
     """({name: Source}, names left aside, words) of a file that may have a running mean beside the weights."""
     averaged = {name: source for name, source in named.items() if name.startswith(_MEANS)}
@@ -116,7 +123,7 @@ def _mean_of(name: str, averaged: dict[str, Source]) -> str | None:
 
     ldm's LitEma, whose owner is the model's part called `model`, leaves that and all dots out.
     """
-    inner = name[len("model."):] if name.startswith("model.") else name
+    inner = name[len("model.") :] if name.startswith("model.") else name
     candidates = [f"{start}{end}" for start in _MEANS for end in (name, inner, inner.replace(".", ""))]
     return next((found for found in candidates if found in averaged), None)
 
@@ -163,9 +170,9 @@ def _other_encoder(sources: dict[str, Source]) -> dict[str, Source]:
     added = {}
     for name, source in sources.items():
         if name.startswith(_FIRST_STAGE + "encoder.") or name.startswith(_FIRST_STAGE + "quant_conv."):
-            added[_SAMPLING + name[len(_FIRST_STAGE):]] = source
+            added[_SAMPLING + name[len(_FIRST_STAGE) :]] = source
         elif name.startswith(_SAMPLING + "encoder."):
-            added[_FIRST_STAGE + name[len(_SAMPLING):]] = source
+            added[_FIRST_STAGE + name[len(_SAMPLING) :]] = source
     last, quant = _SAMPLING + "encoder.conv_out.", _SAMPLING + "quant_conv."
     behind = [name for name in (last + "weight", last + "bias", quant + "weight", quant + "bias") if name in sources]
     if len(behind) == 4:

@@ -25,8 +25,11 @@ UNUSED_KEYS = (
 
 # (pattern, replacement, where it comes from), applied in this order. All of them leave original names as they are.
 NAME_RULES = (
-    (r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.", "",
-     "PyTorch's wrappers around a model: data parallel, compiled, sharded, recomputing"),
+    (
+        r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.",
+        "",
+        "PyTorch's wrappers around a model: data parallel, compiled, sharded, recomputing",
+    ),
     (r"\._backbone(?=\.)", "", "the older MindSpore port's trainer wraps cells for automatic mixed precision"),
     (r"(?<=\.conv_out)\.conv3d(?=\.)", ".time_mix_conv", "the older port's name of the decoder's last convolution"),
     (r"(?<=\.token_embedding)\.embedding_table$", ".weight", "MindSpore's name in nn.Embedding"),

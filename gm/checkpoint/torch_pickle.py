@@ -156,8 +156,10 @@ def open_torch(path: Path) -> MappedCheckpoint:
                 members = {info.filename: info for info in archive.infolist()}
                 pickles = [name for name in members if name.count("/") <= 1 and name.split("/")[-1] == "data.pkl"]
                 if len(pickles) != 1:
-                    raise UserError(f"{path} is a zip file but not a PyTorch checkpoint (no data.pkl): unpack it if "
-                                    f"there is one in it, or download it again.\n{REMEDY}")
+                    raise UserError(
+                        f"{path} is a zip file but not a PyTorch checkpoint (no data.pkl): unpack it if "
+                        f"there is one in it, or download it again.\n{REMEDY}"
+                    )
                 prefix = pickles[0][: -len("data.pkl")]
                 with archive.open(members.get(prefix + "byteorder", pickles[0])) as order:
                     if order.read(16).strip() == b"big":
@@ -204,8 +206,10 @@ def _named_weights(path: str | Path, content: Any) -> tuple[dict[str, _Tensor], 
     """{name: tensor} of an unpickled object, the running mean's included, and the names of what lies beside them."""
     weights, means, ignored = _weights(content)
     if not weights and not means:
-        raise UserError(f"{path} does not hold named tensors but {_outline(content)}. The file must hold the weights "
-                        f"themselves, or have them under one of {', '.join(WRAPPERS)}.\n{REMEDY}")
+        raise UserError(
+            f"{path} does not hold named tensors but {_outline(content)}. The file must hold the weights "
+            f"themselves, or have them under one of {', '.join(WRAPPERS)}.\n{REMEDY}"
+        )
     return {**weights, **{f"model_ema.{name}": tensor for name, tensor in means.items()}}, tuple(ignored)
 
 
@@ -238,15 +242,20 @@ def _outline(content: Any) -> str:
 
 
 def _locate(
-    path: str | Path, name: str, tensor: _Tensor, members: dict[str, zipfile.ZipInfo], prefix: str,
+    path: str | Path,
+    name: str,
+    tensor: _Tensor,
+    members: dict[str, zipfile.ZipInfo],
+    prefix: str,
     file: IO[bytes],
 ) -> StoredTensor:
     """Check everything that the pickle says about one tensor against the file, and give its place in the file."""
     storage, offset, shape, strides = tensor
     try:
         numbers = (storage.length, offset, *shape, *strides)
-        if not len(shape) == len(strides) <= MOST_AXES \
-                or not all(type(number) is int and 0 <= number < LONGEST_AXIS for number in numbers):
+        if not len(shape) == len(strides) <= MOST_AXES or not all(
+            type(number) is int and 0 <= number < LONGEST_AXIS for number in numbers
+        ):
             raise ValueError("impossible sizes")
         info = members[f"{prefix}data/{storage.key}"]
         stored = np.dtype(storage.kind.stored)

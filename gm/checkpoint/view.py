@@ -23,8 +23,10 @@ class Change(NamedTuple):
 
 def _row(number: int) -> Change:
     """The number-th third of a tensor along its first axis."""
-    return Change(lambda shapes: (shapes[0][0] // 3, *shapes[0][1:]),
-                  lambda arrays: arrays[0][len(arrays[0]) // 3 * number : len(arrays[0]) // 3 * (number + 1)])
+    return Change(
+        lambda shapes: (shapes[0][0] // 3, *shapes[0][1:]),
+        lambda arrays: arrays[0][len(arrays[0]) // 3 * number : len(arrays[0]) // 3 * (number + 1)],
+    )
 
 
 def _through(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -65,8 +67,12 @@ class View:
     """
 
     def __init__(
-        self, path: str | Path, sources: dict[str, Source], ignored: Iterable[str] = (),
-        metadata: dict[str, str] | None = None, description: str = "",
+        self,
+        path: str | Path,
+        sources: dict[str, Source],
+        ignored: Iterable[str] = (),
+        metadata: dict[str, str] | None = None,
+        description: str = "",
     ) -> None:
         self.path, self.sources, self.description = Path(path), sources, description
         self.ignored, self.metadata = tuple(ignored), metadata or {}

@@ -34,8 +34,11 @@ _CODES = {
 
 
 def write_safetensors(
-    path: str | Path, entries: Iterable[tuple[str, Sequence[int], Any]], read: Callable[[str], np.ndarray],
-    metadata: dict[str, str] | None = None, progress: Callable[[int], object] | None = None,
+    path: str | Path,
+    entries: Iterable[tuple[str, Sequence[int], Any]],
+    read: Callable[[str], np.ndarray],
+    metadata: dict[str, str] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> int:
     """Write the tensors `entries` to `path`, one at a time and under a temporary name until all are written.
 

@@ -40,8 +40,13 @@ class Run:
     def make(self) -> None:
         """Make all videos; UserError at the end if one could not be made."""
         done = "done, peak memory {:.1f} GB".format
-        for_each(self.paths, self._make, lambda: done(peak_memory() / 1e9),
-                 lambda: self._shown(self.job.finish()), self.silent)
+        for_each(
+            self.paths,
+            self._make,
+            lambda: done(peak_memory() / 1e9),
+            lambda: self._shown(self.job.finish()),
+            self.silent,
+        )
 
     def _check(self, path: Path) -> None:
         source = self._read(path)
@@ -79,8 +84,13 @@ def _noted(events: Iterable[Event], failed: dict[Path, str]) -> Iterator[Event]:
         yield event
 
 
-def for_each(paths: Sequence[Path], function: Callable[[Path], Mapping[Path, str] | None], result: Callable[[], str],
-             finish: Callable[[], Mapping[Path, str]] = dict, silent: bool = False) -> None:
+def for_each(
+    paths: Sequence[Path],
+    function: Callable[[Path], Mapping[Path, str] | None],
+    result: Callable[[], str],
+    finish: Callable[[], Mapping[Path, str]] = dict,
+    silent: bool = False,
+) -> None:
     """function(path) of every picture and in the end finish(), both of which may return {path: why} of what failed;
     then a line of how many have the result; UserError if one could not be done."""
     failures: dict[Path, str] = {}

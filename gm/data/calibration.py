@@ -38,8 +38,10 @@ class Calibration:
         """The scale of a collection's motion scores. UserError where there are too few."""
         different = len(set(scores))
         if different < _FEWEST:
-            raise UserError(f"a scale of motion needs at least {_FEWEST} clips with different motion scores, not "
-                            f"{different}: leave out --calibrate, or name the scale of a larger set by --calibration")
+            raise UserError(
+                f"a scale of motion needs at least {_FEWEST} clips with different motion scores, not "
+                f"{different}: leave out --calibrate, or name the scale of a larger set by --calibration"
+            )
         quantiles = np.quantile(np.array(scores, np.float64), np.arange(MOST + 1) / MOST)
         return cls(tuple(float(f"{value:.6g}") for value in quantiles), len(scores))
 
@@ -49,8 +51,14 @@ class Calibration:
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             scores, clips = [float(value) for value in found["scores"]], int(found["clips"])
-            whole = found["format"] == FORMAT and len(scores) == MOST + 1 and scores[0] >= 0 and clips > 0 \
-                and all(low <= high < math.inf for low, high in zip(scores, scores[1:])) and scores[0] < scores[-1]
+            whole = (
+                found["format"] == FORMAT
+                and len(scores) == MOST + 1
+                and scores[0] >= 0
+                and clips > 0
+                and all(low <= high < math.inf for low, high in zip(scores, scores[1:]))
+                and scores[0] < scores[-1]
+            )
         except OSError as error:
             raise UserError(f"cannot read the motion calibration {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:

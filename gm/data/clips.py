@@ -65,8 +65,19 @@ class ClipDataset:
     draws other numbers.
     """
 
-    def __init__(self, metadata: Metadata, frames: int, step: int, height: int, width: int, flip: float = 0.0,
-                 seed: int = 0, index_folder: str | Path | None = None, threads: int = 1, stream: int = 0) -> None:
+    def __init__(
+        self,
+        metadata: Metadata,
+        frames: int,
+        step: int,
+        height: int,
+        width: int,
+        flip: float = 0.0,
+        seed: int = 0,
+        index_folder: str | Path | None = None,
+        threads: int = 1,
+        stream: int = 0,
+    ) -> None:
         for name, value in (("frames", frames), ("step", step), ("height", height), ("width", width)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
@@ -133,9 +144,15 @@ class ClipDataset:
                 row = file, status.st_size, status.st_mtime_ns, *clip.label
                 digest.update(repr(tuple(map(str, row))).encode())
         return {
-            "clips (paths, sizes, times, labels)": digest.hexdigest()[:16], "number of clips": len(self.clips),
-            "frames": self.frames, "step": self.step, "height": self.height, "width": self.width, "flip": self.flip,
-            "seed": self.seed, **({"stream": self._stream[0]} if self._stream else {}),
+            "clips (paths, sizes, times, labels)": digest.hexdigest()[:16],
+            "number of clips": len(self.clips),
+            "frames": self.frames,
+            "step": self.step,
+            "height": self.height,
+            "width": self.width,
+            "flip": self.flip,
+            "seed": self.seed,
+            **({"stream": self._stream[0]} if self._stream else {}),
         }
 
     def _candidates(self, first: int, epoch: int) -> Iterator[int]:

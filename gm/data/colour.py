@@ -64,7 +64,11 @@ class ToSrgb:
             # off by up to 15 of 255 for inks, and by 10 for linear grey.
             exact = self.space == "RGB" and source.profile.is_matrix_shaper
             self._transform = ImageCms.buildTransform(
-                source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                source,
+                ImageCms.createProfile("sRGB"),
+                mode,
+                "RGB",
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
                 ImageCms.Flags.NONE if exact else ImageCms.Flags.NOOPTIMIZE,
             )
         except (OSError, ImageCms.PyCMSError, ImportError) as error:  # ImportError: a Pillow without LittleCMS
@@ -222,7 +226,13 @@ def make_profile(chromaticities: tuple[float, ...], curve: tuple[float, ...]) ->
         table += struct.pack(">4sII", name, position + len(body), len(content))
         body += content
     header = struct.pack(
-        ">I4xI4s4s4s12x4s28x3i48x", position + len(body), 0x04200000, b"mntr", b"RGB ", b"XYZ ", b"acsp",
+        ">I4xI4s4s4s12x4s28x3i48x",
+        position + len(body),
+        0x04200000,
+        b"mntr",
+        b"RGB ",
+        b"XYZ ",
+        b"acsp",
         *np.rint(_D50 * 65536).astype(int).tolist(),
     )
     return header + struct.pack(">I", len(tags)) + table + body

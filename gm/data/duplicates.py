@@ -31,8 +31,9 @@ def perceptual_hash() -> Callable[[Image.Image], Any]:
     return phash
 
 
-def same_bytes(clips: Sequence[tuple[str | Path, int, int]], workers: int = 2,
-               scheduler: str | None = None) -> list[int | None]:
+def same_bytes(
+    clips: Sequence[tuple[str | Path, int, int]], workers: int = 2, scheduler: str | None = None
+) -> list[int | None]:
     """[index of an earlier clip with the same content, or None] of (path, start, length).
 
     The content is that of the file, or of a folder's pictures in their order; only files of the same size are read.
@@ -43,8 +44,17 @@ def same_bytes(clips: Sequence[tuple[str | Path, int, int]], workers: int = 2,
     sizes = {path: _size(path) for path in paths}
     count = Counter(sizes.values())
     shared = [path for path in paths if sizes[path] is not None and count[sizes[path]] > 1]
-    digests = dict(spread(_digest, shared, workers, scheduler, desc="reading files of the same size", unit="file",
-                          given_up=lambda path, _: (path, None)))
+    digests = dict(
+        spread(
+            _digest,
+            shared,
+            workers,
+            scheduler,
+            desc="reading files of the same size",
+            unit="file",
+            given_up=lambda path, _: (path, None),
+        )
+    )
     first: dict[tuple[str, int, int], int] = {}
     found: list[int | None] = []
     for index, (path, start, length) in enumerate(clips):
@@ -74,8 +84,9 @@ def _digest(path: str | Path) -> tuple[str | Path, str | None]:
     return path, digest.hexdigest()
 
 
-def hashes(clips: Sequence[tuple[str | Path, int, int]], workers: int = 2,
-           scheduler: str | None = None) -> tuple[np.ndarray, list[tuple[int, str]]]:
+def hashes(
+    clips: Sequence[tuple[str | Path, int, int]], workers: int = 2, scheduler: str | None = None
+) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """(uint8 (clips, LOOKS * BITS) of bits, [(index, reason)] of those that cannot be read) of (path, start, length).
 
     Pictures are taken at even distances; two clips are alike where many bits of all of them agree. workers, scheduler:
@@ -89,8 +100,15 @@ def hashes(clips: Sequence[tuple[str | Path, int, int]], workers: int = 2,
 
     items = [(path, [clips[index][1:] for index in indices]) for path, indices in files.items()]
     failures = []
-    for path, found, reason in spread(_looked_at, items, workers, scheduler, desc="looking at the clips", unit="file",
-                                      given_up=lambda item, reason: (item[0], None, reason)):
+    for path, found, reason in spread(
+        _looked_at,
+        items,
+        workers,
+        scheduler,
+        desc="looking at the clips",
+        unit="file",
+        given_up=lambda item, reason: (item[0], None, reason),
+    ):
         if reason is None:
             bits[files[path]] = found
         else:

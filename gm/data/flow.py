@@ -88,9 +88,7 @@ def one_more(to_first: np.ndarray, backward: np.ndarray) -> np.ndarray:
     return backward + follow(to_first, backward)
 
 
-def same_points(
-    first: np.ndarray, last: np.ndarray, to_first: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
+def same_points(first: np.ndarray, last: np.ndarray, to_first: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean colours float64 (3,) of two frames uint8 (h, w, 3), over the points that both show, in the first frame and
     in the last; None where they have no point in common.
 

@@ -22,8 +22,9 @@ from gm.errors import UserError
 SUFFIXES = tuple(suffix for suffix in images.SUFFIXES if suffix not in video_reader.SUFFIXES)
 
 
-def open_clip(path: str | Path, index_folder: str | Path | None = None, hdr: str = "map",
-              threads: int = 1) -> VideoReader:
+def open_clip(
+    path: str | Path, index_folder: str | Path | None = None, hdr: str = "map", threads: int = 1
+) -> VideoReader:
     """A video file or a folder of frames → VideoReader. The rest and UserError as `gm.data.video_reader.open_video`."""
     return FrameFolder(path) if os.path.isdir(path) else open_video(path, threads, index_folder, hdr)
 

@@ -65,8 +65,14 @@ class Metadata:
     dropped: list[Clip]
 
 
-def read_metadata(csv_path: str | Path, data_dir: str | Path, frames: int, step: int, verify_files: str = "exists",
-                  index_folder: str | Path | None = None) -> Metadata:
+def read_metadata(
+    csv_path: str | Path,
+    data_dir: str | Path,
+    frames: int,
+    step: int,
+    verify_files: str = "exists",
+    index_folder: str | Path | None = None,
+) -> Metadata:
     """Read and check the CSV file `csv_path` → Metadata.
 
     Columns path (relative to `data_dir`, or absolute; a video file or a folder of frames), length (frames),
@@ -155,8 +161,13 @@ def _read_crops(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return crops, wrong
 
 
-def _find_clips(cells: Iterable[str], lines: np.ndarray, columns: dict[str, np.ndarray], listed: ListedPaths,
-                faults: list[tuple[int, str]]) -> list[Clip]:
+def _find_clips(
+    cells: Iterable[str],
+    lines: np.ndarray,
+    columns: dict[str, np.ndarray],
+    listed: ListedPaths,
+    faults: list[tuple[int, str]],
+) -> list[Clip]:
     """The clips of the rows without a fault; what is wrong with the files of all rows is added to `faults`."""
     clips: list[Clip] = []
     paths: dict[str, Path] = {}
@@ -271,8 +282,15 @@ def _drop_short(csv_path: str | Path, clips: Sequence[Clip], frames: int, step: 
         remedy = _what_would_keep(dropped, frames, step)
         if not kept:
             raise UserError(f"{csv_path}: every clip is shorter than {rule}; {remedy}. {short}")
-        _log.warning("%s: %d of %d clips dropped, shorter than %s; %s: %s", csv_path, len(dropped), len(clips), rule,
-                     remedy, short)
+        _log.warning(
+            "%s: %d of %d clips dropped, shorter than %s; %s: %s",
+            csv_path,
+            len(dropped),
+            len(clips),
+            rule,
+            remedy,
+            short,
+        )
     return Metadata(kept, dropped)
 
 

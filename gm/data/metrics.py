@@ -58,8 +58,9 @@ def sharpness(picture: np.ndarray) -> float:
     return float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
 
 
-def evaluate(frames: np.ndarray | Sequence[np.ndarray], fps: float,
-             image: np.ndarray | None = None) -> dict[str, float]:
+def evaluate(
+    frames: np.ndarray | Sequence[np.ndarray], fps: float, image: np.ndarray | None = None
+) -> dict[str, float]:
     """{name of MEANINGS: number} of a video.
 
     frames uint8 (t, h, w, 3) RGB, at least two; image: uint8 (h, w, 3), the input picture at the video's size, or None
@@ -91,8 +92,11 @@ def _along_the_flow(frames: np.ndarray | Sequence[np.ndarray], fps: float) -> di
     right, down = 100 * fps * np.mean(motion, 0) / min(frames[0].shape[:2])
     colours = same_points(frames[0], frames[-1], back_to_first)
     return {
-        "motion_right": float(right), "motion_down": float(down), "warping_error": float(np.nanmean(errors)),
-        "occluded": float(np.mean(hidden)), "loop_closure": psnr(frames[-1], frames[0]),
+        "motion_right": float(right),
+        "motion_down": float(down),
+        "warping_error": float(np.nanmean(errors)),
+        "occluded": float(np.mean(hidden)),
+        "loop_closure": psnr(frames[-1], frames[0]),
         "followed_closure": psnr(frames[-1], follow(frames[0], back_to_first)),
         "followed_colour_drift": math.nan if colours is None else colour_distance(*colours),
     }

@@ -65,8 +65,9 @@ def motion_score(frames: np.ndarray | Sequence[np.ndarray], fps: float) -> float
     return sampled_motion_score((frames[index] for index in indices), indices, fps)
 
 
-def sampled_motion_score(pictures: Iterable[np.ndarray], indices: Sequence[int], fps: float,
-                         times: Sequence[float] | None = None) -> float:
+def sampled_motion_score(
+    pictures: Iterable[np.ndarray], indices: Sequence[int], fps: float, times: Sequence[float] | None = None
+) -> float:
     """As `motion_score`, from the pictures, each uint8 (h, w, 3), at `indices` of the clip alone. Holds two at once.
     times: as in `sample_indices`."""
     pictures = iter(pictures)

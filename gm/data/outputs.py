@@ -81,8 +81,10 @@ def check_name(folder: str | Path, stem: str) -> None:
         os.lstat(Path(folder) / f"{stem}_0000{_LONGEST}")
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"the name {stem} is too long for the files that are called after it: "
-                            "give the picture a shorter one, or choose another folder") from error
+            raise UserError(
+                f"the name {stem} is too long for the files that are called after it: "
+                "give the picture a shorter one, or choose another folder"
+            ) from error
 
 
 def _used_numbers(folder: Path, stem: str) -> set[str]:

@@ -48,7 +48,7 @@ class Overlays:
         self._range = [np.minimum(self._range[0], small), np.maximum(self._range[1], small)]
 
     def crop(self) -> str:
-        """"w:h:x:y", as ffmpeg's filter crop takes it, of the picture without its bars; "" where there are none."""
+        """ "w:h:x:y", as ffmpeg's filter crop takes it, of the picture without its bars; "" where there are none."""
         (top, bottom), (left, right) = (_inside(bar) for bar in self._bars)
         height, width = (len(bar) for bar in self._bars)
         if (top, bottom, left, right) == (0, height, 0, width) or top >= bottom or left >= right:

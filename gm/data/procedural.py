@@ -162,8 +162,13 @@ def _view(canvas: np.ndarray, size: int, share: float, start: Sequence[float]) -
     side, dense = len(canvas), 2 * size
     scale = side * share / dense
     x, y = (side * s + (scale - 1) / 2 for s in start)
-    view = cv2.warpAffine(canvas, np.array([[scale, 0, x], [0, scale, y]]), (dense, dense),
-                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    view = cv2.warpAffine(
+        canvas,
+        np.array([[scale, 0, x], [0, scale, y]]),
+        (dense, dense),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     return cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
 
 

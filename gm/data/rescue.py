@@ -35,8 +35,9 @@ class Rescue:
     def __enter__(self) -> Rescue:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 _: TracebackType | None) -> Literal[False]:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> Literal[False]:
         if error is None or not isinstance(error, Exception):
             return False
         place = self._keep()

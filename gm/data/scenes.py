@@ -65,8 +65,13 @@ def find_scenes(video: VideoReader, fps: float) -> list[Scene]:
     frozen = _long_runs(same, _FROZEN_SECONDS * fps)
     contrast = grey.std((1, 2))
     return [
-        Scene(start, end - start, float(black[start:end].mean()), float(frozen[start:end].mean()),
-              float((contrast[start:end] < _FADED * np.quantile(contrast[start:end], 0.9)).mean()))
+        Scene(
+            start,
+            end - start,
+            float(black[start:end].mean()),
+            float(frozen[start:end].mean()),
+            float((contrast[start:end] < _FADED * np.quantile(contrast[start:end], 0.9)).mean()),
+        )
         for start, end in _between(video.length, cuts, find_transitions(pictures, cuts))
     ]
 

@@ -31,8 +31,9 @@ _OPEN_WORKERS = 4
 _log = logging.getLogger(__name__)
 
 
-def by_size(clips: Sequence[Clip], sizes: Iterable[tuple[int, int]],
-            index_folder: str | Path | None = None) -> dict[tuple[int, int], list[Clip]]:
+def by_size(
+    clips: Sequence[Clip], sizes: Iterable[tuple[int, int]], index_folder: str | Path | None = None
+) -> dict[tuple[int, int], list[Clip]]:
     """{size: its clips} of the sizes that any clip gets, in the order of `sizes`, under a progress bar.
 
     clips: of a `gm.data.metadata.Metadata`. sizes: (height, width) in pixels, one or more; with more than one a clip

@@ -18,8 +18,16 @@ _TIMEOUT = 30  # seconds in which the scheduler must answer
 _AHEAD = 4  # items that each thread of the cluster is given at a time: enough that none waits
 
 
-def spread(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, scheduler: str | None = None, *,
-           desc: str, unit: str, given_up: Callable[[_Item, str], _Result] | None = None) -> Iterator[_Result]:
+def spread(
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    workers: int,
+    scheduler: str | None = None,
+    *,
+    desc: str,
+    unit: str,
+    given_up: Callable[[_Item, str], _Result] | None = None,
+) -> Iterator[_Result]:
     """The results of function(item), each as soon as it is there, in any order, under a progress bar.
 
     workers: threads. scheduler: address of a Dask scheduler, such as "tcp://head:8786", whose workers are used instead;
@@ -41,8 +49,9 @@ def spread(function: Callable[[_Item], _Result], items: Iterable[_Item], workers
         yield from progress(done, desc, unit, len(items))
 
 
-def _on_threads(function: Callable[[_Item], _Result], items: list[_Item],
-                workers: int) -> Generator[_Result, None, None]:
+def _on_threads(
+    function: Callable[[_Item], _Result], items: list[_Item], workers: int
+) -> Generator[_Result, None, None]:
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield from pool.map(function, items)
@@ -50,8 +59,12 @@ def _on_threads(function: Callable[[_Item], _Result], items: list[_Item],
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _on_cluster(function: Callable[[_Item], _Result], items: list[_Item], scheduler: str,
-                given_up: Callable[[_Item, str], _Result] | None) -> Generator[_Result, None, None]:
+def _on_cluster(
+    function: Callable[[_Item], _Result],
+    items: list[_Item],
+    scheduler: str,
+    given_up: Callable[[_Item, str], _Result] | None,
+) -> Generator[_Result, None, None]:
     distributed = _library()
     try:
         client = distributed.Client(scheduler, timeout=_TIMEOUT, set_as_default=False)
@@ -80,8 +93,10 @@ def _on_cluster(function: Callable[[_Item], _Result], items: list[_Item], schedu
             except (distributed.CancelledError, OSError) as error:
                 raise UserError(f"the Dask scheduler at {scheduler} was lost: {error}") from error
             except ImportError as error:
-                raise UserError(f"the workers of {scheduler} cannot run this program: {error}; start them in its "
-                                "folder and with its packages, see docs/datasets.md") from error
+                raise UserError(
+                    f"the workers of {scheduler} cannot run this program: {error}; start them in its "
+                    "folder and with its packages, see docs/datasets.md"
+                ) from error
             for new in submit(1):
                 running.add(new)
 

@@ -18,16 +18,26 @@ if TYPE_CHECKING:
 
 _EXTRA = ("motion_score", "black", "frozen", "faded", "overlay")
 _UNITS = {
-    "length": "frames", "duration": "seconds", "fps": "frames per second", "motion_bucket_id": "0 to 255",
-    "motion_score": "% of the side per second", "width": "pixels", "height": "pixels", "aspect": "width / height",
-    "black": "share of frames", "frozen": "share of frames", "faded": "share of frames", "overlay": "% of the picture",
+    "length": "frames",
+    "duration": "seconds",
+    "fps": "frames per second",
+    "motion_bucket_id": "0 to 255",
+    "motion_score": "% of the side per second",
+    "width": "pixels",
+    "height": "pixels",
+    "aspect": "width / height",
+    "black": "share of frames",
+    "frozen": "share of frames",
+    "faded": "share of frames",
+    "overlay": "% of the picture",
 }
 _PICTURED = ("motion_bucket_id", "length", "duration", "fps", "height", "aspect")
 _BINS = 40
 
 
-def collect(csv_path: str | Path, metadata: Metadata,
-            sizes: Sequence[tuple[int, int]] | None = None) -> dict[str, np.ndarray]:
+def collect(
+    csv_path: str | Path, metadata: Metadata, sizes: Sequence[tuple[int, int]] | None = None
+) -> dict[str, np.ndarray]:
     """{name: float array without what is not known} of all clips of a list, those that are too short included.
 
     csv_path: the list, whose further columns are read. metadata: of `gm.data.metadata.read_metadata`. sizes: [(h, w)]
@@ -40,8 +50,9 @@ def collect(csv_path: str | Path, metadata: Metadata,
         "fps": np.array([np.nan if clip.fps is None else clip.fps for clip in clips], float),
     }
     found["duration"] = found["length"] / found["fps"]
-    table = pd.read_csv(csv_path, usecols=lambda name: name.strip() in _EXTRA, dtype=str, encoding="utf-8-sig",
-                        compression=None)
+    table = pd.read_csv(
+        csv_path, usecols=lambda name: name.strip() in _EXTRA, dtype=str, encoding="utf-8-sig", compression=None
+    )
     for name in table:
         found[name.strip()] = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
     sizes = [clip.size for clip in clips if clip.size is not None] if sizes is None else sizes

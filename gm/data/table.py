@@ -15,14 +15,17 @@ from gm.files import atomic_path, require_file
 
 _SHOWN = 20  # faults or clips named in one message
 _PACKED = {  # how files begin that hold a CSV at best inside
-    b"\x1f\x8b": "compressed with gzip: unpack it first", b"BZh": "compressed with bzip2: unpack it first",
-    b"\xfd7zXZ": "compressed with xz: unpack it first", b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first",
+    b"\x1f\x8b": "compressed with gzip: unpack it first",
+    b"BZh": "compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first",
     b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV (UTF-8)",
 }
 
 
-def read_table(csv_path: Path, required: Sequence[str],
-               names: Sequence[str] | None = None) -> tuple[pd.DataFrame, np.ndarray]:
+def read_table(
+    csv_path: Path, required: Sequence[str], names: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
     """(table, lines): the columns of a CSV as strings, stripped but for `path`, and each row's line in the file.
 
     required: columns that must be there. names: columns to keep, of those that are there; None keeps all. UTF-8, with
@@ -34,7 +37,12 @@ def read_table(csv_path: Path, required: Sequence[str],
         _refuse_packed(csv_path)
         # Header as data: so no first column is taken for an index, and repeated names are not silently renamed.
         raw = pd.read_csv(
-            csv_path, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig",
+            csv_path,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
             compression=None,
         )
     except FileNotFoundError as error:

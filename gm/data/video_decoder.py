@@ -65,8 +65,9 @@ class Decoder:
             if _is_last(packet):
                 return
 
-    def decode(self, numbered: Iterable[tuple[int, av.Packet]],
-               is_needed: Callable[[int], bool] = lambda number: True) -> Iterator[_Decoded]:
+    def decode(
+        self, numbered: Iterable[tuple[int, av.Packet]], is_needed: Callable[[int], bool] = lambda number: True
+    ) -> Iterator[_Decoded]:
         """(number, frames, failed) for each (number, av.Packet): av.VideoFrames whose pts is their packet's number.
 
         is_needed: of a packet's number; a picture that is neither needed nor a reference for others is skipped.

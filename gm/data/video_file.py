@@ -20,14 +20,57 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".m2t",
-    ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf",
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".qt",
+    ".3gp",
+    ".3g2",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".gif",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".m2t",
+    ".mpg",
+    ".mpeg",
+    ".m2v",
+    ".vob",
+    ".wmv",
+    ".asf",
+    ".flv",
+    ".f4v",
+    ".ogv",
+    ".mxf",
 )
 # What ffmpeg's many readers may be used, whatever the suffix says; the others read playlists, series of pictures,
 # sound or devices.
 _CONTAINERS = (
-    "mov", "mp4", "matroska", "webm", "avi", "gif", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "asf", "flv",
-    "live_flv", "ogg", "ivf", "obu", "mxf", "dv", "rm", "nut", "yuv4mpegpipe",
+    "mov",
+    "mp4",
+    "matroska",
+    "webm",
+    "avi",
+    "gif",
+    "mpegts",
+    "mpeg",
+    "mpegvideo",
+    "m4v",
+    "h264",
+    "hevc",
+    "asf",
+    "flv",
+    "live_flv",
+    "ogg",
+    "ivf",
+    "obu",
+    "mxf",
+    "dv",
+    "rm",
+    "nut",
+    "yuv4mpegpipe",
 )
 _OPTIONS = {
     "protocol_whitelist": "file",
@@ -61,6 +104,7 @@ def open_container(path: str | Path) -> tuple[InputContainer, av.VideoStream]:
 
 def _video_stream(container: InputContainer, path: str | Path) -> av.VideoStream:
     """The stream that ffmpeg takes: the largest picture, unless another is marked as the default; no cover picture."""
+
     def rank(stream: av.VideoStream) -> int:
         area = stream.codec_context.width * stream.codec_context.height
         return area + (5_000_000 if stream.disposition & av.stream.Disposition.default else 0)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _GAP = 1.5  # times the usual step
 
+
 class Packet(NamedTuple):
     """By what a packet is found again. pts, dts in units of the stream's time base, pos in bytes; None: not known."""
 
@@ -129,8 +130,12 @@ def _scan(decoder: Decoder) -> list[_Seen]:
             if packet.size or packet.dts is not None or packet.pts is not None:
                 seen.append(
                     _Seen(
-                        Packet(packet.pts, packet.dts, packet.pos, packet.size), packet.duration or 0,
-                        packet.is_keyframe, packet.is_discard, packet.is_corrupt, look and look(packet),
+                        Packet(packet.pts, packet.dts, packet.pos, packet.size),
+                        packet.duration or 0,
+                        packet.is_keyframe,
+                        packet.is_discard,
+                        packet.is_corrupt,
+                        look and look(packet),
                     )
                 )
     except ERRORS:  # the file ends within a packet, or its structure is damaged: what came before counts

@@ -48,7 +48,10 @@ def stored_index(decoder: Decoder, folder: str | Path | None = None) -> Index:
 def _identity(path: str | Path) -> dict[str, Any]:
     status = os.stat(path)
     return {
-        "format": FORMAT, "av": av.__version__, "path": os.path.abspath(path), "size": status.st_size,
+        "format": FORMAT,
+        "av": av.__version__,
+        "path": os.path.abspath(path),
+        "size": status.st_size,
         "time": [status.st_mtime_ns, status.st_ctime_ns],
     }
 

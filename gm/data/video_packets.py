@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     import av
 
 _INTRA_ONLY = {
-    "mjpeg", "prores", "dnxhd", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "dvvideo", "v210", "jpeg2000",
-    "magicyuv", "cfhd", "qoi",
+    "mjpeg",
+    "prores",
+    "dnxhd",
+    "huffyuv",
+    "ffvhuff",
+    "utvideo",
+    "rawvideo",
+    "png",
+    "dvvideo",
+    "v210",
+    "jpeg2000",
+    "magicyuv",
+    "cfhd",
+    "qoi",
 }
 
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 # for K_R and K_B.
 _MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 _WEIGHTS = {
-    "bt709": (0.2126, 0.0722), "fcc": (0.30, 0.11), "bt601": (0.299, 0.114), "smpte240m": (0.212, 0.087),
+    "bt709": (0.2126, 0.0722),
+    "fcc": (0.30, 0.11),
+    "bt601": (0.299, 0.114),
+    "smpte240m": (0.212, 0.087),
     "bt2020": (0.2627, 0.0593),
 }
 _RGB, _UNKNOWN = 0, (2, 3)
@@ -44,8 +47,14 @@ class Pictures:
     logged warning, one for each file; "refuse" is a UserError. matrix: of `gm.data.video_index.display_matrix`, that of
     the whole video. crop: as `gm.data.video_crop.container_crop`."""
 
-    def __init__(self, path: str | Path, stream: av.VideoStream, hdr: str = "map", matrix: Sequence[int] | None = None,
-                 crop: Sequence[int] = (0, 0, 0, 0)) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        stream: av.VideoStream,
+        hdr: str = "map",
+        matrix: Sequence[int] | None = None,
+        crop: Sequence[int] = (0, 0, 0, 0),
+    ) -> None:
         if hdr not in ("map", "refuse"):
             raise UserError(f"hdr must be map or refuse, not {hdr!r}")
         self._path, self._context, self._hdr = path, stream.codec_context, hdr
@@ -126,7 +135,11 @@ class Pictures:
             self._last = key, numbers
             return numbers
         scale = {
-            "w": self._width(frame), "h": "ih", "in_range": "pc" if full else "tv", "out_range": "pc", "flags": _FLAGS,
+            "w": self._width(frame),
+            "h": "ih",
+            "in_range": "pc" if full else "tv",
+            "out_range": "pc",
+            "flags": _FLAGS,
             **({"in_color_matrix": matrix} if matrix else {}),
         }
         left, top, right, bottom = self._crop
@@ -160,14 +173,18 @@ class Pictures:
 def filter_graph(frame: av.VideoFrame, filters: Sequence[tuple[str, str | None]]) -> av.filter.Graph:
     """An av.filter.Graph of [(name, argument or None)] for pictures such as the av.VideoFrame `frame`."""
     source = {
-        "video_size": f"{frame.width}x{frame.height}", "pix_fmt": frame.format.name, "time_base": "1/25",
+        "video_size": f"{frame.width}x{frame.height}",
+        "pix_fmt": frame.format.name,
+        "time_base": "1/25",
         "pixel_aspect": "1/1",
     }
     graph: Any = av.filter.Graph()  # whose types differ from version to version
     with contextlib.suppress(AttributeError):  # PyAV before 16
         graph.threads = 1
-    nodes = [graph.add(name, argument) if argument else graph.add(name) for name, argument in
-             [("buffer", _written(source)), *filters, ("buffersink", None)]]
+    nodes = [
+        graph.add(name, argument) if argument else graph.add(name)
+        for name, argument in [("buffer", _written(source)), *filters, ("buffersink", None)]
+    ]
     graph.link_nodes(*nodes)
     graph.configure()
     return graph
@@ -175,6 +192,7 @@ def filter_graph(frame: av.VideoFrame, filters: Sequence[tuple[str, str | None]]
 
 def whole_picture(before: av.VideoFrame | None, frame: av.VideoFrame, after: av.VideoFrame | None) -> av.VideoFrame:
     """An interlaced av.VideoFrame without its comb, from it and its neighbours (None at the ends of the video)."""
+
     def kind(one: av.VideoFrame) -> tuple[int, int, str]:
         return one.width, one.height, one.format.name
 

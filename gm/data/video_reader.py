@@ -30,8 +30,9 @@ _Reader = TypeVar("_Reader", bound="VideoReader")
 __all__ = ["SUFFIXES", "VideoFile", "VideoReader", "open_video"]
 
 
-def open_video(path: str | Path, threads: int = 1, index_folder: str | Path | None = None,
-               hdr: str = "map") -> VideoFile:
+def open_video(
+    path: str | Path, threads: int = 1, index_folder: str | Path | None = None, hdr: str = "map"
+) -> VideoFile:
     """Open the video file `path` → VideoReader.
 
     threads: that decode; the frames are the same with any number. index_folder: where what was found out about the file
@@ -88,8 +89,9 @@ class VideoReader:
 class VideoFile(VideoReader):
     """A video file, made by `open_video`. length raises UserError for one that is damaged or cut off."""
 
-    def __init__(self, path: str | Path, threads: int = 1, index_folder: str | Path | None = None,
-                 hdr: str = "map") -> None:
+    def __init__(
+        self, path: str | Path, threads: int = 1, index_folder: str | Path | None = None, hdr: str = "map"
+    ) -> None:
         super().__init__(path)
         self._decoder = Decoder(path, threads)
         self._run: Run | None = None

@@ -85,13 +85,18 @@ def _add_comment(path: Path, text: str) -> None:
     """Put a comment extension (GIF89a, section 24) before the first picture of a GIF file."""
     content, parts = path.read_bytes(), text.encode("ascii", "replace")
     table = 3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0  # the palette behind the two headers
-    blocks = b"".join(bytes([len(parts[i:i + 255])]) + parts[i:i + 255] for i in range(0, len(parts), 255))
+    blocks = b"".join(bytes([len(parts[i : i + 255])]) + parts[i : i + 255] for i in range(0, len(parts), 255))
     start = 13 + table
     path.write_bytes(content[:start] + b"\x21\xfe" + blocks + b"\x00" + content[start:])
 
 
-def _encode(frames: np.ndarray, path: str | Path, fps: float, options: Sequence[str],
-            finish: Callable[[Path], None] | None = None) -> None:
+def _encode(
+    frames: np.ndarray,
+    path: str | Path,
+    fps: float,
+    options: Sequence[str],
+    finish: Callable[[Path], None] | None = None,
+) -> None:
     """Pipe `frames` through ffmpeg with the given output options into `path`; finish(path) changes it at last."""
     try:
         program = imageio_ffmpeg.get_ffmpeg_exe()

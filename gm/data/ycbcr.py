@@ -32,7 +32,10 @@ def numbers(red: float, blue: float, full: bool) -> np.ndarray:
     light, colour, black = (1, 1, 0) if full else (255 / 219, 255 / 224, 16)
     green = 1 - red - blue
     factors = [
-        light, 2 * (1 - red) * colour, -2 * blue * (1 - blue) / green * colour, -2 * red * (1 - red) / green * colour,
+        light,
+        2 * (1 - red) * colour,
+        -2 * blue * (1 - blue) / green * colour,
+        -2 * red * (1 - red) / green * colour,
         2 * (1 - blue) * colour,
     ]
     factors = [round(factor / 4 * 2**15) for factor in factors]
@@ -85,6 +88,7 @@ def _by_numpy(planes: Sequence[np.ndarray], chosen: np.ndarray, target: np.ndarr
 
 def _between(samples: np.ndarray, axis: int, begins: bool = True) -> np.ndarray:
     """Twice as many values along an axis, from samples with two more at each end; begins: whether it is the first."""
+
     def along(start: int, stop: int | None, step: int = 1) -> tuple[slice, ...]:
         return (slice(None),) * axis + (slice(start, stop, step),)
 

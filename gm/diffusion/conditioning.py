@@ -35,8 +35,12 @@ class Conditioning(NamedTuple):
 
 
 def encode_picture(
-    clip: Callable[[Tensor], Tensor], encoder: Callable[[Tensor], Tensor], picture: np.ndarray, noise: np.ndarray,
-    cond_aug: float | np.floating, clip_size: int,
+    clip: Callable[[Tensor], Tensor],
+    encoder: Callable[[Tensor], Tensor],
+    picture: np.ndarray,
+    noise: np.ndarray,
+    cond_aug: float | np.floating,
+    clip_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the network sees of a picture: CLIP's embedding of the clean one, and the VAE latent of the noised one: its
     mean, not multiplied by the scale factor.
@@ -70,7 +74,12 @@ def vector_embedding(fps_id: np.ndarray, motion_bucket_id: np.ndarray, cond_aug:
 
 
 def condition(
-    context: np.ndarray, concat: np.ndarray, fps: float, motion_bucket_id: float, cond_aug: float, width: int,
+    context: np.ndarray,
+    concat: np.ndarray,
+    fps: float,
+    motion_bucket_id: float,
+    cond_aug: float,
+    width: int,
     t: int,
 ) -> Conditioning:
     """The conditioning of the t frames of one video.

@@ -30,8 +30,16 @@ class Denoiser(nn.Cell):
         self.unet = unet
 
     def construct(
-        self, x: Tensor, sigma: Tensor, concat: Tensor, context: Tensor, vector: Tensor, t: int,
-        image_only: Tensor | None = None, deep: Tensor | None = None, keep_deep: bool = False,
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        concat: Tensor,
+        context: Tensor,
+        vector: Tensor,
+        t: int,
+        image_only: Tensor | None = None,
+        deep: Tensor | None = None,
+        keep_deep: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Estimate of the clean latents.
 

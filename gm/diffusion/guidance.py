@@ -35,7 +35,7 @@ def trapezoid_scales(min_guidance: float, max_guidance: float, t: int) -> np.nda
     scales = np.full(t, max_guidance, np.float32)
     edge = int(t * _EDGE)
     scales[:edge] = np.linspace(min_guidance, max_guidance, edge)
-    scales[t - edge:] = scales[:edge][::-1]
+    scales[t - edge :] = scales[:edge][::-1]
     return scales.reshape(t, 1, 1, 1)
 
 
@@ -44,13 +44,22 @@ def constant_scales(_: float, max_guidance: float, t: int) -> np.ndarray:
     return np.full((t, 1, 1, 1), max_guidance, np.float32)
 
 
-SHAPES = {"linear": linear_scales, "triangle": triangle_scales, "trapezoid": trapezoid_scales,
-          "constant": constant_scales}
+SHAPES = {
+    "linear": linear_scales,
+    "triangle": triangle_scales,
+    "trapezoid": trapezoid_scales,
+    "constant": constant_scales,
+}
 
 
 def guided(
-    denoiser: Callable[..., Tensor], conditioning: Conditioning, scales: np.ndarray, t: int,
-    sigma_min: float | None = None, sigma_max: float | None = None, together: bool = True,
+    denoiser: Callable[..., Tensor],
+    conditioning: Conditioning,
+    scales: np.ndarray,
+    t: int,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    together: bool = True,
     pair: Pair | None = None,
 ) -> Denoise:
     """A denoiser of videos, D = D_null + scale * (D_cond - D_null), with the signature (x, sigma) -> D.

@@ -37,7 +37,7 @@ def decoded_chunks(decoder: Callable[[Tensor, int], Tensor], z: np.ndarray, chun
     only the frames of a chunk, so the result depends on `chunk`, here as in the original.
     """
     for start in range(0, len(z), chunk):
-        part = np.ascontiguousarray(z[start:start + chunk])
+        part = np.ascontiguousarray(z[start : start + chunk])
         yield decoder(Tensor(part), len(part)).asnumpy()
 
 

@@ -32,7 +32,13 @@ class DiffusionLoss(nn.Cell):
         self.denoiser = denoiser
 
     def construct(
-        self, latents: Tensor, noise: Tensor, sigma: Tensor, concat: Tensor, context: Tensor, vector: Tensor,
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        sigma: Tensor,
+        concat: Tensor,
+        context: Tensor,
+        vector: Tensor,
         t: int,
     ) -> Tensor:
         """Loss of every frame, float32 (n,); the loss of the batch is its mean.

@@ -25,7 +25,7 @@ def continued(denoise: Denoise, known: np.ndarray) -> Denoise:
 
     def denoise_continued(x: np.ndarray, sigma: float) -> np.ndarray:
         found = denoise(x, sigma)
-        both = weight * known + (1 - weight) * found[:len(known)]
-        return np.concatenate([both, found[len(known):]])
+        both = weight * known + (1 - weight) * found[: len(known)]
+        return np.concatenate([both, found[len(known) :]])
 
     return denoise_continued

@@ -84,7 +84,10 @@ class TemporalBlock(SpatialBlock):
         self.ff_in = FeedForward(channels)
 
     def construct(  # type: ignore[override]  # called where the kind is known; without frames it is nothing
-        self, x: Tensor, context: Tensor, t: int,
+        self,
+        x: Tensor,
+        context: Tensor,
+        t: int,
     ) -> Tensor:
         """x (n, s, c), context (n, l, e) -> (n, s, c).
 

@@ -68,7 +68,13 @@ class ClipVision(nn.Cell):
     """Preprocessed pixels (n, 3, image_size, image_size) -> embedding (n, embed_dim), not normalised."""
 
     def __init__(
-        self, image_size: int, patch_size: int, width: int, layers: int, head_width: int, mlp_ratio: float,
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        head_width: int,
+        mlp_ratio: float,
         embed_dim: int,
     ) -> None:
         super().__init__()

@@ -47,8 +47,13 @@ class Conv2d(nn.Cell):
     """x (n, in_channels, h, w) -> (n, out_channels, ...); padding is (top, bottom, left, right), zeros."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1,
-        padding: tuple[int, int, int, int] | None = None, bias: bool = True,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: tuple[int, int, int, int] | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.weight = parameter(out_channels, in_channels, kernel, kernel)

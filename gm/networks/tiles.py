@@ -207,7 +207,9 @@ def _places(size: tuple[int, int], side: tuple[int, int], tile: int) -> Iterator
 
 
 def _joined(
-    places: list[tuple[tuple[int, int], np.ndarray]], tiles: list[np.ndarray], size: tuple[int, int],
+    places: list[tuple[tuple[int, int], np.ndarray]],
+    tiles: list[np.ndarray],
+    size: tuple[int, int],
 ) -> np.ndarray:
     """The tiles' own pixels side by side: float32 (t, c, H, W)."""
     factor = tiles[0].shape[2] // places[0][1].shape[0]

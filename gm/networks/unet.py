@@ -31,8 +31,10 @@ class Stage(nn.Cell):
             self.insert_child_to_cell(str(i), layer)
         self.layers = layers
         self.kinds = tuple(
-            "res" if isinstance(layer, VideoResBlock)
-            else "transformer" if isinstance(layer, SpatialVideoTransformer)
+            "res"
+            if isinstance(layer, VideoResBlock)
+            else "transformer"
+            if isinstance(layer, SpatialVideoTransformer)
             else "plain"
             for layer in layers
         )
@@ -60,8 +62,15 @@ class VideoUNet(nn.Cell):
     """
 
     def __init__(
-        self, in_channels: int, model_channels: int, out_channels: int, num_res_blocks: int,
-        attention_resolutions: list[int], channel_mult: list[int], num_head_channels: int, context_dim: int,
+        self,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: list[int],
+        channel_mult: list[int],
+        num_head_channels: int,
+        context_dim: int,
         adm_in_channels: int,
     ) -> None:
         super().__init__()
@@ -110,8 +119,14 @@ class VideoUNet(nn.Cell):
         self.out = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), Conv2d(channels, out_channels))
 
     def construct(
-        self, x: Tensor, c_noise: Tensor, context: Tensor, vector: Tensor, t: int,
-        image_only: Tensor | None = None, deep: Tensor | None = None,
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        context: Tensor,
+        vector: Tensor,
+        t: int,
+        image_only: Tensor | None = None,
+        deep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """F(x) for n = b*t frames.
 

@@ -108,7 +108,9 @@ class Level(nn.Cell):
     """The ResBlocks of one resolution, then a change of resolution (none at the last level)."""
 
     def __init__(
-        self, blocks: list[VaeResBlock], downsample: VaeDownsample | None = None,
+        self,
+        blocks: list[VaeResBlock],
+        downsample: VaeDownsample | None = None,
         upsample: Upsample | None = None,
     ) -> None:
         super().__init__()

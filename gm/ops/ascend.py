@@ -23,7 +23,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     if q.shape[0] <= _MOST_ROWS:
         return _flash(q, k, v, heads)
     rows = range(0, q.shape[0], _MOST_ROWS)
-    return ops.cat([_flash(q[i:i + _MOST_ROWS], k[i:i + _MOST_ROWS], v[i:i + _MOST_ROWS], heads) for i in rows], 0)
+    return ops.cat(
+        [_flash(q[i : i + _MOST_ROWS], k[i : i + _MOST_ROWS], v[i : i + _MOST_ROWS], heads) for i in rows], 0
+    )
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

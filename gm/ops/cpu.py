@@ -136,7 +136,7 @@ def attention_over_pixels(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for i in range(0, n, frames):
         pieces = []
         for j in range(0, s, queries):
-            scores = _bmm_transposed_a(q[i:i + frames, :, j:j + queries], k[i:i + frames])
-            pieces.append(_bmm_transposed_b(v[i:i + frames], reference.softmax(scores)))
+            scores = _bmm_transposed_a(q[i : i + frames, :, j : j + queries], k[i : i + frames])
+            pieces.append(_bmm_transposed_b(v[i : i + frames], reference.softmax(scores)))
         videos.append(ops.cat(pieces, 2) if len(pieces) > 1 else pieces[0])
     return ops.cat(videos, 0) if len(videos) > 1 else videos[0]

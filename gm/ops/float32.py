@@ -58,8 +58,10 @@ def set_float32(device: str, fast: bool) -> None:
             getattr(precision, name)(value)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"fast_float32: {name} cannot become {value!r}: {reason} It counts once in a process, "
-                            "before anything runs") from None
+            raise UserError(
+                f"fast_float32: {name} cannot become {value!r}: {reason} It counts once in a process, "
+                "before anything runs"
+            ) from None
 
 
 def describe_float32(device: str, fast: bool) -> str:

@@ -64,19 +64,34 @@ def _kernels(library: str) -> dict[str, Any]:
         return (silu_gradient(x, dout),)
 
     def layer_norm_bprop(
-        x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: Tensor,
+        out: Tensor,
+        dout: Tensor,
     ) -> tuple[Tensor, ...]:
         dx, sums = layer_norm_gradient(x, weight, eps, dout)
         return dx, sums[0], sums[1], ops.zeros_like(eps)
 
     def group_norm_bprop(
-        x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: Tensor,
+        out: Tensor,
+        dout: Tensor,
     ) -> tuple[Tensor, ...]:
         dx, dweight, dbias = group_norm_gradient(x, weight, bias, eps, dout)
         return dx, dweight, dbias, ops.zeros_like(eps)
 
     def group_norm_silu_bprop(
-        x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: Tensor,
+        out: Tensor,
+        dout: Tensor,
     ) -> tuple[Tensor, ...]:
         dx, dweight, dbias = group_norm_silu_gradient(x, weight, bias, eps, dout)
         return dx, dweight, dbias, ops.zeros_like(eps)
@@ -106,7 +121,14 @@ def _kernels(library: str) -> dict[str, Any]:
 
 def use(library: str) -> None:
     """Make the shared library at this path the one that the forms below call."""
-    global _short_attention, _long_attention, _pixel_attention, _geglu, _silu, _layer_norm, _group_norm, \
+    global \
+        _short_attention, \
+        _long_attention, \
+        _pixel_attention, \
+        _geglu, \
+        _silu, \
+        _layer_norm, \
+        _group_norm, \
         _group_norm_silu
     kernels = _kernels(library)
     _short_attention = kernels["_short_attention"]

@@ -74,7 +74,7 @@ def _joined(parts: list[Tensor], heads: int, s: int) -> Tensor:
 def _attention_gradient(q: Tensor, k: Tensor, v: Tensor, heads: int, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `reference.attention`, in pieces of at most `reference.MAX_SCORES` scores."""
     n, sq, c = q.shape
-    sk, scale = k.shape[1], (c // heads)**-0.5
+    sk, scale = k.shape[1], (c // heads) ** -0.5
     rows = max(1, reference.MAX_SCORES // sk)
     pairs, queries = max(1, min(rows // sq, n * heads)), -(-sq // -(-sq // min(rows, sq)))
     q, k, v, dout = _parted(q, heads), _parted(k, heads), _parted(v, heads), _parted(dout, heads)
@@ -83,7 +83,12 @@ def _attention_gradient(q: Tensor, k: Tensor, v: Tensor, heads: int, dout: Tenso
         sums = None
         for j in range(0, sq, queries):
             dq, *parts = _softmax_gradient(
-                q[i:i + pairs, j:j + queries], k[i:i + pairs], v[i:i + pairs], dout[i:i + pairs, j:j + queries], scale)
+                q[i : i + pairs, j : j + queries],
+                k[i : i + pairs],
+                v[i : i + pairs],
+                dout[i : i + pairs, j : j + queries],
+                scale,
+            )
             dqs.append(dq)
             sums = parts if sums is None else [sums[0] + parts[0], sums[1] + parts[1]]
         dks.append(sums[0])  # type: ignore[index]  # there is at least one piece
@@ -110,7 +115,12 @@ def _kernels(library: str) -> dict[str, Any]:
         return ops.Custom(f"{library}:{name}", shape, outputs, func_type="aot", bprop=bprop)
 
     def attention_bprop(
-        q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        heads: Tensor,
+        out: Tensor,
+        dout: Tensor,
     ) -> tuple[Tensor, ...]:
         dq, dk, dv = _attention_gradient(q, k, v, heads.shape[0], dout)
         return dq, dk, dv, ops.zeros_like(heads)
@@ -122,17 +132,32 @@ def _kernels(library: str) -> dict[str, Any]:
         return _gradients(_geglu_reference)(projected, bias, dout)
 
     def layer_norm_bprop(
-        x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: Tensor,
+        out: Tensor,
+        dout: Tensor,
     ) -> tuple[Tensor, ...]:
         return (*_gradients(_layer_norm_reference)(x, weight, bias, eps, dout)[:3], ops.zeros_like(eps))
 
     def norm_bprop(
-        x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: tuple[Tensor, Tensor],
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: Tensor,
+        out: Tensor,
+        dout: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, ...]:
         return (*_gradients(_norm_reference)(x, weight, bias, eps, dout[0])[:3], ops.zeros_like(eps))
 
     def norm_silu_bprop(
-        x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Tensor, dout: tuple[Tensor, Tensor],
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: Tensor,
+        out: Tensor,
+        dout: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, ...]:
         return (*_gradients(_norm_silu_reference)(x, weight, bias, eps, dout[0])[:3], ops.zeros_like(eps))
 
@@ -178,7 +203,16 @@ def _norm_silu_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) ->
 
 def use(library: str) -> None:
     """Make the shared library at this path the one that the forms below call."""
-    global _attention, _add_per_channel, _add_to_tokens, _mix, _upsample, _geglu, _silu, _layer_norm, _group_norm, \
+    global \
+        _attention, \
+        _add_per_channel, \
+        _add_to_tokens, \
+        _mix, \
+        _upsample, \
+        _geglu, \
+        _silu, \
+        _layer_norm, \
+        _group_norm, \
         _group_norm_silu
     kernels = _kernels(library)
     _attention = kernels["_attention"]

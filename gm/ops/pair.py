@@ -56,6 +56,8 @@ class Pair:
             self._run.meet(self.rank, self._meetings)
         found = parallel.total(told)
         if found[0, -1] != found[1, -1]:
-            raise UserError("the two devices of --guidance_devices=2 are not at the same step: they must see the same "
-                            "pictures and the same output folder")
+            raise UserError(
+                "the two devices of --guidance_devices=2 are not at the same step: they must see the same "
+                "pictures and the same output folder"
+            )
         return found[:, :-1].reshape(2, *own.shape)

@@ -21,8 +21,11 @@ def why_not(device: str, message: str) -> str:
     """
     found = {"GPU": _gpu, "Ascend": _ascend}[device]()
     words = re.findall(rf"Load dynamic library: (libmindspore_{device.lower()}\S*) failed\. (\S+?):", message)
-    found += [f"{plugin} was tried and needs {library}, which was not found" for plugin, library in dict.fromkeys(words)
-              if not any(library in sentence for sentence in found)]
+    found += [
+        f"{plugin} was tried and needs {library}, which was not found"
+        for plugin, library in dict.fromkeys(words)
+        if not any(library in sentence for sentence in found)
+    ]
     return "; ".join(found) or message.strip().splitlines()[0]
 
 
@@ -33,15 +36,19 @@ def _gpu() -> list[str]:
     known = ", ".join(cuda_version(path) for path in cuda)
     home = os.environ.get("CUDA_HOME")
     if not home:
-        return [f"CUDA_HOME is not set: it must name the folder of a CUDA 11 (mindspore {ms.__version__} has plugins "
-                f"for {known}), whose bin/nvcc mindspore asks for its version"]
+        return [
+            f"CUDA_HOME is not set: it must name the folder of a CUDA 11 (mindspore {ms.__version__} has plugins "
+            f"for {known}), whose bin/nvcc mindspore asks for its version"
+        ]
     release = nvcc_release(Path(home) / "bin" / "nvcc")
     if release is None:
         return [f"CUDA_HOME is {home}, and {home}/bin/nvcc does not run: mindspore asks it for CUDA's version"]
     plugin = chosen_plugin(cuda, release)
     if plugin is None:
-        return [f"CUDA_HOME is {home}, whose nvcc says CUDA {release}: mindspore {ms.__version__} has GPU plugins for "
-                f"CUDA {known} and takes them for later CUDA 11 too, not for others"]
+        return [
+            f"CUDA_HOME is {home}, whose nvcc says CUDA {release}: mindspore {ms.__version__} has GPU plugins for "
+            f"CUDA {known} and takes them for later CUDA 11 too, not for others"
+        ]
     return _libraries(plugin, "put the folders of CUDA's libraries and of cuDNN 8 into LD_LIBRARY_PATH")
 
 
@@ -50,11 +57,15 @@ def _ascend() -> list[str]:
     if not plugins("Ascend"):
         return ["this mindspore has no Ascend plugin"]
     if "ASCEND_OPP_PATH" not in os.environ:
-        found.append("CANN's environment is not set up (no ASCEND_OPP_PATH): run `source "
-                     "/usr/local/Ascend/ascend-toolkit/set_env.sh`, or the set_env.sh of where CANN is installed")
+        found.append(
+            "CANN's environment is not set up (no ASCEND_OPP_PATH): run `source "
+            "/usr/local/Ascend/ascend-toolkit/set_env.sh`, or the set_env.sh of where CANN is installed"
+        )
     if not list(Path("/dev").glob("davinci[0-9]*")):
-        found.append("there is no /dev/davinci*: the NPU's driver is not loaded, or the container was started without "
-                     "the devices")
+        found.append(
+            "there is no /dev/davinci*: the NPU's driver is not loaded, or the container was started without "
+            "the devices"
+        )
     return found + _libraries(plugins("Ascend")[0], "CANN's set_env.sh puts their folders into LD_LIBRARY_PATH")
 
 

@@ -88,7 +88,10 @@ def affine_per_channel(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
     padding: tuple[int, int, int, int] = (1, 1, 1, 1),
 ) -> Tensor:
     """x (n, c_in, h, w), weight (c_out, c_in, kh, kw), zero padding (top, bottom, left, right)."""
@@ -188,8 +191,8 @@ def attention_by(transpose: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tens
         pieces = []
         for i in range(0, n * heads, pairs):
             for j in range(0, sq, queries):
-                queries_of_part = q[i:i + pairs, j:j + queries]
-                pieces.append(_softmax_attention(queries_of_part, k[i:i + pairs], v[i:i + pairs]))
+                queries_of_part = q[i : i + pairs, j : j + queries]
+                pieces.append(_softmax_attention(queries_of_part, k[i : i + pairs], v[i : i + pairs]))
         out = ops.cat([piece.reshape(-1, head) for piece in pieces], 0)
     return transpose(out.reshape(n, heads, sq, head), 0, 2, 1, 3).reshape(n, sq, c)
 

@@ -39,8 +39,12 @@ class ProceduralClips:
     def identity(self) -> dict[str, Any]:
         """{what: value} of everything that decides what the samples show."""
         return {
-            "procedural clips": self.count, "frames": self.frames, "size": self.size, "fps": self.fps,
-            "most_bucket": self.most_bucket, "seed": self.seed,
+            "procedural clips": self.count,
+            "frames": self.frames,
+            "size": self.size,
+            "fps": self.fps,
+            "most_bucket": self.most_bucket,
+            "seed": self.seed,
         }
 
     def at(self, position: int) -> dict[str, Any]:
@@ -54,6 +58,9 @@ class ProceduralClips:
         return {
             "pixels": np.concatenate([to_signed(frame) for frame in frames]),
             "picture": to_signed(drawn.frames[0]),
-            "fps_id": fps_id(fps), "motion_bucket_id": float(bucket(drawn.motion)),
-            "path": "procedural", "start": 0, "failures": [],
+            "fps_id": fps_id(fps),
+            "motion_bucket_id": float(bucket(drawn.motion)),
+            "path": "procedural",
+            "start": 0,
+            "failures": [],
         }

@@ -47,8 +47,11 @@ def _noise(random: np.random.Generator, pixels: np.ndarray, decoder: nn.Cell) ->
 def autoencoder_phase(cells: Mapping[str, nn.Cell], settings: Autoencoder, seed: int) -> Phase:
     """Encoder and decoder on still pictures. cells: {component of gm.model: cell}."""
     encoder, decoder = cells["first_stage_encoder"], cells["decoder"]
-    parameters = {p.name: p for p in (*encoder.get_parameters(), *decoder.get_parameters())
-                  if not any(part in p.name for part in _TEMPORAL)}
+    parameters = {
+        p.name: p
+        for p in (*encoder.get_parameters(), *decoder.get_parameters())
+        if not any(part in p.name for part in _TEMPORAL)
+    }
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng((seed, _AUTOENCODER, settings.size, step))
@@ -88,7 +91,7 @@ def tower_phase(cells: Mapping[str, nn.Cell], settings: Tower, image_size: int, 
         side = image.shape[2]
         size = int(side * random.uniform(0.5, 1.0))
         top, left = random.integers(0, side - size + 1, 2)
-        crop = image[:, :, top:top + size, left:left + size]
+        crop = image[:, :, top : top + size, left : left + size]
         return preprocess(np.clip(crop * random.uniform(0.7, 1.2) + random.uniform(-0.1, 0.1), -1, 1), image_size)
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

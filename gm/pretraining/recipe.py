@@ -88,7 +88,7 @@ def _write_model(cells: Mapping[str, nn.Cell], path: Path) -> None:
     first_stage, condition = (COMPONENTS[name].prefix for name in ("first_stage_encoder", "condition_encoder"))
     for name in list(arrays):
         if name.startswith(f"{first_stage}encoder."):
-            arrays[condition + name[len(first_stage):]] = arrays[name]
+            arrays[condition + name[len(first_stage) :]] = arrays[name]
     weight = f"{condition}quant_conv.weight"
     arrays[weight] = np.eye(len(arrays[weight]), dtype=np.float32)[:, :, None, None]
     arrays[f"{condition}quant_conv.bias"] = np.zeros_like(arrays[f"{condition}quant_conv.bias"])
@@ -99,21 +99,33 @@ def _settings(
     recipe: Recipe, stage: UnetStage, folder: Path, name: str, pretrained: Path, configs: Path
 ) -> TrainingSettings:
     """What train.py would be told for a stage of the UNet."""
-    return load_settings(configs / "svd_train.yaml", [
-        *_overrides(recipe.train, "train."), *_overrides(stage.train, "train."),
-        f"train.seed={recipe.seed}", f"train.pretrained={pretrained}", f"train.output_dir={folder / name}",
-        f"train.cache={folder / f'{name}_cache'}", "train.resume=latest",
-        "train.temporal_only=False", "train.save=full", "train.ema=True",
-        "train.dataset.init_args.data_dir=procedural", "train.dataset.init_args.metadata=procedural",
-        f"train.dataset.init_args.frames={stage.frames}",
-        f"train.dataset.init_args.height={stage.size}", f"train.dataset.init_args.width={stage.size}",
-    ])
+    return load_settings(
+        configs / "svd_train.yaml",
+        [
+            *_overrides(recipe.train, "train."),
+            *_overrides(stage.train, "train."),
+            f"train.seed={recipe.seed}",
+            f"train.pretrained={pretrained}",
+            f"train.output_dir={folder / name}",
+            f"train.cache={folder / f'{name}_cache'}",
+            "train.resume=latest",
+            "train.temporal_only=False",
+            "train.save=full",
+            "train.ema=True",
+            "train.dataset.init_args.data_dir=procedural",
+            "train.dataset.init_args.metadata=procedural",
+            f"train.dataset.init_args.frames={stage.frames}",
+            f"train.dataset.init_args.height={stage.size}",
+            f"train.dataset.init_args.width={stage.size}",
+        ],
+    )
 
 
 def _unet_stage(
     recipe: Recipe, name: str, stage: UnetStage, settings: TrainingSettings, config: ModelConfig, folder: Path
 ) -> None:
     """One run of train.py's loop on procedural clips."""
+
     def data(train: Train) -> tuple[dict[tuple[int, int], ProceduralClips], ...]:
         size = stage.size, stage.size
         return tuple(

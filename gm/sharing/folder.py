@@ -38,8 +38,9 @@ _LEFT = 3600.0  # seconds without a change after which another run's folder was 
 class RunFolder:
     """One run's. paths: of the pictures. videos: of each, so that there are len(paths) * videos to be made."""
 
-    def __init__(self, place: str | Path, size: int, paths: Sequence[str | Path], videos: int,
-                 lock: locks.Lock | None = None) -> None:
+    def __init__(
+        self, place: str | Path, size: int, paths: Sequence[str | Path], videos: int, lock: locks.Lock | None = None
+    ) -> None:
         self.place, self.size, self.paths, self.videos = Path(place), size, [Path(path) for path in paths], videos
         self._lock = lock  # of the first device
 
@@ -94,8 +95,9 @@ class RunFolder:
         while absent:
             absent = {other for other in absent if not (self.place / f"at-{other}-{number}").exists()}
             if absent and time.monotonic() > until:
-                raise UserError(f"device {min(absent)} of {self.size} has not come for {_LONGEST / 60:.0f} minutes: "
-                                "see its log")
+                raise UserError(
+                    f"device {min(absent)} of {self.size} has not come for {_LONGEST / 60:.0f} minutes: see its log"
+                )
             if absent:
                 time.sleep(pause)
                 pause = min(2 * pause, _LOOK)
@@ -145,11 +147,16 @@ def _begin(place: Path, worker: Worker, paths: Sequence[str | Path], videos: int
         if not absent:
             break
         if time.monotonic() > until:
-            raise UserError(f"of {worker.size} devices these do not come: {', '.join(absent)}. All servers must share "
-                            f"the folder {place.parent}")
+            raise UserError(
+                f"of {worker.size} devices these do not come: {', '.join(absent)}. All servers must share "
+                f"the folder {place.parent}"
+            )
         time.sleep(_LOOK)
-    told = {"hellos": {str(rank): hello for rank, hello in hellos.items()}, "paths": list(map(str, paths)),
-            "videos": videos}
+    told = {
+        "hellos": {str(rank): hello for rank, hello in hellos.items()},
+        "paths": list(map(str, paths)),
+        "videos": videos,
+    }
     outputs.write_json(told, place / "run.json")
     return RunFolder(place, worker.size, paths, videos, lock)
 
@@ -165,8 +172,10 @@ def _follow(place: Path, worker: Worker) -> RunFolder:
             with contextlib.suppress(OSError, UserError):  # the first device is clearing the folder
                 outputs.write_json(mine, place / f"hello-{worker.rank}.json")
         if time.monotonic() > until:
-            raise UserError(f"device {worker.rank} does not see what the first one writes to {place.parent}: all "
-                            "servers must share that folder")
+            raise UserError(
+                f"device {worker.rank} does not see what the first one writes to {place.parent}: all "
+                "servers must share that folder"
+            )
         time.sleep(_LOOK)
 
 

@@ -7,8 +7,17 @@ from typing import NamedTuple
 
 from gm.errors import UserError
 
-_OWN = ("RANK_ID", "RANK_SIZE", "DEVICE_ID", "MS_ROLE", "MS_NODE_ID", "MS_WORKER_NUM", "MS_SCHED_HOST",
-        "MS_SCHED_PORT", "MS_TOPO_TIMEOUT")
+_OWN = (
+    "RANK_ID",
+    "RANK_SIZE",
+    "DEVICE_ID",
+    "MS_ROLE",
+    "MS_NODE_ID",
+    "MS_WORKER_NUM",
+    "MS_SCHED_HOST",
+    "MS_SCHED_PORT",
+    "MS_TOPO_TIMEOUT",
+)
 _VISIBLE = ("ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")  # of Ascend's library and of NVIDIA's
 
 

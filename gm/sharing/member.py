@@ -27,8 +27,14 @@ _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 def environment(run: RunFolder, rank: int) -> dict[str, str]:
     """What makes a process that is started with it a `Member`."""
-    told = {"place": str(run.place), "size": run.size, "rank": rank, "supervisor": os.getpid(), "videos": run.videos,
-            "paths": [str(path) for path in run.paths]}
+    told = {
+        "place": str(run.place),
+        "size": run.size,
+        "rank": rank,
+        "supervisor": os.getpid(),
+        "videos": run.videos,
+        "paths": [str(path) for path in run.paths],
+    }
     path = run.place / f"member-{rank}.json"
     path.write_text(json.dumps(told), encoding="utf-8")
     return {_VARIABLE: str(path)}

@@ -36,11 +36,15 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.guidance_devices == 1 or arguments.dry_run or launcher.is_scheduler():
         return
     if worker is None:
-        raise UserError("--guidance_devices=2 needs two processes: msrun --worker_num=2 --local_worker_num=2 "
-                        "--join=True python image_to_video.py …")
+        raise UserError(
+            "--guidance_devices=2 needs two processes: msrun --worker_num=2 --local_worker_num=2 "
+            "--join=True python image_to_video.py …"
+        )
     if worker.size != 2:
-        raise UserError(f"--guidance_devices=2 needs two workers of msrun, there {'is' if worker.size == 1 else 'are'} "
-                        f"{worker.size}: several videos are shared out without it")
+        raise UserError(
+            f"--guidance_devices=2 needs two workers of msrun, there {'is' if worker.size == 1 else 'are'} "
+            f"{worker.size}: several videos are shared out without it"
+        )
 
 
 def do_part(arguments: argparse.Namespace, work: Callable[..., int]) -> int:

@@ -29,8 +29,13 @@ _GRACE = 10.0  # seconds that a process has for its end
 SHOWN_FAILURES = 20
 
 
-def supervise(worker: Worker, output_dir: str | Path, paths: Sequence[str | Path] | None = None, videos: int = 1,
-              command: Sequence[str] | None = None) -> int:
+def supervise(
+    worker: Worker,
+    output_dir: str | Path,
+    paths: Sequence[str | Path] | None = None,
+    videos: int = 1,
+    command: Sequence[str] | None = None,
+) -> int:
     """Do a worker's part of the run; returns the exit status. Arguments: see `gm.sharing.folder.join`.
 
     command: of the computing process; None: the one that this process was started with.
@@ -39,8 +44,9 @@ def supervise(worker: Worker, output_dir: str | Path, paths: Sequence[str | Path
         UserError: by the first device, in the end: which pictures failed and why, which devices.
     """
     run = folder.join(output_dir, worker, paths, videos)
-    child = subprocess.Popen(command or [sys.executable, *sys.argv],
-                             env={**launcher.alone(worker), **member.environment(run, worker.rank)})
+    child = subprocess.Popen(
+        command or [sys.executable, *sys.argv], env={**launcher.alone(worker), **member.environment(run, worker.rank)}
+    )
     with interrupts.undone_by(lambda: _end(child)):
         if worker.rank:
             _watch(run, worker.rank, child)
@@ -65,8 +71,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
 
 
-def _watch(run: RunFolder, rank: int, child: subprocess.Popen[bytes],
-           each: Callable[[], object] = lambda: None) -> None:
+def _watch(
+    run: RunFolder, rank: int, child: subprocess.Popen[bytes], each: Callable[[], object] = lambda: None
+) -> None:
     """Until the computing process has ended, and note how."""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -154,8 +161,10 @@ def _tell(run: RunFolder, watched: _Watched) -> int:
     skipped = sum(why == "skipped" for _, why in watched.results.values())
     before = f"; {skipped} of {len(run)} videos were there already" if skipped else ""
     print(f"{count - failed} of {count} pictures done by {run.size} devices{before}")
-    faults = [f"device{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} of {run.size}: {why}"
-              for why, ranks in watched.badly_ended().items()]
+    faults = [
+        f"device{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} of {run.size}: {why}"
+        for why, ranks in watched.badly_ended().items()
+    ]
     if not failed and not faults:
         return 0
     shown = [why if str(path) in why else f"{path}: {why}" for path, why in failures.items()]

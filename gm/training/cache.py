@@ -76,12 +76,19 @@ class CachedClips:
             elif _read(path) is None:
                 damaged.append(position)
         if damaged:
-            print(f"warning: {len(damaged)} of the cache's samples are not as they were written and are made anew, the "
-                  f"first is {self._path(*self._place(damaged[0]))}", file=sys.stderr)
+            print(
+                f"warning: {len(damaged)} of the cache's samples are not as they were written and are made anew, the "
+                f"first is {self._path(*self._place(damaged[0]))}",
+                file=sys.stderr,
+            )
         return sorted(absent + damaged)
 
     def fill(
-        self, missing: list[int], encoders: Callable[[], Encoders], draws: Callable[[int], Draws], loader: Loader,
+        self,
+        missing: list[int],
+        encoders: Callable[[], Encoders],
+        draws: Callable[[int], Draws],
+        loader: Loader,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
         """Make missing samples, with a progress bar; a process that is cut off goes on where it stopped.
@@ -111,8 +118,10 @@ class CachedClips:
     def _write(self, position: int, encoded: Encoded, sample: dict[str, Any]) -> None:
         arrays = {name: np.asarray(value, np.float32) for name, value in encoded._asdict().items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise UserError(f"the encoders make NaN or infinite values of {sample['path']}: the weights of "
-                            "train.pretrained are damaged, or try --train.amp_level=O0")
+            raise UserError(
+                f"the encoders make NaN or infinite values of {sample['path']}: the weights of "
+                "train.pretrained are damaged, or try --train.amp_level=O0"
+            )
         arrays[_CHECKSUM] = _checksum(arrays)
         entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
         origin = {"path": str(sample["path"]), "start": str(sample["start"])}
@@ -123,8 +132,9 @@ class CachedClips:
         path = self._path(*self._place(position))
         arrays = _read(path)
         if arrays is None:
-            raise UserError(f"{path} was damaged since training began: go on with --train.resume=latest, which makes "
-                            "it anew")
+            raise UserError(
+                f"{path} was damaged since training began: go on with --train.resume=latest, which makes it anew"
+            )
         numbers = {name: np.float32(array) for name, array in arrays.items() if array.ndim == 0}
         return {**arrays, **numbers, "failures": []}
 
@@ -169,9 +179,15 @@ def _compare(record: Path, made_from: dict[str, Any]) -> None:
         raise UserError(f"{record} cannot be read: {error}; delete the folder or name another train.cache") from error
     faults = [
         f"{name}: {stored.get(name)!r} there, {value!r} here"
-        for name, value in made_from.items() if stored.get(name) != value
+        for name, value in made_from.items()
+        if stored.get(name) != value
     ]
     if faults:
-        raise UserError("\n  ".join(
-            [f"the cache {record.parent} was made for something else (name another train.cache or delete it):", *faults]
-        ))
+        raise UserError(
+            "\n  ".join(
+                [
+                    f"the cache {record.parent} was made for something else (name another train.cache or delete it):",
+                    *faults,
+                ]
+            )
+        )

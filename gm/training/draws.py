@@ -47,8 +47,13 @@ def training_draws(
     sigma = lognormal_sigmas(random.standard_normal(), loss.p_mean, loss.p_std)
     cond_aug = lognormal_sigmas(random.standard_normal(), loss.cond_aug_mean, loss.cond_aug_std)
     keep_context, keep_concat = kept(random.random(), loss.dropout)
-    return Draws(np.float32(sigma), np.float32(cond_aug), keep_context, keep_concat,
-                 *(random.standard_normal(shape, np.float32) for shape in (latent_shape, latent_shape, pixel_shape)))
+    return Draws(
+        np.float32(sigma),
+        np.float32(cond_aug),
+        keep_context,
+        keep_concat,
+        *(random.standard_normal(shape, np.float32) for shape in (latent_shape, latent_shape, pixel_shape)),
+    )
 
 
 def _more(stream: int) -> tuple[int, ...]:
@@ -67,8 +72,14 @@ def kept(u: float, dropout: float) -> tuple[bool, bool]:
 
 
 def validation_draws(
-    seed: int, clip: int, index: int, sigma: float, loss: Loss, latent_shape: tuple[int, ...],
-    pixel_shape: tuple[int, ...], stream: int = 0,
+    seed: int,
+    clip: int,
+    index: int,
+    sigma: float,
+    loss: Loss,
+    latent_shape: tuple[int, ...],
+    pixel_shape: tuple[int, ...],
+    stream: int = 0,
 ) -> Draws:
     """Draws of held-out clip number `clip` of data set number `stream` at the `index`-th noise level `sigma`: nothing
     dropped, the noise of the conditioning picture at its median and the same at all levels."""

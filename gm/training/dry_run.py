@@ -24,7 +24,9 @@ def describe(plan: Plan) -> str:
         f"{plan.global_batch * plan.train.optimizer.accumulate} clips; "
         f"{sum(map(len, plan.held_out.values()))} clips held out",
         *plan.describe_sizes(),
-        "", "# memory of one device, estimated", report(needed(plan)),
+        "",
+        "# memory of one device, estimated",
+        report(needed(plan)),
     ]
     return "\n".join(lines)
 
@@ -33,6 +35,6 @@ def trainable_counts(shapes: dict[str, tuple[int, ...]], train: Train) -> dict[s
     """{module of the UNet such as "input_blocks.1": number of values that would be trained}."""
     counts: Counter[str] = Counter()
     for name, values in trainable(shapes, train).items():
-        parts = name[len(COMPONENTS["unet"].prefix):].split(".")
+        parts = name[len(COMPONENTS["unet"].prefix) :].split(".")
         counts[".".join(parts[:2] if parts[0].endswith("blocks") else parts[:1])] += values
     return dict(counts)

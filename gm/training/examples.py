@@ -67,7 +67,11 @@ def encode(encoders: Encoders, sample: dict[str, Any], draws: Draws) -> Encoded:
     picture = sample["picture"] if "picture" in sample else sample["pixels"][:1]
     context, concat = encoders.picture(picture, draws.pixel_noise, draws.cond_aug)
     return Encoded(
-        encoders.moments(sample["pixels"]), concat, context, draws.cond_aug, np.float32(sample["fps_id"]),
+        encoders.moments(sample["pixels"]),
+        concat,
+        context,
+        draws.cond_aug,
+        np.float32(sample["fps_id"]),
         np.float32(sample["motion_bucket_id"]),
     )
 
@@ -81,8 +85,9 @@ def make_example(encoded: Encoded, draws: Draws, width: int) -> Example:
     mean, std = split_moments(encoded.moments)
     concat = encoded.concat * np.float32(draws.keep_concat)
     context = encoded.context[:, None] * np.float32(draws.keep_context)
-    fps, motion, cond_aug = (np.full(1, value, np.float32)
-                             for value in (encoded.fps_id, encoded.motion_bucket_id, encoded.cond_aug))
+    fps, motion, cond_aug = (
+        np.full(1, value, np.float32) for value in (encoded.fps_id, encoded.motion_bucket_id, encoded.cond_aug)
+    )
     return Example(
         np.float32(SCALE_FACTOR) * sample(mean, std, draws.posterior),
         draws.noise,

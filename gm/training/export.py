@@ -16,8 +16,13 @@ from gm.weights import ModelWeights
 
 
 def export(
-    folder: str | Path, kind: str, base: ModelWeights, names: list[str], weights: Iterable[Parameter],
-    ema: Ema | None = None, lora_alpha: float | None = None,
+    folder: str | Path,
+    kind: str,
+    base: ModelWeights,
+    names: list[str],
+    weights: Iterable[Parameter],
+    ema: Ema | None = None,
+    lora_alpha: float | None = None,
 ) -> list[Path]:
     """Write <kind>.safetensors, and <kind>_ema.safetensors where there is a running mean; older ones are replaced.
 

@@ -36,10 +36,14 @@ def fill_cache(plan: Plan) -> None:
 
 def _missing(plan: Plan) -> list[tuple[CachedClips, list[int], Callable[[int], Draws]]]:
     """[(`gm.training.cache.CachedClips`, positions that this device makes, function of a position -> `Draws`)]."""
-    sets = [(clips, clips.epochs * len(clips), functools.partial(plan.part_draws, part))
-            for part, clips in enumerate(plan.training.values())]
-    sets += [(clips, min(plan.train.validation.clips, len(clips)), functools.partial(_held_out_draws, plan, part, size))
-             for part, (size, clips) in enumerate(plan.held_out.items())]
+    sets = [
+        (clips, clips.epochs * len(clips), functools.partial(plan.part_draws, part))
+        for part, clips in enumerate(plan.training.values())
+    ]
+    sets += [
+        (clips, min(plan.train.validation.clips, len(clips)), functools.partial(_held_out_draws, plan, part, size))
+        for part, (size, clips) in enumerate(plan.held_out.items())
+    ]
     todo: list[tuple[CachedClips, list[int], Callable[[int], Draws]]] = []
     before = 0
     for clips, count, draws in sets:

@@ -14,12 +14,38 @@ from gm.training.trainer import Trainer
 
 # Settings that no graph holds. Those of the optimizer, but for the learning rate, are constants in it.
 _NUMBERS = (
-    "base", "cache", "cache_epochs", "checkpoint", "dataset.init_args.data_dir", "dataset.init_args.flip",
-    "dataset.init_args.metadata", "dataset.init_args.step", "dataset.init_args.verify_files", "epochs",
-    "loader.max_failed_share", "loader.prefetch", "loader.workers", "log", "loss", "loss_scale", "max_steps",
-    "optimizer.learning_rate", "output_dir", "pretrained", "resume", "sample.every", "sample.seed", "save",
-    "schedule", "seed", "use_ema", "validation.data_dir", "validation.every", "validation.metadata",
-    "validation.share", "validation.sigmas",
+    "base",
+    "cache",
+    "cache_epochs",
+    "checkpoint",
+    "dataset.init_args.data_dir",
+    "dataset.init_args.flip",
+    "dataset.init_args.metadata",
+    "dataset.init_args.step",
+    "dataset.init_args.verify_files",
+    "epochs",
+    "loader.max_failed_share",
+    "loader.prefetch",
+    "loader.workers",
+    "log",
+    "loss",
+    "loss_scale",
+    "max_steps",
+    "optimizer.learning_rate",
+    "output_dir",
+    "pretrained",
+    "resume",
+    "sample.every",
+    "sample.seed",
+    "save",
+    "schedule",
+    "seed",
+    "use_ema",
+    "validation.data_dir",
+    "validation.every",
+    "validation.metadata",
+    "validation.share",
+    "validation.sigmas",
 )
 
 
@@ -47,9 +73,17 @@ def conditions(trainer: Trainer) -> list[Any]:
         section.pop(last)
     dtypes = hashlib.sha256(repr([(name, str(plan.base.dtype(name))) for name in sorted(plan.base.shapes)]).encode())
     held_out = [min(plan.train.validation.clips, len(clips)) for clips in plan.held_out.values()]
-    return [settings, plain(plan.config), ops.compiled_library(), dtypes.hexdigest(),
-            plan.train.cache is None, held_out, trainer.samples and trainer.samples.image.shape, reference.MAX_SCORES,
-            order(trainer)]
+    return [
+        settings,
+        plain(plan.config),
+        ops.compiled_library(),
+        dtypes.hexdigest(),
+        plan.train.cache is None,
+        held_out,
+        trainer.samples and trainer.samples.image.shape,
+        reference.MAX_SCORES,
+        order(trainer),
+    ]
 
 
 def order(trainer: Trainer) -> list[str]:

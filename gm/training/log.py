@@ -69,8 +69,11 @@ class RunFolder:
         except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
             return []
         before, now = dict(_leaves(plain(OmegaConf.to_container(old)))), dict(_leaves(plain(settings)))
-        return [f"{name}: {before[name]} before, {value} now" for name, value in now.items()
-                if name in before and before[name] != value and name not in _OWN_BUSINESS]
+        return [
+            f"{name}: {before[name]} before, {value} now"
+            for name, value in now.items()
+            if name in before and before[name] != value and name not in _OWN_BUSINESS
+        ]
 
     def cut_metrics(self, step: int) -> None:
         """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""

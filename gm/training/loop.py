@@ -34,8 +34,12 @@ from gm.training.trainer import Trainer
 
 
 def train(
-    settings: TrainingSettings, config: ModelConfig, argv: Sequence[str] = (),
-    data: Callable[[Train], tuple[Any, ...]] = open_data, memory_check: bool = True, compile_cache: str | None = "off",
+    settings: TrainingSettings,
+    config: ModelConfig,
+    argv: Sequence[str] = (),
+    data: Callable[[Train], tuple[Any, ...]] = open_data,
+    memory_check: bool = True,
+    compile_cache: str | None = "off",
 ) -> int:
     """Train as the settings say, on the clips of `data` (see `Plan`). Returns the exit status.
 
@@ -49,8 +53,9 @@ def train(
         open_checkpoint(plan.train.resume)  # a fault is told before anything is made
     if parallel.rank() == 0:
         folder.make()
-    with owned(folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another "
-               "--train.output_dir"):
+    with owned(
+        folder.lock, f"another run is writing to {folder.path}: wait for it, or choose another --train.output_dir"
+    ):
         if plan.train.resume is None and checkpoints(folder.checkpoints):
             raise UserError(
                 f"{folder.path} already holds a run: go on with it by --train.resume=latest, or choose another "
@@ -101,8 +106,10 @@ class _Run:
             trainer.export(self.folder)
         print("weights: " + ", ".join(map(str, trainer.exported or ())))
         if stopped and state.step < plan.total:
-            print(f"stopped after step {state.step} of {plan.total}; go on with the same command and "
-                  "--train.resume=latest")
+            print(
+                f"stopped after step {state.step} of {plan.total}; go on with the same command and "
+                "--train.resume=latest"
+            )
             return 128 + (stop.number or signal.SIGTERM)
         return 0
 
@@ -131,11 +138,16 @@ class _Run:
         plan, weights = self.plan, self.trainer.optimizer.weights
         print(f"base: {plan.base.describe()}")
         values = sum(weight.size for weight in weights)
-        print(f"{values:,} trainable values in {len(weights)} tensors; {len(plan.dataset)} clips, "
-              f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips")
+        print(
+            f"{values:,} trainable values in {len(weights)} tensors; {len(plan.dataset)} clips, "
+            f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips"
+        )
         if plan.train.pretrained is None:
-            print("warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not "
-                  "the encoders", file=sys.stderr)
+            print(
+                "warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not "
+                "the encoders",
+                file=sys.stderr,
+            )
         for line in plan.describe_sizes():
             print(line)
         for warning in plan.warnings():
@@ -185,13 +197,19 @@ class _Run:
         return stopped
 
     def _note(
-        self, window: Window, losses: list[float], sigmas: list[float], rate: float, norm: float, stop: StopOnSignal,
+        self,
+        window: Window,
+        losses: list[float],
+        sigmas: list[float],
+        rate: float,
+        norm: float,
+        stop: StopOnSignal,
         start: float,
     ) -> bool:
         """Metrics of a step, over all devices; returns whether any of them was asked to stop."""
         sums, counts = bucket_sums(losses, sigmas)
         total = parallel.mean([*sums, *counts, float(stop.requested)]) * parallel.size()
-        sums, counts = total[: len(sums)], total[len(sums):-1]
+        sums, counts = total[: len(sums)], total[len(sums) : -1]
         window.add(sums, counts, sigmas)
         state, log, loss_scale = self.state, self.log, self.trainer.loss_scale
         if log is not None:
@@ -200,8 +218,15 @@ class _Run:
                 log.skipped(state.step, sums.sum(), sigmas)
             log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
             if state.step % self.train.log.every == 0 or state.step == self.plan.total:
-                log.write("train", state.step, lr=rate, grad_norm=norm, skipped=state.skipped,
-                          loss_scale=loss_scale.scale, **window.numbers())
+                log.write(
+                    "train",
+                    state.step,
+                    lr=rate,
+                    grad_norm=norm,
+                    skipped=state.skipped,
+                    loss_scale=loss_scale.scale,
+                    **window.numbers(),
+                )
                 window.clear()
         return bool(total[-1])
 

@@ -28,14 +28,19 @@ def trainable(shapes: dict[str, tuple[int, ...]], train: Train, rank: int | None
         layers = lora_layers(shapes, temporal_only, train.lora.targets)
         return {layer: rank * sum(shapes[layer + WEIGHT]) for layer in layers}
     return {
-        name: math.prod(shape) for name, shape in shapes.items()
+        name: math.prod(shape)
+        for name, shape in shapes.items()
         if name.startswith(prefix) and (not temporal_only or is_temporal(name))
     }
 
 
 def needed(
-    plan: Plan, batch_size: int | None = None, recompute: bool | None = None, cache: bool | None = None,
-    rank: int | None = None, sizes: Sequence[tuple[int, int]] | None = None,
+    plan: Plan,
+    batch_size: int | None = None,
+    recompute: bool | None = None,
+    cache: bool | None = None,
+    rank: int | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> dict[str, estimate.Need]:
     """{stage: `gm.estimate.Need`} of a `Plan`, on the device and in the mode of now.
 
@@ -50,12 +55,19 @@ def needed(
     height, width = max(sizes, key=math.prod)
     clips = (train.loader.prefetch + 1) * batch + train.loader.workers
     return estimate.training(
-        plan.config.model, {name: plan.base.held(name, precision(train)) for name in COMPONENTS},
-        estimate.Size(height, width, data.frames, data.frames * batch), ops.memory_setting(),
-        sum(trainable(plan.base.shapes, train, rank).values()), half=train.amp_level == "O2", ema=train.ema,
+        plan.config.model,
+        {name: plan.base.held(name, precision(train)) for name in COMPONENTS},
+        estimate.Size(height, width, data.frames, data.frames * batch),
+        ops.memory_setting(),
+        sum(trainable(plan.base.shapes, train, rank).values()),
+        half=train.amp_level == "O2",
+        ema=train.ema,
         recompute=train.recompute if recompute is None else recompute,
-        devices=parallel.size() if train.optimizer.shard else 1, encoders=not cache, clips=clips,
-        sample=train.sample.every is not None, sizes=len(sizes),
+        devices=parallel.size() if train.optimizer.shard else 1,
+        encoders=not cache,
+        clips=clips,
+        sample=train.sample.every is not None,
+        sizes=len(sizes),
     )
 
 
@@ -86,8 +98,9 @@ def _remedies(plan: Plan) -> Iterator[tuple[str, Callable[[], dict[str, estimate
             yield " ".join(words), functools.partial(needed, plan, **changes)
     multiple = size_multiple(plan.config.model)
     for eighths in range(7, 0, -1):
-        sizes = [tuple(max(multiple, side * eighths // 8 // multiple * multiple) for side in size)
-                 for size in plan.training]
+        sizes = [
+            tuple(max(multiple, side * eighths // 8 // multiple * multiple) for side in size) for size in plan.training
+        ]
         smaller = " ".join([*words, _size_options(train, sizes)])
         yield smaller, functools.partial(needed, plan, **changes, sizes=sizes)
 

@@ -27,8 +27,19 @@ def _square_sum(total: Parameter) -> Tensor:
     return ops.reduce_sum(ops.reduce_sum(rows * rows, -1))
 
 
-def _update(rate: Tensor, beta1: float, beta2: float, eps: Tensor, decay: Tensor, factor: Tensor, weight: Parameter,
-            first: Parameter, second: Parameter, total: Parameter, decayed: float) -> Tensor:
+def _update(
+    rate: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: Tensor,
+    decay: Tensor,
+    factor: Tensor,
+    weight: Parameter,
+    first: Parameter,
+    second: Parameter,
+    total: Parameter,
+    decayed: float,
+) -> Tensor:
     updated = _adam(weight, first, second, rate, beta1, beta2, eps, decay * decayed, total * factor)
     return ops.depend(updated, ops.assign(total, ops.zeros_like(total)))
 
@@ -134,18 +145,22 @@ class AdamW:
     """
 
     def __init__(
-        self, parameters: dict[str, Parameter], sums: ParameterTuple, settings: Optimizer,
+        self,
+        parameters: dict[str, Parameter],
+        sums: ParameterTuple,
+        settings: Optimizer,
         read: Callable[[str], np.ndarray] | None = None,
     ) -> None:
         self.parameters, self.sums, self.settings = parameters, sums, settings
         self.weights = ParameterTuple([p if p.dtype == ms.float32 else _master(n, read) for n, p in parameters.items()])
         sizes = [w.size for w in self.weights]
-        self.mine = [owner == parallel.rank() for owner in owners(sizes, parallel.size())] if settings.shard \
+        self.mine = (
+            [owner == parallel.rank() for owner in owners(sizes, parallel.size())]
+            if settings.shard
             else [True] * len(sizes)
+        )
         own = {name: p for (name, p), mine in zip(parameters.items(), self.mine) if mine}
-        self.moments = {
-            kind: dict(zip(own, zeros_like_each(own, f"adam.{kind}"))) for kind in ("first", "second")
-        }
+        self.moments = {kind: dict(zip(own, zeros_like_each(own, f"adam.{kind}"))) for kind in ("first", "second")}
         self.updates = 0
         self._mean = _Mean(sums) if parallel.size() > 1 else None
         self._norm, self._clear = _Norm(sums), Clear(sums)

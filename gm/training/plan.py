@@ -55,21 +55,28 @@ class Plan:
         """Set `total`, the steps of the whole run. Its first `step` steps showed `samples` clips, perhaps in batches of
         another size."""
         self.total = total_steps(
-            self.train.epochs, self.train.max_steps, len(self.dataset),
-            self.global_batch * self.train.optimizer.accumulate, step, samples,
+            self.train.epochs,
+            self.train.max_steps,
+            len(self.dataset),
+            self.global_batch * self.train.optimizer.accumulate,
+            step,
+            samples,
         )
 
     def _use_cache(self, place: Path) -> None:
         loss = self.train.loss
         made_with = {
-            "encoders": encoders_hash(self.base), "amp_level": precision(self.train),
+            "encoders": encoders_hash(self.base),
+            "amp_level": precision(self.train),
             "cond_aug": [loss.cond_aug_mean, loss.cond_aug_std],
         }
 
         def cached(parts: dict[tuple[int, int], Any], kind: str, epochs: int) -> dict[tuple[int, int], CachedClips]:
             folder, several = place / kind, self.train.dataset.init_args.sizes is not None
-            return {size: CachedClips(part, folder / size_name(size) if several else folder, epochs, made_with)
-                    for size, part in parts.items()}
+            return {
+                size: CachedClips(part, folder / size_name(size) if several else folder, epochs, made_with)
+                for size, part in parts.items()
+            }
 
         self.training = cached(self.training, "training", self.train.cache_epochs)
         self.held_out = cached(self.held_out, "validation", 1)
@@ -78,21 +85,31 @@ class Plan:
         """Sentences that the user should see."""
         data, trained = self.train.dataset.init_args, self.config.sampling
         if data.sizes is not None:
-            return [f"no training clip is nearest to {size_name(size)} (train.dataset.init_args.sizes)"
-                    for size in sizes(data) if size not in self.training]
+            return [
+                f"no training clip is nearest to {size_name(size)} (train.dataset.init_args.sizes)"
+                for size in sizes(data)
+                if size not in self.training
+            ]
         if (data.height, data.width) == (trained.height, trained.width):
             return []
-        return [f"the model was trained at {trained.height}x{trained.width} (height x width), the clips are "
-                f"{data.height}x{data.width} (train.dataset.init_args.height and width)"]
+        return [
+            f"the model was trained at {trained.height}x{trained.width} (height x width), the clips are "
+            f"{data.height}x{data.width} (train.dataset.init_args.height and width)"
+        ]
 
     def describe_sizes(self) -> list[str]:
         """Lines about the sizes of the clips; none where there is one."""
         if len(self.training) < 2:
             return []
-        counts = [f"{size_name(size)}: {len(part)} clips to train on, {len(self.held_out.get(size, ()))} held out"
-                  for size, part in self.training.items()]
-        return [*counts, f"each batch has one of these {len(counts)} sizes; in graph mode the network is compiled once "
-                "for each, when it first comes"]
+        counts = [
+            f"{size_name(size)}: {len(part)} clips to train on, {len(self.held_out.get(size, ()))} held out"
+            for size, part in self.training.items()
+        ]
+        return [
+            *counts,
+            f"each batch has one of these {len(counts)} sizes; in graph mode the network is compiled once "
+            "for each, when it first comes",
+        ]
 
     def shapes(self, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(latent_shape (t, z, h, w), pixel_shape (1, 3, H, W)) of a sample of `size`."""
@@ -112,7 +129,9 @@ class Plan:
         several = {} if len(self.training) == 1 else {"clips of a batch, over all devices": self.global_batch}
         return {
             **several,
-            "train.seed": self.train.seed, "train.temporal_only": self.train.temporal_only, "train.ema": self.train.ema,
+            "train.seed": self.train.seed,
+            "train.temporal_only": self.train.temporal_only,
+            "train.ema": self.train.ema,
             "train.lora": plain(self.train.lora) if self.train.lora.rank else None,
             "number of training clips": len(self.dataset),
             "training clips (names, lengths, labels)": self.clips_hash,
@@ -122,6 +141,9 @@ class Plan:
 
 def _clips_hash(datasets: Iterable[Any], folder: str) -> str | None:
     """Of what the list of clips says, whatever folder they lie in; None of clips that are drawn."""
-    rows = [(os.path.relpath(clip.path, folder), *clip.label)
-            for dataset in datasets for clip in getattr(dataset, "clips", ())]
+    rows = [
+        (os.path.relpath(clip.path, folder), *clip.label)
+        for dataset in datasets
+        for clip in getattr(dataset, "clips", ())
+    ]
     return hashlib.sha256(repr(rows).encode(errors="surrogateescape")).hexdigest()[:16] if rows else None

@@ -26,7 +26,8 @@ class Environment(Settings):
     mode: int = option("0 graph mode (compiles first, then fast), 1 PyNative", 0, choices=(0, 1))
     distributed: bool = option("data parallel over the workers that msrun started", False)
     fast_float32: bool = option(
-        "let GPUs (TF32) and Ascend (HF32) narrow float32 products: faster, wrong by about 5e-4", False)
+        "let GPUs (TF32) and Ascend (HF32) narrow float32 products: faster, wrong by about 5e-4", False
+    )
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,19 @@ class Clips(Settings):
     metadata: str = option("CSV file with the columns path,length,motion_bucket_id and, if you like, fps")
     frames: int = option("frames of a sample", 14, least=1, most=1000)
     step: int = option("every step-th frame of the clip", 4, least=1, most=10**6)
-    height: int = option("pixels; the clip is scaled to cover height x width and cropped at the centre", 576, least=1,
-                         most=LONGEST_SIDE)
+    height: int = option(
+        "pixels; the clip is scaled to cover height x width and cropped at the centre", 576, least=1, most=LONGEST_SIDE
+    )
     width: int = option("pixels", 1024, least=1, most=LONGEST_SIDE)
     sizes: tuple[tuple[int, ...], ...] | None = option(
-        "[[576,1024],[1024,576]]: several sizes in place of height and width, each clip the nearest", None)
+        "[[576,1024],[1024,576]]: several sizes in place of height and width, each clip the nearest", None
+    )
     flip: float = option("probability that a sample is mirrored left to right", 0.0, least=0, most=1)
-    verify_files: str = option("exists looks for every file; open also opens and decodes each, which is slow", "exists",
-                               choices=("exists", "open"))
+    verify_files: str = option(
+        "exists looks for every file; open also opens and decodes each, which is slow",
+        "exists",
+        choices=("exists", "open"),
+    )
 
     def contradictions(self) -> Iterable[str]:
         for pair in self.sizes or ():
@@ -62,8 +68,9 @@ class Loader(Settings):
     batch_size: int = option("clips of a batch on each device", 1, least=1, most=10**6)
     workers: int = option("threads that decode", 2, least=1, most=1000)
     prefetch: int = option("batches decoded ahead", 2, least=1, most=10**6)
-    max_failed_share: float = option("stop when more than this share of the clips cannot be decoded", 0.1, least=0,
-                                     most=1)
+    max_failed_share: float = option(
+        "stop when more than this share of the clips cannot be decoded", 0.1, least=0, most=1
+    )
 
 
 @dataclass(frozen=True)
@@ -71,18 +78,24 @@ class Loss(Settings):
     p_mean: float = option("ln sigma ~ N(p_mean, p_std): 1.0 is SVD's for 576x1024, 0.7 for 320x576", 1.0)
     p_std: float = option("standard deviation of ln sigma", 1.6, least=0)
     cond_aug_mean: float = option(
-        "ln of the noise level on the conditioning picture ~ N(cond_aug_mean, cond_aug_std)", -3.0)
+        "ln of the noise level on the conditioning picture ~ N(cond_aug_mean, cond_aug_std)", -3.0
+    )
     cond_aug_std: float = option("standard deviation of it", 0.5, least=0)
     dropout: float = option(
-        "probability of each of: no CLIP embedding, no conditioning latent, neither (3 x this in all)", 0.1, least=0,
-        most=1 / 3)
+        "probability of each of: no CLIP embedding, no conditioning latent, neither (3 x this in all)",
+        0.1,
+        least=0,
+        most=1 / 3,
+    )
 
     def contradictions(self) -> Iterable[str]:
         for name in ("p", "cond_aug"):
             mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
             if not abs(mean) + 6 * std <= _FARTHEST:
-                yield (f"{name}_mean {mean} and {name}_std {std}: ln of the noise level must stay within {_FARTHEST} "
-                       "of 0, six standard deviations from its mean")
+                yield (
+                    f"{name}_mean {mean} and {name}_std {std}: ln of the noise level must stay within {_FARTHEST} "
+                    "of 0, six standard deviations from its mean"
+                )
 
 
 @dataclass(frozen=True)
@@ -91,21 +104,25 @@ class Optimizer(Settings):
     beta1: float = option("of the mean of the gradients", 0.9, least=0, most=1 - 1e-9)
     beta2: float = option("of the mean of their squares", 0.98, least=0, most=1 - 1e-9)
     eps: float = option("added to the root of the second", 1e-8, least=1e-30)
-    weight_decay: float = option("of weights with two or more axes; biases, norms and mix factors have none", 0.01,
-                                 least=0)
-    clip_norm: float | None = option("longest gradient, over all weights together; null does not clip", 1.0,
-                                     least=1e-30)
+    weight_decay: float = option(
+        "of weights with two or more axes; biases, norms and mix factors have none", 0.01, least=0
+    )
+    clip_norm: float | None = option(
+        "longest gradient, over all weights together; null does not clip", 1.0, least=1e-30
+    )
     accumulate: int = option("batches whose gradients are averaged for one step", 1, least=1)
     shard: bool = option("several devices: each keeps the moments of its share of the weights alone", False)
 
 
 @dataclass(frozen=True)
 class Lora(Settings):
-    rank: int = option("above 0: train a low-rank change of the attention's weights instead of the weights", 0, least=0,
-                       most=10**6)
+    rank: int = option(
+        "above 0: train a low-rank change of the attention's weights instead of the weights", 0, least=0, most=10**6
+    )
     alpha: float | None = option("the change is multiplied by alpha / rank; null: by 1", None, least=1e-30)
     targets: tuple[str, ...] = option(
-        "the linear layers that get one; temporal_only says in which attention", LORA_TARGETS)
+        "the linear layers that get one; temporal_only says in which attention", LORA_TARGETS
+    )
 
     def contradictions(self) -> Iterable[str]:
         if not self.targets or not set(self.targets) <= set(LORA_TARGETS):
@@ -121,15 +138,17 @@ class Schedule(Settings):
 
 @dataclass(frozen=True)
 class LossScaling(Settings):
-    initial: float = option("float16 only: the loss is multiplied by it, halved when a gradient overflows", 65536.0,
-                            least=1, most=2**24)
+    initial: float = option(
+        "float16 only: the loss is multiplied by it, halved when a gradient overflows", 65536.0, least=1, most=2**24
+    )
     growth_steps: int = option("doubled after that many steps without an overflow", 2000, least=1)
 
 
 @dataclass(frozen=True)
 class Checkpoint(Settings):
-    every: int = option("steps between checkpoints; there is always one at the end and after Ctrl-C or SIGTERM", 500,
-                        least=1)
+    every: int = option(
+        "steps between checkpoints; there is always one at the end and after Ctrl-C or SIGTERM", 500, least=1
+    )
     keep: int = option("how many are kept", 3, least=1)
 
 
@@ -141,7 +160,8 @@ class Validating(Settings):
     data_dir: str | None = option("folder of that file's paths; null: the same as for training", None)
     clips: int = option("at most that many clips", 8, least=1)
     sigmas: tuple[float, ...] = option(
-        "noise levels, the same at every validation, as are clips and noise", (0.3, 1.0, 3.0, 10.0, 30.0))
+        "noise levels, the same at every validation, as are clips and noise", (0.3, 1.0, 3.0, 10.0, 30.0)
+    )
 
     def contradictions(self) -> Iterable[str]:
         if not self.sigmas or not all(0 < sigma < float("inf") for sigma in self.sigmas):
@@ -173,32 +193,39 @@ class Train(Settings):
 
     dataset: Dataset
     output_dir: str = option("the run's folder: settings, metrics, checkpoints, weights", "outputs/train")
-    pretrained: str | None = option(
-        "the checkpoint to start from; null starts from random values (small models)", None)
+    pretrained: str | None = option("the checkpoint to start from; null starts from random values (small models)", None)
     base: str | None = option(
-        "a whole model that completes pretrained where that is a part of one, such as a UNet alone", None)
+        "a whole model that completes pretrained where that is a part of one, such as a UNet alone", None
+    )
     use_ema: bool = option("start from the running mean that lies beside the weights in pretrained", False)
     resume: str | None = option("latest, or the path of a checkpoint of this run: go on from there", None)
     temporal_only: bool = option(
-        "train the UNet's time_stack, time_pos_embed and time_mixer alone; false: the whole UNet", True)
+        "train the UNet's time_stack, time_pos_embed and time_mixer alone; false: the whole UNet", True
+    )
     epochs: float = option("how often every clip is shown", 1.0, least=0)
     max_steps: int | None = option("stop after that many steps, whatever epochs says", None, least=1)
     seed: int = option("of every random number: order, frames, noise, initial values", 42, least=0, most=2**63 - 1)
     cache: str | None = option(
-        "folder where every clip is kept encoded: the encoders run once, and are not held in memory", None)
+        "folder where every clip is kept encoded: the encoders run once, and are not held in memory", None
+    )
     cache_epochs: int = option(
-        "cache: how many samples (start, mirroring, noise on the picture) are kept of each clip", 1, least=1, most=999)
-    amp_level: str = option("O0 float32; O2 float16 UNet and CLIP with float32 weights in the optimizer", "O0",
-                            choices=AMP_LEVELS)
-    dtype: str | None = option("of O2: null is float16; bfloat16 (Ascend 910B and later) needs no loss scale", None,
-                               choices=DTYPES)
+        "cache: how many samples (start, mirroring, noise on the picture) are kept of each clip", 1, least=1, most=999
+    )
+    amp_level: str = option(
+        "O0 float32; O2 float16 UNet and CLIP with float32 weights in the optimizer", "O0", choices=AMP_LEVELS
+    )
+    dtype: str | None = option(
+        "of O2: null is float16; bfloat16 (Ascend 910B and later) needs no loss scale", None, choices=DTYPES
+    )
     recompute: bool = option(
-        "compute the UNet's blocks again in the backward pass: less memory, about a third slower", False)
-    ema: bool = option(
-        "keep a running mean of the weights too, decay min(0.9999, (1 + n) / (10 + n))", False)
+        "compute the UNet's blocks again in the backward pass: less memory, about a third slower", False
+    )
+    ema: bool = option("keep a running mean of the weights too, decay min(0.9999, (1 + n) / (10 + n))", False)
     save: str = option(
-        "weights written with every checkpoint: delta the trained ones alone, full all (9 GB for SVD)", "delta",
-        choices=("delta", "full"))
+        "weights written with every checkpoint: delta the trained ones alone, full all (9 GB for SVD)",
+        "delta",
+        choices=("delta", "full"),
+    )
     loader: Loader = Loader()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
@@ -212,11 +239,15 @@ class Train(Settings):
 
     def contradictions(self) -> Iterable[str]:
         if self.pretrained is None and self.temporal_only:
-            yield ("temporal_only without train.pretrained: the frozen layers would be untrained, the last one zero, "
-                   "and nothing would be learnt; name a checkpoint or set --train.temporal_only=False")
+            yield (
+                "temporal_only without train.pretrained: the frozen layers would be untrained, the last one zero, "
+                "and nothing would be learnt; name a checkpoint or set --train.temporal_only=False"
+            )
         if self.pretrained is None and self.save == "delta":
-            yield ("save=delta without train.pretrained: there is no model that the trained part could be put on; set "
-                   "--train.save=full")
+            yield (
+                "save=delta without train.pretrained: there is no model that the trained part could be put on; set "
+                "--train.save=full"
+            )
 
 
 @dataclass(frozen=True)

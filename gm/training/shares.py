@@ -111,8 +111,9 @@ class Share:
             if note != before:
                 self._seen[rank] = note, now
             elif now - since > _SILENCE and not (note and note["done"] == note["of"]):
-                raise OthersFault(f"device {rank} of {self.size} has told nothing for {(now - since) / 60:.0f} "
-                                  "minutes: see its log")
+                raise OthersFault(
+                    f"device {rank} of {self.size} has told nothing for {(now - since) / 60:.0f} minutes: see its log"
+                )
         return notes
 
 
@@ -134,8 +135,10 @@ def _common_place(folder: Path) -> Path:
     until = time.monotonic() + _UNSEEN
     while not fault and not place.is_dir():
         if time.monotonic() > until:
-            fault = f"device {parallel.rank()} does not see what the first one writes to {folder}: all servers must " \
-                    "share that folder"
+            fault = (
+                f"device {parallel.rank()} does not see what the first one writes to {folder}: all servers must "
+                "share that folder"
+            )
         time.sleep(_LOOK / 10)
     if parallel.mean([float(fault is not None)])[0]:
         raise UserError(fault or f"another device cannot use {folder}: see its log")

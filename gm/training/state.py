@@ -73,9 +73,16 @@ class TrainingState:
 
     def _record(self, checksums: dict[str, str]) -> np.ndarray:
         record = {
-            "format": KIND, "step": self.step, "samples": self.samples, "skipped": self.skipped,
-            "updates": self.optimizer.updates, "loss_scale": self.loss_scale.scale, "good": self.loss_scale.good,
-            "dynamic": self.loss_scale.dynamic, "fixed": self.fixed, "checksums": checksums,
+            "format": KIND,
+            "step": self.step,
+            "samples": self.samples,
+            "skipped": self.skipped,
+            "updates": self.optimizer.updates,
+            "loss_scale": self.loss_scale.scale,
+            "good": self.loss_scale.good,
+            "dynamic": self.loss_scale.dynamic,
+            "fixed": self.fixed,
+            "checksums": checksums,
         }
         return np.frombuffer(json.dumps(record).encode(), np.uint8)
 
@@ -154,8 +161,11 @@ class TrainingState:
         if names != set(tensors):
             faults.append(f"it holds {len(names)} tensors, this run has {len(tensors)}")
         else:
-            faults += [f"{name} is {checkpoint.shape(name)}, not {self._shape(name)}" for name in tensors
-                       if tuple(checkpoint.shape(name)) != self._shape(name)]
+            faults += [
+                f"{name} is {checkpoint.shape(name)}, not {self._shape(name)}"
+                for name in tensors
+                if tuple(checkpoint.shape(name)) != self._shape(name)
+            ]
         if faults:
             raise UserError("\n  ".join([f"{path} belongs to another run:", *faults[:10]]))
 
@@ -190,8 +200,12 @@ def _read_record(path: str | Path, checkpoint: Any) -> dict[str, Any]:
     """The numbers of a checkpoint, a dict with all that `load` takes from it."""
     try:
         record = json.loads(checkpoint.read(_RECORD).tobytes())
-        whole = record["format"] == KIND and all(type(record[name]) is int for name in _COUNTS) \
-            and isinstance(record["fixed"], dict) and isinstance(record.get("checksums", {}), dict)
+        whole = (
+            record["format"] == KIND
+            and all(type(record[name]) is int for name in _COUNTS)
+            and isinstance(record["fixed"], dict)
+            and isinstance(record.get("checksums", {}), dict)
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path}: its record is damaged ({type(error).__name__})") from error
     if not whole:

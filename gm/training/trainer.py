@@ -70,8 +70,11 @@ class Trainer:
     def initial_value(self, name: str) -> np.ndarray:
         """Of a trained parameter, float32, by its full name."""
         lora = self.train.lora
-        return initial_lora(name, lora.rank, self.plan.base.shapes, self.train.seed) if lora.rank \
+        return (
+            initial_lora(name, lora.rank, self.plan.base.shapes, self.train.seed)
+            if lora.rank
             else self.plan.base.read(name)
+        )
 
     def export(self, folder: RunFolder) -> None:
         """Write the weights as train.save says."""
@@ -105,11 +108,19 @@ class Trainer:
     def loader(self) -> ClipLoader:
         settings, done = self.train.loader, self.state.samples
         if done % self.plan.global_batch:
-            _log.warning("the batch size changed since the checkpoint: %d clips will be shown again",
-                         done % self.plan.global_batch)
+            _log.warning(
+                "the batch size changed since the checkpoint: %d clips will be shown again",
+                done % self.plan.global_batch,
+            )
         return ClipLoader(
-            self.plan.dataset, settings.batch_size, parallel.rank(), parallel.size(), settings.workers,
-            settings.prefetch, done // self.plan.global_batch, settings.max_failed_share,
+            self.plan.dataset,
+            settings.batch_size,
+            parallel.rank(),
+            parallel.size(),
+            settings.workers,
+            settings.prefetch,
+            done // self.plan.global_batch,
+            settings.max_failed_share,
         )
 
     def batch_example(self, loader: ClipLoader, batch: dict[str, Any]) -> Example:

@@ -26,9 +26,13 @@ class Validation:
     """
 
     def __init__(
-        self, loss: DiffusionLoss, held_out: dict[tuple[int, int], Any],
-        encode: Callable[[dict[str, Any], Draws], Encoded], example: Callable[[Encoded, Draws], Example],
-        shapes: Callable[[tuple[int, int]], tuple[tuple[int, ...], tuple[int, ...]]], train: Train,
+        self,
+        loss: DiffusionLoss,
+        held_out: dict[tuple[int, int], Any],
+        encode: Callable[[dict[str, Any], Draws], Encoded],
+        example: Callable[[Encoded, Draws], Example],
+        shapes: Callable[[tuple[int, int]], tuple[tuple[int, ...], tuple[int, ...]]],
+        train: Train,
     ) -> None:
         self.loss, self.held_out, self.shapes, self.train = loss, held_out, shapes, train
         self.encode, self.example = encode, example
@@ -38,8 +42,11 @@ class Validation:
         """Encoded once and kept: latents are 48 times smaller than pixels."""
         if self._examples is None:
             self._examples = []
-            clips = [(part, size, dataset, clip) for part, (size, dataset) in enumerate(self.held_out.items())
-                     for clip in range(min(self.train.validation.clips, len(dataset)))]
+            clips = [
+                (part, size, dataset, clip)
+                for part, (size, dataset) in enumerate(self.held_out.items())
+                for clip in range(min(self.train.validation.clips, len(dataset)))
+            ]
             for clip in clips[parallel.rank() :: parallel.size()]:
                 self._examples += self._of_clip(*clip)
         return self._examples

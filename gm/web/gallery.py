@@ -17,8 +17,18 @@ if TYPE_CHECKING:
     from gm.web.inputs import Asked
 
 _MORE = 6  # results that are shown at first, and with each press
-_SAID = ("seed", "num_frames", "sampling_steps", "sampler", "schedule", "motion_bucket_id", "fps", "noise_aug_strength",
-         "min_guidance", "max_guidance")
+_SAID = (
+    "seed",
+    "num_frames",
+    "sampling_steps",
+    "sampler",
+    "schedule",
+    "motion_bucket_id",
+    "fps",
+    "noise_aug_strength",
+    "min_guidance",
+    "max_guidance",
+)
 _SAID_IF = ("loop", "end_image", "overlap", "segment_motion", "segment_fps")  # what few results have
 
 
@@ -53,8 +63,14 @@ def _card(item: Item) -> None:
     st.markdown(f"**{item.name.replace('_', ' ')}**  \n:small[:gray[{when}]]")
     version = version_of(item.record)
     known = version if version in VERSIONS else None
-    st.button("Use these settings again", key=f"again {item.name}", icon=":material/replay:", width="stretch",
-              on_click=state.use, args=(item.files["image"], settings_of(item.record), known, item.files.get("end")))
+    st.button(
+        "Use these settings again",
+        key=f"again {item.name}",
+        icon=":material/replay:",
+        width="stretch",
+        on_click=state.use,
+        args=(item.files["image"], settings_of(item.record), known, item.files.get("end")),
+    )
     with st.expander("Settings and files"):
         _said(item)
         if "video" in item.files:

@@ -41,8 +41,14 @@ def _item(path: Path, time: float) -> Item | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # Whoever wrote the file: only what lies beside it under its name is shown.
-    names = {kind: name for kind, name in wanted.items() if isinstance(name, str) and name.startswith(path.stem)
-             and Path(name).name == name and (path.parent / name).is_file()}
+    names = {
+        kind: name
+        for kind, name in wanted.items()
+        if isinstance(name, str)
+        and name.startswith(path.stem)
+        and Path(name).name == name
+        and (path.parent / name).is_file()
+    }
     if "image" not in names:
         return None
     return Item(path.stem, {**{kind: path.parent / name for kind, name in names.items()}, "json": path}, record, time)
@@ -67,8 +73,9 @@ def camera_of(record: dict[str, Any]) -> str:
     if version is None or not isinstance(delta, list) or len(delta) != 1:
         return OWN_CAMERA
     used = delta[0].get("path") if isinstance(delta[0], dict) else None
-    return next((label for label, path in cameras(version).items() if path is not None and str(path) == used),
-                OWN_CAMERA)
+    return next(
+        (label for label, path in cameras(version).items() if path is not None and str(path) == used), OWN_CAMERA
+    )
 
 
 def version_of(record: dict[str, Any]) -> str | None:

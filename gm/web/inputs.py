@@ -85,7 +85,11 @@ def _model() -> ModelSettings | None:
     state, (settings, queue, _) = st.session_state, server()
     missing = {version for version in VERSIONS if settings.missing(version)}
     st.selectbox(
-        "Model", VERSIONS, key="version", on_change=_new_version, help=help_of("version"),
+        "Model",
+        VERSIONS,
+        key="version",
+        on_change=_new_version,
+        help=help_of("version"),
         format_func=lambda version: f"{version} (no weights yet)" if version in missing else version,
     )
     if state.version in missing:
@@ -95,13 +99,19 @@ def _model() -> ModelSettings | None:
         return None
     offered = cameras(state.version)
     if len(offered) > 1:
-        st.selectbox("Camera", list(offered), key="camera", help="A small file of changes (LoRA) that makes this model "
-                     "move the camera. On the command line: --SVD.delta")
+        st.selectbox(
+            "Camera",
+            list(offered),
+            key="camera",
+            help="A small file of changes (LoRA) that makes this model "
+            "move the camera. On the command line: --SVD.delta",
+        )
     model = settings.model(state.version, state.get("camera"))
     loaded = queue.loaded and queue.model == model
     columns = st.columns([2, 3], vertical_alignment="center")
-    if columns[0].button("Load model", disabled=loaded or running() is not None, width="stretch",
-                         help="Load it now; Sample does it too"):
+    if columns[0].button(
+        "Load model", disabled=loaded or running() is not None, width="stretch", help="Load it now; Sample does it too"
+    ):
         video = VideoSettings({}, output_dir=settings.output_dir)
         state.ticket = queue.submit(Load(model, video, (state.height, state.width)))
         st.rerun()
@@ -136,8 +146,10 @@ def _picture() -> Picture | None:
     """Upload and preview; returns the `Picture`, or None after a message."""
     state = st.session_state
     sent = st.file_uploader(
-        "Picture: choose, drop or paste", type=[suffix[1:] for suffix in SUFFIXES],
-        key=f"picture_{state.get('uploader', 0)}", help=help_of("image"),
+        "Picture: choose, drop or paste",
+        type=[suffix[1:] for suffix in SUFFIXES],
+        key=f"picture_{state.get('uploader', 0)}",
+        help=help_of("image"),
     )
     paste()
     if _take(sent, "picture", DEMO):
@@ -147,22 +159,35 @@ def _picture() -> Picture | None:
     columns = st.columns(3, vertical_alignment="bottom")
     for column, name, label in zip(columns, ("width", "height"), ("Width", "Height")):
         column.number_input(label, multiple, LARGEST_SIDE, key=name, step=multiple, help=help_of(name))
-    columns[2].button("Its shape", on_click=_own_shape, width="stretch", help="Width and height of the picture's own "
-                      "shape, as the command line takes them without --height and --width")
+    columns[2].button(
+        "Its shape",
+        on_click=_own_shape,
+        width="stretch",
+        help="Width and height of the picture's own shape, as the command line takes them without --height and --width",
+    )
     try:
         height, width = size_of(state.picture)
         across, down = width * state.height - height * state.width, 0
         across, down = max(0, across), max(0, -across)
         if across or down:
-            st.slider("Crop, from left to right" if across else "Crop, from top to bottom", 0, 100, key="crop",
-                      format="%d%%", help="Which part of the picture is kept where its shape is another")
+            st.slider(
+                "Crop, from left to right" if across else "Crop, from top to bottom",
+                0,
+                100,
+                key="crop",
+                format="%d%%",
+                help="Which part of the picture is kept where its shape is another",
+            )
         crop = (state.crop / 100 if across else 0.5, state.crop / 100 if down else 0.5)
         picture = fitted(state.version, state.picture, state.height, state.width, crop)
     except UserError as error:
         preview.error(_without_path(error, state.picture, "This picture"))
         return None
-    caption = f"What the model gets: {picture.change}" if state.picture != DEMO else \
-        f"The demo picture, as the model gets it: {picture.change}"
+    caption = (
+        f"What the model gets: {picture.change}"
+        if state.picture != DEMO
+        else f"The demo picture, as the model gets it: {picture.change}"
+    )
     preview.image(picture.image, caption, width=min(2 * state.width, 320), output_format="PNG")
     return picture
 
@@ -215,13 +240,27 @@ def _without_path(error: UserError, path: Path, what: str) -> str:
 def _number(name: str, where: Any = st, disabled: bool = False) -> None:
     field = FIELDS[name]
     kind = type(field.step)
-    where.number_input(field.label, kind(field.least), kind(field.most), key=name, step=field.step, help=help_of(name),
-                       format="%d" if kind is int else "%.2f", disabled=disabled)
+    where.number_input(
+        field.label,
+        kind(field.least),
+        kind(field.most),
+        key=name,
+        step=field.step,
+        help=help_of(name),
+        format="%d" if kind is int else "%.2f",
+        disabled=disabled,
+    )
 
 
 def _settings() -> None:
-    st.selectbox("Preset", list(PRESETS), key="preset", on_change=_new_preset, placeholder="Chosen by hand",
-                 help="Steps, sampler, motion and guidance together; everything can be changed afterwards")
+    st.selectbox(
+        "Preset",
+        list(PRESETS),
+        key="preset",
+        on_change=_new_preset,
+        placeholder="Chosen by hand",
+        help="Steps, sampler, motion and guidance together; everything can be changed afterwards",
+    )
     columns = st.columns(2)
     _number("num_frames", columns[0])
     _number("sampling_steps", columns[1])
@@ -248,8 +287,12 @@ def _longer() -> None:
     state = st.session_state
     with st.expander("Loop, end picture, longer videos"):
         st.checkbox("Loop", key="loop", help=help_of("loop"))
-        sent = st.file_uploader("End picture", type=[suffix[1:] for suffix in SUFFIXES], help=help_of("end_image"),
-                                key=f"end_{state.get('uploader', 0)}")
+        sent = st.file_uploader(
+            "End picture",
+            type=[suffix[1:] for suffix in SUFFIXES],
+            help=help_of("end_image"),
+            key=f"end_{state.get('uploader', 0)}",
+        )
         _take(sent, "end", None)
         if state.end is not None and state.end != state.end_upload:  # of an earlier result
             st.image(str(state.end), "The end picture of that result", width=160)

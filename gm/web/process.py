@@ -29,8 +29,9 @@ class Process:
     def __init__(self, program: Sequence[str] = PROGRAM) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            self._process = subprocess.Popen([*program, str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                                             stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                [*program, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
             self._connection = Connection(ours.detach())
         self._lock = threading.Lock()  # requests and their cancelling come from different threads
 

@@ -24,7 +24,6 @@ from gm.web.messages import Cancel, Ended, Glimpse, Measured, Ready
 from gm.web.process import Gone, Process
 
 if TYPE_CHECKING:
-
     import numpy as np
 
     from gm.events import Event

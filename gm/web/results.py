@@ -63,9 +63,11 @@ def video(result: Result) -> None:
     play(written.video, record["width"])
     for column, (what, said, number) in zip(st.columns(3), words.quality(result.numbers, record["motion_bucket_id"])):
         column.markdown(f"**{what}**: {said}  \n:small[:gray[{number}]]")
-    st.caption(f"{written.video.name}: seed {record['seed']}, {record['frames']} frames of {record['width']}×"
-               f"{record['height']} at {record['output_fps']:g} a second, made in "
-               f"{words.duration(sum(written.seconds.values()))}, kept in {words.folder(written.video.parent)}")
+    st.caption(
+        f"{written.video.name}: seed {record['seed']}, {record['frames']} frames of {record['width']}×"
+        f"{record['height']} at {record['output_fps']:g} a second, made in "
+        f"{words.duration(sum(written.seconds.values()))}, kept in {words.folder(written.video.parent)}"
+    )
     downloads(written.files)
     if "sheet" in written.files:
         st.image(str(written.files["sheet"]), "All frames")
@@ -78,8 +80,11 @@ def play(path: Path, width: int) -> None:
 
 def downloads(files: Mapping[str, Path], key: str = "result") -> None:
     """Buttons for the files of a result, by what they are. key: of the place, as a result may be shown twice."""
-    wanted = [("mp4", files["video"], "video/mp4"), ("Grid", files.get("sheet"), "image/png"),
-              ("Settings", files["json"], "application/json")]
+    wanted = [
+        ("mp4", files["video"], "video/mp4"),
+        ("Grid", files.get("sheet"), "image/png"),
+        ("Settings", files["json"], "application/json"),
+    ]
     columns = st.columns(4)
     for column, (label, path, kind) in zip(columns, wanted):
         if path is not None and path.is_file():
@@ -93,8 +98,9 @@ def downloads(files: Mapping[str, Path], key: str = "result") -> None:
 
 
 def _download(column: Any, label: str, content: bytes, name: str, kind: str, key: str) -> None:
-    column.download_button(label, content, name, kind, icon=":material/download:", on_click="ignore", width="stretch",
-                           key=f"{key} {name}")
+    column.download_button(
+        label, content, name, kind, icon=":material/download:", on_click="ignore", width="stretch", key=f"{key} {name}"
+    )
 
 
 @st.cache_data(max_entries=16, show_spinner="Making the GIF")

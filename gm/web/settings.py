@@ -46,8 +46,11 @@ FIELDS = {
 }
 CHOICES = {
     name: (label, OPTIONS[name].choices or ())
-    for name, label in (("sampler", "Sampler"), ("schedule", "Noise levels"),
-                        ("guidance_shape", "Guidance over the frames"))
+    for name, label in (
+        ("sampler", "Sampler"),
+        ("schedule", "Noise levels"),
+        ("guidance_shape", "Guidance over the frames"),
+    )
 }
 TEXTS = {"segment_motion": "Motion of each segment", "segment_fps": "Frames per second of each segment"}
 # Names of everything that the page asks for, but for the size, the camera and the end picture.
@@ -58,8 +61,13 @@ PRESETS = {
     "The model's own": {},
     "Fast: 10 steps, dpmpp_2m, ays": {"sampling_steps": 10, "sampler": "dpmpp_2m", "schedule": "ays"},
     "As the original": {
-        "sampling_steps": 25, "sampler": "euler", "schedule": "karras", "motion_bucket_id": 127, "fps": 7,
-        "noise_aug_strength": 0.02, "decode_chunk_size": 14,
+        "sampling_steps": 25,
+        "sampler": "euler",
+        "schedule": "karras",
+        "motion_bucket_id": 127,
+        "fps": 7,
+        "noise_aug_strength": 0.02,
+        "decode_chunk_size": 14,
     },
 }
 
@@ -87,8 +95,12 @@ def options_of(config: ModelConfig, changes: dict[str, Any]) -> Options:
 
 def defaults(version: str) -> dict[str, Any]:
     """{name of SETTINGS, "height", "width": value} that the page begins with for a version."""
-    values = {**vars(VideoSettings()), **vars(config_of(version).sampling), "overlap": OVERLAP,
-              **dict.fromkeys(TEXTS, "")}
+    values = {
+        **vars(VideoSettings()),
+        **vars(config_of(version).sampling),
+        "overlap": OVERLAP,
+        **dict.fromkeys(TEXTS, ""),
+    }
     return {name: limited(name, values[name]) for name in (*SETTINGS, "height", "width")}
 
 
@@ -108,8 +120,9 @@ def preset(name: str, version: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in _SAMPLING and name != "seed"}
 
 
-def video_settings(version: str, values: Mapping[str, Any], output_dir: Path,
-                   end_image: str | None = None) -> VideoSettings:
+def video_settings(
+    version: str, values: Mapping[str, Any], output_dir: Path, end_image: str | None = None
+) -> VideoSettings:
     """`gm.options.VideoSettings` of what the controls say, {name of SETTINGS, "height", "width": value}.
 
     What is told of each segment counts where there are several. UserError for what cannot be, before anything is
@@ -119,8 +132,15 @@ def video_settings(version: str, values: Mapping[str, Any], output_dir: Path,
     if values["segments"] > 1:
         longer = {name: values[name] or None for name in ("overlap", *TEXTS)}
     video = VideoSettings(
-        {name: values[name] for name in _SAMPLING}, values["num_videos"], values["height"], values["width"], output_dir,
-        end_image=end_image, loop=values["loop"], segments=values["segments"], **longer,
+        {name: values[name] for name in _SAMPLING},
+        values["num_videos"],
+        values["height"],
+        values["width"],
+        output_dir,
+        end_image=end_image,
+        loop=values["loop"],
+        segments=values["segments"],
+        **longer,
     )
     options = options_of(config_of(version), video.sampling)
     segments.overlap_of(options, video)
@@ -148,8 +168,14 @@ class Server(NamedTuple):
         them, without weights."""
         weights = find_checkpoint(version, self.checkpoints_dir)
         delta = cameras(version).get(camera)
-        return ModelSettings(str(config_path(version)), str(weights), delta and str(delta), mode=self.mode,
-                             device_target=self.device_target, low_memory=self.low_memory)
+        return ModelSettings(
+            str(config_path(version)),
+            str(weights),
+            delta and str(delta),
+            mode=self.mode,
+            device_target=self.device_target,
+            low_memory=self.low_memory,
+        )
 
     def missing(self, version: str) -> str | None:
         """Why a version cannot be loaded, in words; None where its weights are there."""

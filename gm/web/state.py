@@ -52,8 +52,20 @@ def begin() -> None:
     """Give a new session its values: svd_tiny, the demo picture, the model's own settings."""
     state = st.session_state
     if "version" not in state:
-        state.update(version=TINY, **defaults(TINY), preset="The model's own", camera=OWN_CAMERA, ticket=None, crop=50,
-                     picture=DEMO, picture_upload=None, picture_sent=None, end=None, end_upload=None, end_sent=None)
+        state.update(
+            version=TINY,
+            **defaults(TINY),
+            preset="The model's own",
+            camera=OWN_CAMERA,
+            ticket=None,
+            crop=50,
+            picture=DEMO,
+            picture_upload=None,
+            picture_sent=None,
+            end=None,
+            end_upload=None,
+            end_sent=None,
+        )
 
 
 def running() -> Ticket | None:

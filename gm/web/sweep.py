@@ -28,8 +28,10 @@ def show(asked: Asked) -> None:
     shown = ", ".join(map(str, BUCKETS))
     pressed = start("Sweep", asked, f"Make four videos that differ in the motion asked for: {shown}")
     if pressed and asked.model and asked.picture and asked.video:
-        videos = tuple(replace(asked.video, num_videos=1, sampling={**asked.video.sampling, "motion_bucket_id": bucket})
-                       for bucket in BUCKETS)
+        videos = tuple(
+            replace(asked.video, num_videos=1, sampling={**asked.video.sampling, "motion_bucket_id": bucket})
+            for bucket in BUCKETS
+        )
         state.ticket = server()[1].submit(Make(asked.model, asked.picture, videos))
         st.rerun()
     under_way = progress.show(is_sweep)
@@ -53,16 +55,24 @@ def draw(results: list[Result]) -> None:
             rows.append({"asked": asked, "measured": measured})
     if len(rows) > 1:
         st.altair_chart(chart(rows))
-        st.caption("Both by the scale of gm/data/motion.py, which svd_tiny was trained with. Stability AI has not "
-                   "published theirs, so for SVD only the order counts.")
+        st.caption(
+            "Both by the scale of gm/data/motion.py, which svd_tiny was trained with. Stability AI has not "
+            "published theirs, so for SVD only the order counts."
+        )
 
 
 def chart(rows: list[dict[str, Any]]) -> alt.LayerChart:
     """Asked against measured motion, with the line where they are equal."""
     scale = alt.Scale(domain=[0, _MOST])
     x, y = alt.X("asked", scale=scale, title="motion asked for"), alt.Y("measured", scale=scale, title="measured")
-    same = alt.Chart(pd.DataFrame({"asked": [0, _MOST], "measured": [0, _MOST]})).mark_line(
-        strokeDash=[4, 4], opacity=0.4, color="gray").encode(x, y)
-    found = alt.Chart(pd.DataFrame(rows)).mark_line(point=alt.OverlayMarkDef(size=70)).encode(
-        x, y, tooltip=["asked", alt.Tooltip("measured", format=".0f")])
+    same = (
+        alt.Chart(pd.DataFrame({"asked": [0, _MOST], "measured": [0, _MOST]}))
+        .mark_line(strokeDash=[4, 4], opacity=0.4, color="gray")
+        .encode(x, y)
+    )
+    found = (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_line(point=alt.OverlayMarkDef(size=70))
+        .encode(x, y, tooltip=["asked", alt.Tooltip("measured", format=".0f")])
+    )
     return (same + found).properties(height=260)

@@ -10,8 +10,12 @@ from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started
 
 _PARTS = {"clip": "CLIP", "condition_encoder": "the picture's encoder", "unet": "the UNet", "decoder": "the decoder"}
 # (least dB, words) of the first frame against the picture
-_FIDELITY = ((35, "hardly to be told from the picture"), (28, "close to the picture"), (22, "like the picture"),
-             (0, "far from the picture"))
+_FIDELITY = (
+    (35, "hardly to be told from the picture"),
+    (28, "close to the picture"),
+    (22, "like the picture"),
+    (0, "far from the picture"),
+)
 # (most jumps of the mean brightness, of 255, words)
 _FLICKER = ((0.5, "no flicker to be seen"), (2, "a little flicker"), (float("inf"), "it flickers"))
 _STILL = 8  # motion buckets below which nothing seems to move
@@ -52,11 +56,19 @@ def quality(numbers: Mapping[str, float], asked: float) -> list[tuple[str, str, 
         return []
     fidelity, measured, flicker = (numbers[name] for name in ("first_frame_psnr", "motion_bucket", "flicker"))
     said = next(words for least, words in _FIDELITY if fidelity >= least)
-    moves = "it hardly moves" if measured < _STILL else "more than asked for" if measured > 1.5 * asked + _STILL else \
-        "less than asked for" if measured < asked / 1.5 - _STILL else "about what was asked for"
+    moves = (
+        "it hardly moves"
+        if measured < _STILL
+        else "more than asked for"
+        if measured > 1.5 * asked + _STILL
+        else "less than asked for"
+        if measured < asked / 1.5 - _STILL
+        else "about what was asked for"
+    )
     shakes = next(words for most, words in _FLICKER if flicker <= most)
     return [
-        ("First frame", said, f"{fidelity:.1f} dB"), ("Motion", moves, f"{measured:.0f}, asked {asked:g}"),
+        ("First frame", said, f"{fidelity:.1f} dB"),
+        ("Motion", moves, f"{measured:.0f}, asked {asked:g}"),
         ("Brightness", shakes, f"{flicker:.2f} of 255"),
     ]
 

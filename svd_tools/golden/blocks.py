@@ -131,8 +131,9 @@ def _replay_vae(golden: Golden, report: Report) -> None:
     report.compare("out/vae_up", build("vae_up", Upsample(cin))(*tensors(x)).asnumpy())
 
 
-def _replay_gradients(report: Report, name: str, cell: nn.Cell, loss: Callable[..., Tensor],
-                      inputs: Mapping[str, np.ndarray]) -> None:
+def _replay_gradients(
+    report: Report, name: str, cell: nn.Cell, loss: Callable[..., Tensor], inputs: Mapping[str, np.ndarray]
+) -> None:
     """inputs: {recorded name: array} in the order of the loss's arguments."""
     _, found = gradients(cell, loss, list(inputs.values()))
     found.update({label: found[f"@{i}"] for i, label in enumerate(inputs)})

@@ -15,8 +15,9 @@ from gm.networks.unet import Stage
 from gm.precision import parameter_dtype
 
 
-def fill(cell: nn.Cell, weights: Mapping[str, np.ndarray], what: str, amp_level: str = "O0",
-         prefix: str = "") -> nn.Cell:
+def fill(
+    cell: nn.Cell, weights: Mapping[str, np.ndarray], what: str, amp_level: str = "O0", prefix: str = ""
+) -> nn.Cell:
     """Give a cell the weights {name: array}: exactly its parameters, with their shapes. Returns the cell.
 
     prefix: what the names would begin with in a whole checkpoint; decides with amp_level which become float16.
@@ -107,8 +108,9 @@ def tensors(*arrays: np.ndarray | None) -> tuple[Tensor, ...]:
     return tuple(None if a is None else Tensor(np.ascontiguousarray(a, np.float32)) for a in arrays)
 
 
-def gradients(cell: nn.Cell, loss: Callable[..., Tensor],
-              inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def gradients(
+    cell: nn.Cell, loss: Callable[..., Tensor], inputs: Sequence[np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(loss value, {"@i": gradient of input i, name: gradient of parameter}) of loss(cell, *inputs), a scalar.
 
     Attention piece sizes and the like are those of the forward pass.

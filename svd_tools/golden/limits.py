@@ -44,27 +44,52 @@ class Precision(NamedTuple):
 _HALF = ("unet", "clip", "pipeline")
 PRECISIONS = {
     "float32": Precision(
-        "float32", False,
-        {"forward": 2e-5, "loss": 1e-5, "sampler": 5e-5, "gradient": 5e-5, "mix factor": 9e-4, "noise": 1e-6,
-         "preprocessing": 1e-4, "bytes": 1, "share of bytes": 3e-3},
+        "float32",
+        False,
+        {
+            "forward": 2e-5,
+            "loss": 1e-5,
+            "sampler": 5e-5,
+            "gradient": 5e-5,
+            "mix factor": 9e-4,
+            "noise": 1e-6,
+            "preprocessing": 1e-4,
+            "bytes": 1,
+            "share of bytes": 3e-3,
+        },
         ("blocks", "unet", "vae", "clip", "scalars", "loss", "pipeline", "watermark"),
         "about ten times the difference between the original code in float32 and in float64, most of them suggested by "
         "those who made the recordings",
     ),
     "TF32": Precision(
-        "float32", True,
-        {"forward": 1.5e-2, "loss": 4e-2, "sampler": 2e-2, "gradient": 5e-2, "mix factor": 2.5e-1, "noise": 2e-5,
-         "preprocessing": 1e-4, "bytes": 8},
+        "float32",
+        True,
+        {
+            "forward": 1.5e-2,
+            "loss": 4e-2,
+            "sampler": 2e-2,
+            "gradient": 5e-2,
+            "mix factor": 2.5e-1,
+            "noise": 2e-5,
+            "preprocessing": 1e-4,
+            "bytes": 8,
+        },
         ("blocks", "unet", "vae", "clip", "loss", "pipeline"),
         "11 digits of mantissa in convolutions and products; GPUs call it TF32, Ascend HF32. Eight times what "
         "`benchmarks/roundings.py` shows, which imitates the roundings on a CPU",
     ),
     "float16": Precision(
-        "float16", False, {"forward": 2e-2, "sampler": 5e-2, "preprocessing": 1e-4, "bytes": 8}, _HALF,
+        "float16",
+        False,
+        {"forward": 2e-2, "sampler": 5e-2, "preprocessing": 1e-4, "bytes": 8},
+        _HALF,
         "11 digits everywhere in UNet and CLIP. Eight times what the CPU shows, as no recording was made in float16",
     ),
     "bfloat16": Precision(
-        "bfloat16", False, {"forward": 8e-2, "sampler": 2e-1, "preprocessing": 1e-4, "bytes": 32}, _HALF,
+        "bfloat16",
+        False,
+        {"forward": 8e-2, "sampler": 2e-1, "preprocessing": 1e-4, "bytes": 32},
+        _HALF,
         "8 digits there. Four times what `benchmarks/roundings.py` shows: with eight, too little that is wrong would "
         "stand out",
     ),

@@ -25,17 +25,18 @@ def replay(golden: Golden, report: Report, amp_level: str) -> None:
     cell = DiffusionLoss(Denoiser(unet))
     t = meta["T"]
 
-    def loss(cell: nn.Cell, latents: Tensor, noise: Tensor, sigma: Tensor, concat: Tensor, context: Tensor,
-             vector: Tensor) -> Tensor:
+    def loss(
+        cell: nn.Cell, latents: Tensor, noise: Tensor, sigma: Tensor, concat: Tensor, context: Tensor, vector: Tensor
+    ) -> Tensor:
         return cell(latents, noise, sigma, concat, context, vector, t).mean()
 
-    for mode in sorted(name[len("normal_"):] for name in inputs if name.startswith("normal_")):
+    for mode in sorted(name[len("normal_") :] for name in inputs if name.startswith("normal_")):
         sigma = lognormal_sigmas(inputs[f"normal_{mode}"], meta["p_mean"], meta["p_std"])
         report.compare(f"out/{mode}_sigmas", sigma)
         arrays = [inputs["latents"], inputs["noise"], sigma, inputs["concat"], inputs["crossattn"], inputs["vector"]]
         per_item = cell(*tensors(*arrays), t).asnumpy()
         report.compare(f"out/{mode}_loss_per_item", per_item, "loss")
         value, found = gradients(cell, loss, arrays)
-        found = {name[len("denoiser.unet."):] if not name.startswith("@") else name: g for name, g in found.items()}
+        found = {name[len("denoiser.unet.") :] if not name.startswith("@") else name: g for name, g in found.items()}
         report.compare(f"out/{mode}_loss", np.reshape(value, 1), "loss")
         report.compare_gradients(f"{mode}/", found)

@@ -55,9 +55,9 @@ class Replayed(ImageToVideo):
     def __init__(self, golden: Golden, amp_level: str) -> None:
         meta = golden.meta
         model = {"unet": meta["unet_config"], "vae": meta["ddconfig"], "clip": meta["clip_config"]["vision_cfg"]}
-        config: Any = SimpleNamespace(model=SimpleNamespace(**{
-            part: SimpleNamespace(**section) for part, section in model.items()
-        }))
+        config: Any = SimpleNamespace(
+            model=SimpleNamespace(**{part: SimpleNamespace(**section) for part, section in model.items()})
+        )
         super().__init__(config, Recorded(config, golden), amp_level=amp_level)
         self.recorded_noise = golden.inputs["cond_noise"], golden.inputs["noise"]
 
@@ -69,9 +69,13 @@ def replay(golden: Golden, report: Report, amp_level: str) -> None:
     """Conditioning, noise levels, every step, latents and frames."""
     meta, image = golden.meta, golden.inputs["image_uint8"]
     options = Options(
-        num_frames=meta["T"], sampling_steps=meta["steps"], min_guidance=meta["min_scale"],
-        max_guidance=meta["max_scale"], fps=meta["fps_id"] + 1,  # recorded as what the network is told
-        motion_bucket_id=meta["motion_bucket_id"], noise_aug_strength=meta["cond_aug"],
+        num_frames=meta["T"],
+        sampling_steps=meta["steps"],
+        min_guidance=meta["min_scale"],
+        max_guidance=meta["max_scale"],
+        fps=meta["fps_id"] + 1,  # recorded as what the network is told
+        motion_bucket_id=meta["motion_bucket_id"],
+        noise_aug_strength=meta["cond_aug"],
         decode_chunk_size=meta["decoding_t"],
     )
     pipeline = Replayed(golden, amp_level)

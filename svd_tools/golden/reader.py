@@ -55,4 +55,4 @@ class Golden:
 
 def below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The entries whose names start with prefix, without it."""
-    return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

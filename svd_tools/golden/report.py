@@ -74,7 +74,7 @@ class Report:
             found: {recorded name without the group: ours}; one that is missing stays open.
         """
         prefix = f"grad/{group}"
-        recorded = {stage[len(prefix):]: stage for stage in self._references if stage.startswith(prefix)}
+        recorded = {stage[len(prefix) :]: stage for stage in self._references if stage.startswith(prefix)}
         parameters = {name: stage for name, stage in recorded.items() if not name.startswith("@")}
         norms = self._norms.get(group) or {n: np.linalg.norm(self._references[s]) for n, s in parameters.items()}
         noise = self.limits["noise"] * max(norms.values())
@@ -105,8 +105,9 @@ class Report:
         error = float(errors.max())
         self.rows.append(Row(stage, error, error / largest, judged, limit, float(np.mean(errors != 0))))
 
-    def _add_norms(self, stage: str, norms: Mapping[str, float], found: Mapping[str, np.ndarray], noise: float,
-                   mix_noise: float) -> None:
+    def _add_norms(
+        self, stage: str, norms: Mapping[str, float], found: Mapping[str, np.ndarray], noise: float, mix_noise: float
+    ) -> None:
         """One row for all norms: the worst, each relative to itself and what is rounding noise beside it."""
         self.open.discard(stage)
         limit = self.limits["gradient"]

@@ -35,7 +35,7 @@ def replay(golden: Golden, report: Report, amp_level: str) -> None:
         elif name == "vector":
             ours = vector_embedding(inputs["fps_id"], inputs["motion_bucket_id"], inputs["cond_aug"], width)
         elif name.startswith("emb_"):
-            ours = sinusoidal(inputs[name[len("emb_"):]], width)
+            ours = sinusoidal(inputs[name[len("emb_") :]], width)
         elif name.startswith("c_noise_emb_"):
             ours = sinusoidal(scalings["c_noise"], int(case))
         elif name.startswith("frame_emb_"):

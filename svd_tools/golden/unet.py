@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 
 PREFIX = "model.diffusion_model."
 FIELDS = (
-    "in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions", "channel_mult",
-    "num_head_channels", "context_dim", "adm_in_channels",
+    "in_channels",
+    "model_channels",
+    "out_channels",
+    "num_res_blocks",
+    "attention_resolutions",
+    "channel_mult",
+    "num_head_channels",
+    "context_dim",
+    "adm_in_channels",
 )
 
 

@@ -69,8 +69,9 @@ def replay(golden: Golden, report: Report, amp_level: str) -> None:
     _replay_gradients(golden, report, decoder, t)
 
 
-def _replay_tails(golden: Golden, report: Report, config: Mapping[str, Any], video: Mapping[str, np.ndarray],
-                  t: int) -> None:
+def _replay_tails(
+    golden: Golden, report: Report, config: Mapping[str, Any], video: Mapping[str, np.ndarray], t: int
+) -> None:
     """The last norm, swish and convolution on small inputs, which show a wrong epsilon."""
 
     def encoder_tail(cell: nn.Cell, x: Tensor) -> Tensor:

@@ -225,7 +225,7 @@ def test_a_file_that_is_not_the_same_when_it_is_opened_again(tmp_path, change):
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9559625980\n"
-HTML = b"\n<!DOCTYPE html>\n<html class=\"\"><head><title>Access denied</title></head></html>" + b" " * 5000
+HTML = b'\n<!DOCTYPE html>\n<html class=""><head><title>Access denied</title></head></html>' + b" " * 5000
 
 
 @pytest.mark.parametrize(
@@ -285,10 +285,18 @@ def test_text_in_mindspores_format_is_left_aside(tmp_path):
         assert all(isinstance(checkpoint.read(name), np.ndarray) for name in checkpoint.names())
 
 
-@pytest.mark.parametrize("shape, strides, span", [
-    ((2, 3), None, 6), ((2, 3), (3, 1), 6), ((3, 2), (1, 3), 6), ((2, 2), (8, 2), 11), ((4,), (0,), 1), ((), (), 1),
-    ((0, 3), (3, 1), 0),
-])
+@pytest.mark.parametrize(
+    "shape, strides, span",
+    [
+        ((2, 3), None, 6),
+        ((2, 3), (3, 1), 6),
+        ((3, 2), (1, 3), 6),
+        ((2, 2), (8, 2), 11),
+        ((4,), (0,), 1),
+        ((), (), 1),
+        ((0, 3), (3, 1), 0),
+    ],
+)
 def test_how_much_of_the_file_a_tensor_takes(shape, strides, span):
     """One element less and the last would be read from beyond what was looked at."""
     assert StoredTensor(shape, np.dtype(np.float32), np.dtype(np.float32), 0, strides).span == span

@@ -21,16 +21,21 @@ from tests.checkpoint.test_formats import safetensors_bytes
 UNET = "model.diffusion_model."
 # (in the original, in diffusers): a spatial, a temporal attention, a projection's output, a convolution.
 LAYERS = {
-    f"{UNET}input_blocks.1.1.transformer_blocks.0.attn1.to_q":
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
-    f"{UNET}output_blocks.3.1.time_stack.0.attn2.to_out.0":
-        "up_blocks.1.attentions.0.temporal_transformer_blocks.0.attn2.to_out.0",
+    f"{UNET}input_blocks.1.1.transformer_blocks.0.attn1.to_q": (
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    ),
+    f"{UNET}output_blocks.3.1.time_stack.0.attn2.to_out.0": (
+        "up_blocks.1.attentions.0.temporal_transformer_blocks.0.attn2.to_out.0"
+    ),
     f"{UNET}middle_block.1.proj_in": "mid_block.attentions.0.proj_in",
     f"{UNET}input_blocks.3.0.op": "down_blocks.0.downsamplers.0.conv",
 }
 ATTENTIONS = list(LAYERS)[:2]
-SHAPES = {name: (16, 16) if len(shape) == 2 else (12, 8, 3, 3) if len(shape) == 4 else small(shape)
-          for name, shape in manifest().items() if name.startswith(UNET)}
+SHAPES = {
+    name: (16, 16) if len(shape) == 2 else (12, 8, 3, 3) if len(shape) == 4 else small(shape)
+    for name, shape in manifest().items()
+    if name.startswith(UNET)
+}
 RANK = 4
 
 
@@ -54,11 +59,11 @@ def kohya(layer):
 
 
 def kohya_original(layer):
-    return "lora_unet_" + layer[len(UNET):].replace(".", "_"), ".lora_down.weight", ".lora_up.weight"
+    return "lora_unet_" + layer[len(UNET) :].replace(".", "_"), ".lora_down.weight", ".lora_up.weight"
 
 
 def comfy(layer):
-    return layer[len("model."):], ".lora_A.weight", ".lora_B.weight"
+    return layer[len("model.") :], ".lora_A.weight", ".lora_B.weight"
 
 
 def diffusers(layer):
@@ -102,8 +107,10 @@ def wanted(halves, layer, scale, value=0.5):
 def changed(deltas, value=0.5):
     """{name: new value} of what deltas change in a model full of `value`."""
     deltas = Deltas(deltas, SHAPES)
-    return {name: deltas.changed(name, lambda: np.full(SHAPES[name], value, np.float32))  # noqa: B023
-            for name in deltas.names()}
+    return {
+        name: deltas.changed(name, lambda: np.full(SHAPES[name], value, np.float32))  # noqa: B023
+        for name in deltas.names()
+    }
 
 
 def assert_changes(halves, path, scale, layers=tuple(LAYERS)):
@@ -140,8 +147,13 @@ def test_all_layers_of_svd_have_a_name_of_their_own_in_every_naming():
         assert known.parameter(f"unet.{name}") == known.parameter(name) == known.parameter(original) == original
         if name.endswith(".weight"):
             layer = name[: -len(".weight")]
-            for spelled in (layer, f"unet.{layer}", "lora_unet_" + layer.replace(".", "_"), original[: -len(".weight")],
-                            "lora_unet_" + original[len(UNET) : -len(".weight")].replace(".", "_")):
+            for spelled in (
+                layer,
+                f"unet.{layer}",
+                "lora_unet_" + layer.replace(".", "_"),
+                original[: -len(".weight")],
+                "lora_unet_" + original[len(UNET) : -len(".weight")].replace(".", "_"),
+            ):
                 assert known.weight(spelled) == original
             seen.add(original)
     assert len(seen) > 700
@@ -198,8 +210,11 @@ def test_how_files_and_strengths_are_written(tmp_path):
     listed = tmp_path / "[a,b]"
     listed.write_text("")
     assert parse_deltas(odd) == [(odd, 1.0)] and parse_deltas(str(listed)) == [(listed, 1.0)]
-    assert [(str(p), s) for p, s in parse_deltas("[x.st:0.8, 'y.st', C:/z.st:-1e-1]")] == \
-        [("x.st", 0.8), ("y.st", 1.0), ("C:/z.st", -0.1)]
+    assert [(str(p), s) for p, s in parse_deltas("[x.st:0.8, 'y.st', C:/z.st:-1e-1]")] == [
+        ("x.st", 0.8),
+        ("y.st", 1.0),
+        ("C:/z.st", -0.1),
+    ]
     assert [(str(p), s) for p, s in parse_deltas("C:/x.st")] == [("C:/x.st", 1.0)]
     for text, words in (("[a,,b]", "name files"), ("[]", "name files"), ("a.st:inf", "finite"), ("a.st:nan", "finite")):
         with pytest.raises(UserError, match=words):
@@ -211,7 +226,9 @@ def test_changes_that_are_not_read_are_told_by_their_kind(tmp_path, halves):
     start = "lora_unet_" + LAYERS[layer].replace(".", "_")
     for name, words in (
         ("lora_te_text_model_encoder_layers_0_mlp_fc1.hada", "made for another model"),
-        (f"{start}.hada_w1_a", "LoHa, LoKr"), (f"{start}.lokr_w1", "LoHa, LoKr"), (f"{start}.dora_scale", "DoRA"),
+        (f"{start}.hada_w1_a", "LoHa, LoKr"),
+        (f"{start}.lokr_w1", "LoHa, LoKr"),
+        (f"{start}.dora_scale", "DoRA"),
         ("lora_unet_single_blocks_0_linear1.lora_down.weight", "the model has no such layer"),
     ):
         path = write(tmp_path / "x.safetensors", halves, kohya, [layer], more={name: value})
@@ -240,9 +257,17 @@ def test_files_that_contradict_themselves(tmp_path, halves):
     assert "It is a whole checkpoint: give it as --SVD.checkpoint" in refusal(path)
 
 
-@pytest.mark.parametrize("metadata", [{"lora_alpha": "abc"}, {"lora_alpha": "nan"}, {"lora_adapter_metadata": "{"},
-                                      {"lora_adapter_metadata": "[]"}, {"lora_adapter_metadata": '{"lora_alpha": "x"}'},
-                                      {"lora_adapter_metadata": '{"alpha_pattern": 3}'}])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"lora_alpha": "abc"},
+        {"lora_alpha": "nan"},
+        {"lora_adapter_metadata": "{"},
+        {"lora_adapter_metadata": "[]"},
+        {"lora_adapter_metadata": '{"lora_alpha": "x"}'},
+        {"lora_adapter_metadata": '{"alpha_pattern": 3}'},
+    ],
+)
 def test_an_alpha_that_is_no_number(tmp_path, halves, metadata):
     path = write(tmp_path / "x.safetensors", halves, diffusers, metadata=metadata)
     assert "its alpha is" in refusal(path)

@@ -90,8 +90,16 @@ IMAGE = "first_stage_model.quant_conv.weight"
 )
 def test_the_pattern_of_faults_gives_a_hint(shapes, expected, hint):
     message = refusal(shapes, expected)
-    hints = ("svd_image_decoder.yaml", "configs/svd.yaml", "is a LoRA", "extras of", "not an SVD checkpoint",
-             "another kind", "without the VAE", "is the config")
+    hints = (
+        "svd_image_decoder.yaml",
+        "configs/svd.yaml",
+        "is a LoRA",
+        "extras of",
+        "not an SVD checkpoint",
+        "another kind",
+        "without the VAE",
+        "is the config",
+    )
     assert hint in message
     assert sum(text in message for text in hints) == 1
 

@@ -119,7 +119,7 @@ def test_trainings_encoder_is_made_of_the_one_in_diffusers_and_its_quant_conv(tm
     sampling = "conditioner.embedders.3.encoder."
     for name in arrays:
         if name.startswith(TWIN) and ".conv_out." not in name:
-            twin = sampling + name[len("first_stage_model."):]
+            twin = sampling + name[len("first_stage_model.") :]
             assert np.array_equal(view.read(name), arrays[twin])
     weight, bias = (arrays[f"{sampling}encoder.conv_out.{kind}"] for kind in ("weight", "bias"))
     quant, behind = (arrays[f"{sampling}quant_conv.{kind}"] for kind in ("weight", "bias"))
@@ -177,17 +177,23 @@ def unet_files(tmp_path, arrays):
     run = tmp_path / "checkpoint-1000"  # as SVD_Xtend's training leaves it
     for name in ("unet", "unet_ema"):
         (run / name).mkdir(parents=True)
-        save_file(theirs if name == "unet" else {key: -value for key, value in theirs.items()},
-                  run / name / "diffusion_pytorch_model.safetensors")
+        save_file(
+            theirs if name == "unet" else {key: -value for key, value in theirs.items()},
+            run / name / "diffusion_pytorch_model.safetensors",
+        )
         (run / name / "config.json").write_text("{}")
     (run / "optimizer.bin").write_bytes(b"x")
     save_file(unet, tmp_path / "original.safetensors")
-    save_file({name[len(UNET):]: array for name, array in unet.items()}, tmp_path / "bare.safetensors")
-    save_file({name[len("model."):]: array for name, array in unet.items()}, tmp_path / "comfy.safetensors")
+    save_file({name[len(UNET) :]: array for name, array in unet.items()}, tmp_path / "bare.safetensors")
+    save_file({name[len("model.") :]: array for name, array in unet.items()}, tmp_path / "comfy.safetensors")
     save_file({f"unet.{name}": array for name, array in theirs.items()}, tmp_path / "pipeline.safetensors")
     shutil.copy(run / "unet/diffusion_pytorch_model.safetensors", tmp_path / "AnimateLCM-SVD-xt.safetensors")
-    return {"a run": run, "its folder": run / "unet", "its file": run / "unet/diffusion_pytorch_model.safetensors",
-            **{path.stem: path for path in tmp_path.glob("*.safetensors")}}
+    return {
+        "a run": run,
+        "its folder": run / "unet",
+        "its file": run / "unet/diffusion_pytorch_model.safetensors",
+        **{path.stem: path for path in tmp_path.glob("*.safetensors")},
+    }
 
 
 def test_a_unet_alone_is_completed_by_its_base(tmp_path, whole, expected):
@@ -222,7 +228,7 @@ def test_the_running_mean_in_folders(tmp_path, whole, arrays):
 @pytest.mark.parametrize("form", ["LitEma", "plain", "inner"])
 def test_the_running_mean_beside_the_weights_is_chosen_by_a_flag(tmp_path, arrays, expected, form):
     def averaged(name):
-        inner = name[len("model."):]
+        inner = name[len("model.") :]
         return "model_ema." + {"LitEma": inner.replace(".", ""), "plain": name, "inner": inner}[form]
 
     unet = [name for name in arrays if name.startswith(UNET)]

@@ -196,8 +196,12 @@ def test_broken_or_tampering_pickles_are_refused(tmp_path, pickled):
 
 @pytest.mark.parametrize(
     "content, text",
-    [([1, 2], "not hold named tensors but a list"), ({"model": {"a": 1}, "lr": 0.1}, "not tensors: model, lr"),
-     ({}, "but nothing"), ({"a": {"b": {"c": {}}}}, "not tensors: a")],
+    [
+        ([1, 2], "not hold named tensors but a list"),
+        ({"model": {"a": 1}, "lr": 0.1}, "not tensors: model, lr"),
+        ({}, "but nothing"),
+        ({"a": {"b": {"c": {}}}}, "not tensors: a"),
+    ],
 )
 def test_files_without_named_tensors_are_refused(tmp_path, content, text):
     assert text in refusal(write(tmp_path / "x.pt", content, {}))
@@ -265,8 +269,15 @@ DICT = b"\x80\x02}"
     [
         (DICT + b"N" + b"\x85" * 200_000 + b"K\x01s.", "nested more than 100 deep"),  # its hash: stack overflow
         (DICT + b"(" * 5 + b"N" * 3 + b"t" * 5 + b"K\x01s.", "a key of a dict"),
-        (DICT + b"(" + b"".join(b"\x8a\x08" + ((2**61 - 1) * k).to_bytes(8, "little", signed=True) + b"K\x01"
-                               for k in range(1, 5)) + b"u.", "a key of a dict"),  # all in one place: time squared
+        (
+            DICT
+            + b"("
+            + b"".join(
+                b"\x8a\x08" + ((2**61 - 1) * k).to_bytes(8, "little", signed=True) + b"K\x01" for k in range(1, 5)
+            )
+            + b"u.",
+            "a key of a dict",
+        ),  # all in one place: time squared
         (DICT + b"r\x00\x00\x00\x7f.", "a note number 2130706432"),  # a table of 34 GB
         (b"\x80\x02]" + b"(" + b"K\x01" * 40 + b"l" + b"ctorch\nSize\n" + b"N\x85R.", "damaged"),
         (b"\x80\x02ctorch\nSize\n(" + b"K\x01" * 40 + b"l\x85R.", "too many axes"),

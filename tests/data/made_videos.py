@@ -9,8 +9,14 @@ import pytest
 
 WIDTH, HEIGHT, BITS = 96, 64, 12
 X264 = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-g", "20")
-OPEN_GOP = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-x264-params",
-            "keyint=20:open-gop=1:scenecut=0:bframes=3:b-adapt=0")
+OPEN_GOP = (
+    "-pix_fmt",
+    "yuv420p",
+    "-c:v",
+    "libx264",
+    "-x264-params",
+    "keyint=20:open-gop=1:scenecut=0:bframes=3:b-adapt=0",
+)
 HEVC = ("-pix_fmt", "yuv420p", "-c:v", "libx265", "-x265-params", "keyint=20:min-keyint=20:scenecut=0:log-level=none")
 _FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int"
 # Left to itself ffmpeg takes BT.601 for what is not tagged, and rounds roughly.
@@ -52,16 +58,44 @@ def make(frames, path, *options, fps=30):
     """Encode frames by ffmpeg with the output options given → path."""
     height, width = frames.shape[1:3]
     size = ["-s", f"{width}x{height}"]
-    ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", *size, "-framerate", fps, "-i", "-", *options, path,
-           data=frames.tobytes())
+    ffmpeg(
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        *size,
+        "-framerate",
+        fps,
+        "-i",
+        "-",
+        *options,
+        path,
+        data=frames.tobytes(),
+    )
     return path
 
 
 def shown(path, filters=TO_RGB, size=(HEIGHT, WIDTH), threads=0):
     """uint8 (t, h, w, 3): what ffmpeg gives when it decodes the file from its beginning to its end. threads: of the
     decoder, 0 as many as there are; what it makes up for lost pictures depends on them."""
-    data = ffmpeg("-threads", threads, "-i", path, "-an", "-sn", "-dn", "-fps_mode", "passthrough", "-vf", filters,
-                  "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
+    data = ffmpeg(
+        "-threads",
+        threads,
+        "-i",
+        path,
+        "-an",
+        "-sn",
+        "-dn",
+        "-fps_mode",
+        "passthrough",
+        "-vf",
+        filters,
+        "-pix_fmt",
+        "rgb24",
+        "-f",
+        "rawvideo",
+        "-",
+    )
     return np.frombuffer(data, np.uint8).reshape(-1, *size, 3)
 
 

@@ -57,10 +57,19 @@ def test_it_is_said_in_words():
     assert scale.describe(255).startswith("more motion than in 100%")
 
 
-@pytest.mark.parametrize("change", [
-    {"format": "another"}, {"clips": 0}, {"scores": [1.0] * 254}, {"scores": [1.0] * 255}, {"scores": None},
-    {"scores": [2.0, 1.0] + [3.0] * 253}, {"scores": [1.0] * 254 + [float("nan")]}, {"scores": ["x"] * 255},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "another"},
+        {"clips": 0},
+        {"scores": [1.0] * 254},
+        {"scores": [1.0] * 255},
+        {"scores": None},
+        {"scores": [2.0, 1.0] + [3.0] * 253},
+        {"scores": [1.0] * 254 + [float("nan")]},
+        {"scores": ["x"] * 255},
+    ],
+)
 def test_a_damaged_file_is_told(tmp_path, change):
     scale = Calibration.fit([float(i) for i in range(255)])
     scale.save(tmp_path / "c.json")

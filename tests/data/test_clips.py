@@ -174,7 +174,7 @@ def test_a_broken_clip_is_replaced_in_a_fixed_way(folder):
     data = dataset(folder, ["broken", 0, 1, 2, 3])
     samples = [data.sample(int(np.flatnonzero(data.order(epoch) == 0)[0]), epoch) for epoch in range(12)]
     for sample in samples:
-        (path, reason), = sample["failures"]
+        ((path, reason),) = sample["failures"]
         assert path.endswith("broken.mp4") and "a text file" in reason
         assert not sample["path"].endswith("broken.mp4")
     assert len({sample["path"] for sample in samples}) > 1, "always the same stand-in"

@@ -136,8 +136,11 @@ def test_wide_gamut_pictures_come_back_as_the_srgb_scene(tmp_path, suffix, name)
     options = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
     Image.fromarray(pixels).save(tmp_path / f"x.{suffix}", icc_profile=icc, **options)
     if suffix == "jpg":  # rounds YCbCr, and decoders differ
-        right = shown(np.asarray(Image.open(tmp_path / "x.jpg")), P3_XY if icc is P3 else ADOBE_XY,
-                      decode_srgb if icc is P3 else lambda value: value ** (563 / 256))
+        right = shown(
+            np.asarray(Image.open(tmp_path / "x.jpg")),
+            P3_XY if icc is P3 else ADOBE_XY,
+            decode_srgb if icc is P3 else lambda value: value ** (563 / 256),
+        )
     assert off(load_image(tmp_path / f"x.{suffix}"), right) <= 2
 
 
@@ -200,8 +203,9 @@ def cmyk_table(lab):
     values = [round(v) for L, a, b in nodes for v in (L * 652.8, (a + 128) * 256, (b + 128) * 256)]
     ends = [0, 65535]
     head = struct.pack(">4s4xBBBx", b"mft2", 4, 3, 2) + fixed([1, 0, 0, 0, 1, 0, 0, 0, 1]) + struct.pack(">HH", 2, 2)
-    return head + struct.pack(">8H", *ends * 4) + struct.pack(f">{len(values)}H", *values) + struct.pack(
-        ">6H", *ends * 3)
+    return (
+        head + struct.pack(">8H", *ends * 4) + struct.pack(f">{len(values)}H", *values) + struct.pack(">6H", *ends * 3)
+    )
 
 
 def lab_to_srgb(lab):
@@ -225,8 +229,21 @@ def test_cmyk_profiles_give_what_they_measured(tmp_path, suffix):
     """The colorimetric table, A2B1, without black point compensation; the perceptual one says something else."""
     tags = {b"wtpt": xyz(D50), b"A2B1": cmyk_table(inks)}
     tags[b"A2B0"] = cmyk_table(lambda *amounts: (50, 0, 0))
-    amounts = np.array([[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 0], [255, 255, 0, 0], [0, 0, 0, 255],
-                        [255, 0, 255, 0], [102, 0, 0, 0], [0, 51, 0, 0], [0, 0, 0, 153]], np.uint8)
+    amounts = np.array(
+        [
+            [0, 0, 0, 0],
+            [255, 0, 0, 0],
+            [0, 255, 0, 0],
+            [0, 0, 255, 0],
+            [255, 255, 0, 0],
+            [0, 0, 0, 255],
+            [255, 0, 255, 0],
+            [102, 0, 0, 0],
+            [0, 51, 0, 0],
+            [0, 0, 0, 153],
+        ],
+        np.uint8,
+    )
     pixels = np.repeat(np.repeat(amounts[None], 16, axis=0), 16, axis=1)  # blocks, which JPEG keeps
     options = {"quality": 100} if suffix == "jpg" else {}
     path = tmp_path / f"x.{suffix}"

@@ -211,8 +211,18 @@ def wide_tiff(path, wide, planes):
     height, width = wide.shape[:2]
     body = (wide if planes == 1 else wide.transpose(2, 0, 1)).astype("<u2").tobytes()
     strips = [(8 + i * len(body) // 3, len(body) // 3) for i in range(3)] if planes == 2 else [(8, len(body))]
-    values = {256: [width], 257: [height], 258: [16] * 3, 259: [1], 262: [2], 273: [at for at, _ in strips], 277: [3],
-              278: [height], 279: [size for _, size in strips], 284: [planes]}
+    values = {
+        256: [width],
+        257: [height],
+        258: [16] * 3,
+        259: [1],
+        262: [2],
+        273: [at for at, _ in strips],
+        277: [3],
+        278: [height],
+        279: [size for _, size in strips],
+        284: [planes],
+    }
     after, entries = b"", b""
     for tag, numbers in values.items():  # all as 32-bit numbers
         place = numbers[0] if len(numbers) == 1 else 8 + len(body) + len(after)
@@ -339,8 +349,9 @@ def test_a_reader_that_is_not_installed_is_named(tmp_path, monkeypatch, suffix, 
 def test_the_limit_of_megapixels_is_told_from_the_header(tmp_path, monkeypatch):
     header = struct.pack(">IIBBBBB", 16000, 15626, 8, 2, 0, 0, 0)  # 250.016 megapixels, and no pixels at all
     parts = [(b"IHDR", header), (b"IDAT", b"")]
-    png = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-           for kind, body in parts]
+    png = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    ]
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png))
     with pytest.raises(UserError, match=r"huge\.png has 16000x15626 pixels, 250 megapixels; at most 250 are read"):
         load_image(tmp_path / "huge.png")

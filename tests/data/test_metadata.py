@@ -146,12 +146,15 @@ def test_short_clips_are_dropped_and_listed(folder, caplog):
     assert "every clip is shorter than frames * step = 4 * 3 = 12" in fault(folder, text, step=3)
 
 
-@pytest.mark.parametrize("lengths, frames, step, remedy", [
-    ((9, 8, 40), 4, 3, "step=2 would keep them all"),
-    ((9, 3, 40), 4, 3, "step=2 would keep the longest of them, frames=3 with step=1 all"),
-    ((3, 2, 40), 4, 3, "frames=2 with step=1 would keep them all"),
-    ((3, 2, 40), 4, 1, "frames=2 with step=1 would keep them all"),
-])
+@pytest.mark.parametrize(
+    "lengths, frames, step, remedy",
+    [
+        ((9, 8, 40), 4, 3, "step=2 would keep them all"),
+        ((9, 3, 40), 4, 3, "step=2 would keep the longest of them, frames=3 with step=1 all"),
+        ((3, 2, 40), 4, 3, "frames=2 with step=1 would keep them all"),
+        ((3, 2, 40), 4, 1, "frames=2 with step=1 would keep them all"),
+    ],
+)
 def test_what_would_keep_short_clips_is_named_and_does_so(folder, caplog, lengths, frames, step, remedy):
     text = HEAD + "".join(f"{name},{length},1\n" for name, length in zip(("a.mp4", "ü.mp4", "sub/d.mp4"), lengths))
     with caplog.at_level(logging.WARNING):
@@ -279,8 +282,11 @@ def test_scenes_that_share_frames_are_a_fault(folder):
 def test_bad_starts_are_told(folder):
     message = fault(folder, PARTS + "a.mp4,20,1,-1\nü.mp4,20,1,x\nsub/d.mp4,20,1,1.5\nsub/e.mp4,20,1,inf\n")
     for expected in (
-        "line 2: start must be 0 or more, not '-1'", "line 3: start is not a number: 'x'",
-        "line 4: start must be a whole number, not '1.5'", "line 5: start is not a number: 'inf'", "4 faults",
+        "line 2: start must be 0 or more, not '-1'",
+        "line 3: start is not a number: 'x'",
+        "line 4: start must be a whole number, not '1.5'",
+        "line 5: start is not a number: 'inf'",
+        "4 faults",
     ):
         assert expected in message
 

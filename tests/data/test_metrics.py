@@ -22,7 +22,7 @@ def canvas():
 
 def pan(canvas, step, frames=8, size=128):
     """A camera that moves `step` pixels to the left with each frame: what is seen moves to the right."""
-    return np.stack([canvas[64:64 + size, 100 - step * k:100 - step * k + size] for k in range(frames)])
+    return np.stack([canvas[64 : 64 + size, 100 - step * k : 100 - step * k + size] for k in range(frames)])
 
 
 def test_every_metric_is_there_and_explained(canvas):

@@ -62,10 +62,16 @@ ENCODED = ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "fast")
 SLOWER = "select='not(mod(n,3))',setpts=N/10/TB"
 VARYING = ("-vf", "select='not(mod(n,3))+gt(n,45)'", "-fps_mode", "vfr", *ENCODED)
 SAME_CONTENT = {
-    "a.mp4": ENCODED, "a.ts": ENCODED, "a.mov": ("-c:v", "prores_ks"), "a.avi": ("-c:v", "mpeg4", "-q:v", "2"),
+    "a.mp4": ENCODED,
+    "a.ts": ENCODED,
+    "a.mov": ("-c:v", "prores_ks"),
+    "a.avi": ("-c:v", "mpeg4", "-q:v", "2"),
     "a.webm": ("-c:v", "libvpx", "-b:v", "3M", "-deadline", "realtime"),
-    "slower.mkv": ("-vf", SLOWER, "-r", 10, *ENCODED), "turned.mp4": ("-vf", "transpose=clock", *ENCODED),
-    "narrow.mp4": ("-vf", "scale=270:288,setsar=64/45", *ENCODED), "varying.mkv": VARYING, "varying.mp4": VARYING,
+    "slower.mkv": ("-vf", SLOWER, "-r", 10, *ENCODED),
+    "turned.mp4": ("-vf", "transpose=clock", *ENCODED),
+    "narrow.mp4": ("-vf", "scale=270:288,setsar=64/45", *ENCODED),
+    "varying.mkv": VARYING,
+    "varying.mp4": VARYING,
 }
 
 

@@ -21,10 +21,16 @@ def frames():
     return np.stack([wide[:200, 12 * index :][:, :320] for index in range(8)])
 
 
-@pytest.mark.parametrize("top, bottom, left, right, crop", [
-    (0, 0, 0, 0, ""), (24, 24, 0, 0, "320:152:0:24"), (0, 0, 40, 40, "240:200:40:0"), (20, 30, 16, 0, "304:150:16:20"),
-    (1, 1, 0, 0, ""),
-])
+@pytest.mark.parametrize(
+    "top, bottom, left, right, crop",
+    [
+        (0, 0, 0, 0, ""),
+        (24, 24, 0, 0, "320:152:0:24"),
+        (0, 0, 40, 40, "240:200:40:0"),
+        (20, 30, 16, 0, "304:150:16:20"),
+        (1, 1, 0, 0, ""),
+    ],
+)
 def test_bars_are_told_by_the_crop_that_removes_them(frames, top, bottom, left, right, crop):
     barred = np.full_like(frames, 4)
     inside = np.s_[:, top : 200 - bottom, left : 320 - right]

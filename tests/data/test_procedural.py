@@ -54,7 +54,8 @@ def test_the_camera_turns_right_and_what_it_sees_moves_left():
 
 
 @pytest.mark.parametrize(
-    ("direction", "seen"), [((-1, 0), (1, 0)), ((0, -1), (0, 1)), ((0, 1), (0, -1)), ((1, -1), (-1, 1))],
+    ("direction", "seen"),
+    [((-1, 0), (1, 0)), ((0, -1), (0, 1)), ((0, 1), (0, -1)), ((1, -1), (-1, 1))],
 )
 def test_the_camera_turns_every_way_at_the_speed_that_is_asked_for(direction, seen):
     canvas = cv2.GaussianBlur(picture(generator(4), 256), (0, 0), 2)

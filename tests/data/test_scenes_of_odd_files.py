@@ -12,8 +12,14 @@ from tests.data.made_videos import OPEN_GOP, X264, edit_box, ffmpeg, make, shown
 
 SIDE = 96
 QUIET = ("-sc_threshold", "0", "-crf", "18")  # no key frame at a cut
-VARIABLE = ("-vf", "setpts='if(lt(N,40),N/30,40/30+(N-40)/10)/TB'", "-fps_mode", "passthrough",
-            "-enc_time_base", "1/1000")
+VARIABLE = (
+    "-vf",
+    "setpts='if(lt(N,40),N/30,40/30+(N-40)/10)/TB'",
+    "-fps_mode",
+    "passthrough",
+    "-enc_time_base",
+    "1/1000",
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +31,11 @@ def labelled(tmp_path_factory):
     source = make(frames, folder / "plain.mp4", *X264, *QUIET)
     make(frames, folder / "variable.mkv", *X264, *QUIET, *VARIABLE)
     make(frames, folder / "open.mp4", *OPEN_GOP, "-crf", "18")
-    for name, options in (("turned.mp4", ("-display_rotation", "90")), ("mirrored.mov", ("-display_hflip",)),
-                          ("camera.mts", ())):
+    for name, options in (
+        ("turned.mp4", ("-display_rotation", "90")),
+        ("mirrored.mov", ("-display_hflip",)),
+        ("camera.mts", ()),
+    ):
         ffmpeg(*options, "-i", source, "-c", "copy", folder / name)
     for name, whole in (("cut.mp4", "plain.mp4"), ("cut.mkv", "plain.mp4"), ("cut open.mp4", "open.mp4")):
         ffmpeg("-ss", "0.7", "-i", folder / whole, "-c", "copy", "-t", "2", folder / name)

@@ -14,50 +14,56 @@ TABLE = pd.DataFrame({
 NUMBERS = selection.with_numbers(TABLE)
 
 
-@pytest.mark.parametrize("expression, rows", [
-    ("motion_score > 1 and duration > 2", [2]),
-    ("motion_score > 1", [1, 2]),
-    ("not motion_score > 1", [0, 3]),
-    ("(length >= 60) | (motion_score < 1)", [0, 1, 2]),
-    ("20 < length < 80", [1, 3]),
-    ("aspect == 2", [1, 2]),
-    ("start == 0", [0, 2, 3]),
-    ("length / 2 - 10 > motion_bucket_id", [2]),
-    ('path == "a.mp4" or crop != ""', [0, 1]),
-    ('path in ["a.mp4", "d.mp4"]', [0, 3]),
-    ('path.str.startswith("sub/")', [2]),
-    ('~path.str.contains("^[ab]") and length > 40', [2]),
-    (" length > 40 ", [1, 2]),
-])
+@pytest.mark.parametrize(
+    "expression, rows",
+    [
+        ("motion_score > 1 and duration > 2", [2]),
+        ("motion_score > 1", [1, 2]),
+        ("not motion_score > 1", [0, 3]),
+        ("(length >= 60) | (motion_score < 1)", [0, 1, 2]),
+        ("20 < length < 80", [1, 3]),
+        ("aspect == 2", [1, 2]),
+        ("start == 0", [0, 2, 3]),
+        ("length / 2 - 10 > motion_bucket_id", [2]),
+        ('path == "a.mp4" or crop != ""', [0, 1]),
+        ('path in ["a.mp4", "d.mp4"]', [0, 3]),
+        ('path.str.startswith("sub/")', [2]),
+        ('~path.str.contains("^[ab]") and length > 40', [2]),
+        (" length > 40 ", [1, 2]),
+    ],
+)
 def test_expressions_choose_rows(expression, rows):
     assert np.flatnonzero(selection.where(NUMBERS, expression)).tolist() == rows
 
 
-@pytest.mark.parametrize("expression, reason", [
-    ("speed > 1", "no column speed; there are path, crop, length"),
-    ("length >", "is no expression: invalid syntax"),
-    ("", "is no expression"),
-    ("length = 3", "is no expression"),
-    ("length", "is not true or false for each row"),
-    ("3 > 2", "is not true or false for each row"),
-    ("path > 3", "cannot be computed"),
-    ('length == "a" + 1', "cannot be computed"),
-    ("@pd.read_csv('x')", "is no expression"),
-    ("length > 3 and @os.system('true')", "is no expression"),
-    ("__import__('os').system('touch /tmp/x') == 0", "may not be in an expression"),
-    ("length.__class__", "may not be in an expression"),
-    ("path.str.contains(length)", "may not be in an expression"),
-    ("path.str.__class__('x')", "may not be in an expression"),
-    ("path.str.contains('[')", "cannot be computed"),
-    ("length.eval('1')", "may not be in an expression"),
-    ("9 ** 9 ** 9 > length", "may not be in an expression"),
-    ("[x for x in path]", "may not be in an expression"),
-    ("(lambda: 1)()", "may not be in an expression"),
-    ("`length` > 3", "is no expression"),
-    ("a\x00b", "is no expression"),
-    ("(" * 500, "is no expression"),
-    ("length > 3\nlength > 4", "is no expression"),
-])
+@pytest.mark.parametrize(
+    "expression, reason",
+    [
+        ("speed > 1", "no column speed; there are path, crop, length"),
+        ("length >", "is no expression: invalid syntax"),
+        ("", "is no expression"),
+        ("length = 3", "is no expression"),
+        ("length", "is not true or false for each row"),
+        ("3 > 2", "is not true or false for each row"),
+        ("path > 3", "cannot be computed"),
+        ('length == "a" + 1', "cannot be computed"),
+        ("@pd.read_csv('x')", "is no expression"),
+        ("length > 3 and @os.system('true')", "is no expression"),
+        ("__import__('os').system('touch /tmp/x') == 0", "may not be in an expression"),
+        ("length.__class__", "may not be in an expression"),
+        ("path.str.contains(length)", "may not be in an expression"),
+        ("path.str.__class__('x')", "may not be in an expression"),
+        ("path.str.contains('[')", "cannot be computed"),
+        ("length.eval('1')", "may not be in an expression"),
+        ("9 ** 9 ** 9 > length", "may not be in an expression"),
+        ("[x for x in path]", "may not be in an expression"),
+        ("(lambda: 1)()", "may not be in an expression"),
+        ("`length` > 3", "is no expression"),
+        ("a\x00b", "is no expression"),
+        ("(" * 500, "is no expression"),
+        ("length > 3\nlength > 4", "is no expression"),
+    ],
+)
 def test_what_is_no_safe_expression_is_told_in_one_line(expression, reason):
     with pytest.raises(UserError) as error:
         selection.where(NUMBERS, expression)

@@ -76,7 +76,7 @@ def test_the_order_is_drawn_for_each_epoch_from_the_seed():
 def test_any_batch_is_found_without_those_before_it():
     whole = batches(stream((7, 5, 1), 2), 60)
     for start in (1, 17, 53):
-        assert batches(stream((7, 5, 1), 2), 7, start=start) == whole[start:start + 7]
+        assert batches(stream((7, 5, 1), 2), 7, start=start) == whole[start : start + 7]
     far = 10**7
     assert batches(stream((7, 5, 1), 2), 3, start=far)[1:] == batches(stream((7, 5, 1), 2), 2, start=far + 1)
 
@@ -93,10 +93,18 @@ def test_one_size_alone_is_its_own_stream():
     assert [clips.place(position) for position in range(100)] == [(0, position) for position in range(100)]
 
 
-@pytest.mark.parametrize("source, expected", [
-    ((1080, 1920), (576, 1024)), ((1920, 1080), (1024, 576)), ((700, 720), (768, 768)), ((1000, 1333), (768, 768)),
-    ((1000, 1340), (576, 1024)), ((480, 854), (576, 1024)), ((100, 3000), (576, 1024)),
-])
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ((1080, 1920), (576, 1024)),
+        ((1920, 1080), (1024, 576)),
+        ((700, 720), (768, 768)),
+        ((1000, 1333), (768, 768)),
+        ((1000, 1340), (576, 1024)),
+        ((480, 854), (576, 1024)),
+        ((100, 3000), (576, 1024)),
+    ],
+)
 def test_a_clip_gets_the_size_that_crops_the_least(source, expected):
     assert nearest_size(source, [(576, 1024), (1024, 576), (768, 768)]) == expected
 
@@ -117,20 +125,25 @@ def folder(tmp_path_factory):
 
 
 def test_clips_are_parted_by_what_is_in_the_files(folder, caplog):
-    clips = [Clip(folder / f"{name}.mp4", 4, 1, None, line) for line, name in
-             enumerate(("square", "wide", "broken", "wide", "tall"), 2)]
+    clips = [
+        Clip(folder / f"{name}.mp4", 4, 1, None, line)
+        for line, name in enumerate(("square", "wide", "broken", "wide", "tall"), 2)
+    ]
     with caplog.at_level(logging.WARNING):
         groups = by_size(clips, [SIZES[0], (8, 96), SIZES[1]])
-    assert {size: [clip.line for clip in group] for size, group in groups.items()} == {SIZES[0]: [2, 3, 4, 5],
-                                                                                     SIZES[1]: [6]}
+    assert {size: [clip.line for clip in group] for size, group in groups.items()} == {
+        SIZES[0]: [2, 3, 4, 5],
+        SIZES[1]: [6],
+    }
     assert "broken.mp4" in caplog.text
     assert by_size(clips, [SIZES[2]]) == {SIZES[2]: clips}
 
 
 def test_no_file_is_opened_whose_size_the_list_states(folder):
     labels = folder / "labels.csv"
-    labels.write_text("path,length,motion_bucket_id,height,width\nbroken.mp4,9,1,200,100\nwide.mp4,9,1,,\n"
-                      "tall.mp4,9,1,100,200\n")
+    labels.write_text(
+        "path,length,motion_bucket_id,height,width\nbroken.mp4,9,1,200,100\nwide.mp4,9,1,,\ntall.mp4,9,1,100,200\n"
+    )
     clips = read_metadata(labels, folder, 2, 1).clips
     assert [clip.size for clip in clips] == [(200, 100), None, (100, 200)]
     groups = by_size(clips, SIZES)

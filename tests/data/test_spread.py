@@ -113,7 +113,7 @@ def test_a_worker_that_is_killed_changes_no_byte(cluster, tmp_path, monkeypatch)
     assert output.read_bytes() == alone.read_bytes() and len(output.read_text().splitlines()) == 41
 
     workers += [start_worker() for _ in range(4)]
-    (item, reason), = spread(die, ["poison"], 1, address, **WORDS)
+    ((item, reason),) = spread(die, ["poison"], 1, address, **WORDS)
     assert item == "poison" and "poison: " in reason
 
 

@@ -10,10 +10,18 @@ def grey(signal, transfer):
 
 
 # Signals of ITU-R BT.2408 and BT.2100: 10, 100 and 1000 cd/m² in PQ; and in HLG the reference white of 203 cd/m²
-@pytest.mark.parametrize("transfer, signal, light", [
-    (PQ, 0.0, 0), (PQ, 0.3005, 10), (PQ, 0.5081, 100), (PQ, 0.5807, 203), (PQ, 0.7518, 1000), (HLG, 0.75, 203),
-    (HLG, 1.0, 1000),
-])
+@pytest.mark.parametrize(
+    "transfer, signal, light",
+    [
+        (PQ, 0.0, 0),
+        (PQ, 0.3005, 10),
+        (PQ, 0.5081, 100),
+        (PQ, 0.5807, 203),
+        (PQ, 0.7518, 1000),
+        (HLG, 0.75, 203),
+        (HLG, 1.0, 1000),
+    ],
+)
 def test_the_curve(transfer, signal, light):
     """Below about 28 cd/m² light stays as it is, 1000 is white, and what lies between is pressed together."""
     value = grey(signal, transfer)

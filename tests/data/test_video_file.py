@@ -16,10 +16,26 @@ def video(tmp_path_factory):
     return make(coded(10), tmp_path_factory.mktemp("file") / "a.mp4", *X264)
 
 
-@pytest.mark.parametrize("name", [
-    "12:30.mp4", "concat:a|b.mp4", "http:||x.mp4", "file:a.mp4", "-y.mp4", " lead.mp4", "a%03d.mp4", "é😀.mp4",
-    "quo'te.mp4", "a#b?c=1.mp4", "no suffix", "a.m3u8", "a.ffconcat", "-", "pipe:0",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "12:30.mp4",
+        "concat:a|b.mp4",
+        "http:||x.mp4",
+        "file:a.mp4",
+        "-y.mp4",
+        " lead.mp4",
+        "a%03d.mp4",
+        "é😀.mp4",
+        "quo'te.mp4",
+        "a#b?c=1.mp4",
+        "no suffix",
+        "a.m3u8",
+        "a.ffconcat",
+        "-",
+        "pipe:0",
+    ],
+)
 def test_a_name_is_only_a_name(video, tmp_path, monkeypatch, name):
     shutil.copy(video, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -59,8 +75,23 @@ def test_a_playlist_that_is_not_recognised_opens_nothing_either(video, tmp_path)
 def test_pictures_and_sound_are_not_videos(tmp_path):
     make(coded(1), tmp_path / "a.png")
     shutil.copy(tmp_path / "a.png", tmp_path / "png.mp4")
-    ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", "-i", tmp_path / "a.png", "-map", 0, "-map", 1, "-c:v", "png",
-           "-disposition:v:0", "attached_pic", tmp_path / "song.m4a")
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=0.2",
+        "-i",
+        tmp_path / "a.png",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-c:v",
+        "png",
+        "-disposition:v:0",
+        "attached_pic",
+        tmp_path / "song.m4a",
+    )
     for name, reason in {"png.mp4": "not a video", "song.m4a": "no video in it", "a.png": "not a video"}.items():
         with pytest.raises(UserError, match=reason):
             open_video(tmp_path / name)
@@ -95,10 +126,18 @@ def damaged(content, random):
     return bytes(content)
 
 
-@pytest.mark.parametrize("suffix, options", [
-    ("mp4", X264), ("mkv", X264), ("ts", X264), ("avi", ("-c:v", "mpeg4")), ("gif", ()), ("webm", ("-c:v", "libvpx")),
-    ("mpg", ("-c:v", "mpeg2video")),
-])
+@pytest.mark.parametrize(
+    "suffix, options",
+    [
+        ("mp4", X264),
+        ("mkv", X264),
+        ("ts", X264),
+        ("avi", ("-c:v", "mpeg4")),
+        ("gif", ()),
+        ("webm", ("-c:v", "libvpx")),
+        ("mpg", ("-c:v", "mpeg2video")),
+    ],
+)
 def test_any_bytes_are_read_or_refused_in_words(tmp_path, suffix, options):
     whole = make(coded(25), tmp_path / f"whole.{suffix}", *options).read_bytes()
     random, path = np.random.default_rng(0), tmp_path / f"damaged.{suffix}"

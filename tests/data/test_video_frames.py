@@ -25,15 +25,29 @@ def assert_as_ffmpeg(path, expected=None, reads=12):
 
 
 KINDS = {
-    "h264.mp4": X264, "h264.mkv": X264, "h264.ts": X264, "h264.avi": X264, "h264.flv": X264, "open.mp4": OPEN_GOP,
-    "open.MTS": OPEN_GOP, "hevc.mp4": HEVC, "hevc.ts": HEVC, "av1.mp4": ("-c:v", "libaom-av1", "-cpu-used", "8"),
+    "h264.mp4": X264,
+    "h264.mkv": X264,
+    "h264.ts": X264,
+    "h264.avi": X264,
+    "h264.flv": X264,
+    "open.mp4": OPEN_GOP,
+    "open.MTS": OPEN_GOP,
+    "hevc.mp4": HEVC,
+    "hevc.ts": HEVC,
+    "av1.mp4": ("-c:v", "libaom-av1", "-cpu-used", "8"),
     "vp8.webm": ("-c:v", "libvpx", "-b:v", "1M", "-auto-alt-ref", "1", "-lag-in-frames", "16"),
     "vp9.webm": ("-c:v", "libvpx-vp9", "-b:v", "1M", "-cpu-used", "8"),
     "mpeg4.avi": ("-c:v", "mpeg4", "-q:v", "3", "-bf", "2"),
-    "packed.avi": ("-c:v", "libxvid", "-q:v", "3", "-bf", "2"), "mpeg2.mpg": ("-c:v", "mpeg2video", "-bf", "2"),
-    "mpeg2.vob": ("-c:v", "mpeg2video"), "wmv.wmv": ("-c:v", "wmv2"), "flv.flv": ("-c:v", "flv"),
-    "theora.ogv": ("-c:v", "libtheora", "-q:v", "8"), "h263.3gp": ("-s", "176x144", "-c:v", "h263"),
-    "prores.mov": ("-c:v", "prores_ks"), "mjpeg.avi": ("-c:v", "mjpeg", "-pix_fmt", "yuvj420p"), "anim.gif": (),
+    "packed.avi": ("-c:v", "libxvid", "-q:v", "3", "-bf", "2"),
+    "mpeg2.mpg": ("-c:v", "mpeg2video", "-bf", "2"),
+    "mpeg2.vob": ("-c:v", "mpeg2video"),
+    "wmv.wmv": ("-c:v", "wmv2"),
+    "flv.flv": ("-c:v", "flv"),
+    "theora.ogv": ("-c:v", "libtheora", "-q:v", "8"),
+    "h263.3gp": ("-s", "176x144", "-c:v", "h263"),
+    "prores.mov": ("-c:v", "prores_ks"),
+    "mjpeg.avi": ("-c:v", "mjpeg", "-pix_fmt", "yuvj420p"),
+    "anim.gif": (),
     "refresh.mp4": ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-x264-params", "intra-refresh=1:keyint=20"),
 }
 
@@ -81,15 +95,26 @@ def test_cut_without_encoding_again(folder, tmp_path, source, suffix):
 
 
 CODECS = {
-    "closed": (X264, "mp4 mkv mov ts flv"), "open": (OPEN_GOP, "mp4 mkv mov ts"),
-    "without B": ((*X264, "-bf", "0"), "mp4 mkv ts"), "hevc": (HEVC, "mp4 mkv mov ts"),
+    "closed": (X264, "mp4 mkv mov ts flv"),
+    "open": (OPEN_GOP, "mp4 mkv mov ts"),
+    "without B": ((*X264, "-bf", "0"), "mp4 mkv ts"),
+    "hevc": (HEVC, "mp4 mkv mov ts"),
     "hevc closed": ((*HEVC[:-1], HEVC[-1] + ":open-gop=0"), "mp4 mkv"),
-    "mpeg2": (("-c:v", "mpeg2video", "-bf", "2"), "ts mpg mkv"), "mpeg4": (("-c:v", "mpeg4", "-bf", "2"), "mp4 avi"),
+    "mpeg2": (("-c:v", "mpeg2video", "-bf", "2"), "ts mpg mkv"),
+    "mpeg4": (("-c:v", "mpeg4", "-bf", "2"), "mp4 avi"),
     "vp9": (("-c:v", "libvpx-vp9", "-cpu-used", "8", "-g", "20"), "webm mp4"),
     "av1": (("-c:v", "libsvtav1", "-preset", "12", "-g", "20"), "webm mp4"),
 }
-CUTS = [([], []), (["-ss", "0.9"], []), (["-ss", "1.27"], []), (["-ss", "1.34"], []), ([], ["-ss", "0.7"]),
-        ([], ["-to", "1.1"]), (["-ss", "0.5"], ["-to", "1.2"]), (["-ss", "1.0"], ["-t", "0.71"])]
+CUTS = [
+    ([], []),
+    (["-ss", "0.9"], []),
+    (["-ss", "1.27"], []),
+    (["-ss", "1.34"], []),
+    ([], ["-ss", "0.7"]),
+    ([], ["-to", "1.1"]),
+    (["-ss", "0.5"], ["-to", "1.2"]),
+    (["-ss", "1.0"], ["-t", "0.71"]),
+]
 
 
 @pytest.mark.slow
@@ -248,8 +273,21 @@ def test_of_two_streams_the_one_that_ffmpeg_takes(tmp_path, suffix, marks):
 
 def test_a_cover_picture_is_not_the_video(folder, tmp_path):
     make(coded(1, width=640, height=480), tmp_path / "cover.png")
-    ffmpeg("-i", folder / "a.mp4", "-i", tmp_path / "cover.png", "-map", 0, "-map", 1, "-c", "copy",
-           "-disposition:v:1", "attached_pic", tmp_path / "song.mp4")
+    ffmpeg(
+        "-i",
+        folder / "a.mp4",
+        "-i",
+        tmp_path / "cover.png",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-c",
+        "copy",
+        "-disposition:v:1",
+        "attached_pic",
+        tmp_path / "song.mp4",
+    )
     with open_video(tmp_path / "song.mp4") as video:
         assert (video.length, video.size) == (60, (64, 96))
 

@@ -34,10 +34,17 @@ def index_of(path):
         decoder.close()
 
 
-@pytest.mark.parametrize("name, decoded", [
-    ("closed.mp4", False), ("closed.mkv", False), ("closed.ts", False), ("vp8.webm", False),
-    ("open.mp4", True), ("mpeg4.mp4", True),
-])
+@pytest.mark.parametrize(
+    "name, decoded",
+    [
+        ("closed.mp4", False),
+        ("closed.mkv", False),
+        ("closed.ts", False),
+        ("vp8.webm", False),
+        ("open.mp4", True),
+        ("mpeg4.mp4", True),
+    ],
+)
 def test_a_file_is_decoded_only_where_its_packets_do_not_tell(folder, name, decoded):
     index, by_decoding = index_of(folder / name)
     assert index.decoded == decoded and by_decoding.decoded
@@ -59,9 +66,14 @@ def test_frames_before_an_open_start_are_decoded_from_the_one_before(folder, nam
         assert index.start_of(picture) == start
 
 
-@pytest.mark.parametrize("change", [
-    lambda shown: shown[:30] + [999] + shown[30:], lambda shown: shown[:30] + shown[31:],
-], ids=["one too many", "one too few"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda shown: shown[:30] + [999] + shown[30:],
+        lambda shown: shown[:30] + shown[31:],
+    ],
+    ids=["one too many", "one too few"],
+)
 def test_a_stream_that_is_not_what_its_packets_say_is_decoded(folder, monkeypatch, change):
     """The index that packets give is checked by every read."""
     honest = video_index._index_by_packets

@@ -76,10 +76,14 @@ def with_clap(source, target, aperture):
 
 
 @pytest.mark.parametrize("turn", [(), ("-display_rotation", "90")], ids=["upright", "turned"])
-@pytest.mark.parametrize("aperture, left, top, size", [
-    ((96, 1, 56, 1, 0, 1, -4, 1), 0, 0, (56, 96)),  # the lines below, as cameras with 1088 lines
-    ((64, 1, 48, 1, 0, 1, 0, 1), 16, 8, (48, 64)), ((160, 2, 40, 1, -4, 1, 8, 2), 4, 16, (40, 80)),
-])
+@pytest.mark.parametrize(
+    "aperture, left, top, size",
+    [
+        ((96, 1, 56, 1, 0, 1, -4, 1), 0, 0, (56, 96)),  # the lines below, as cameras with 1088 lines
+        ((64, 1, 48, 1, 0, 1, 0, 1), 16, 8, (48, 64)),
+        ((160, 2, 40, 1, -4, 1, 8, 2), 4, 16, (40, 80)),
+    ],
+)
 def test_the_part_that_the_container_says_is_shown_in_mp4(plain, tmp_path, turn, aperture, left, top, size):
     ffmpeg(*turn, "-i", plain, "-c", "copy", tmp_path / "plain.mp4")
     path = with_clap(tmp_path / "plain.mp4", tmp_path / "part.mp4", aperture)
@@ -92,9 +96,14 @@ def test_the_part_that_the_container_says_is_shown_in_mp4(plain, tmp_path, turn,
         assert alike(frames, shown(path, size=size))
 
 
-@pytest.mark.parametrize("aperture", [
-    (200, 1, 64, 1, 0, 1, 0, 1), (96, 0, 64, 1, 0, 1, 0, 1), (0, 1, 64, 1, 0, 1, 0, 1),
-])
+@pytest.mark.parametrize(
+    "aperture",
+    [
+        (200, 1, 64, 1, 0, 1, 0, 1),
+        (96, 0, 64, 1, 0, 1, 0, 1),
+        (0, 1, 64, 1, 0, 1, 0, 1),
+    ],
+)
 def test_a_part_that_cannot_be_is_the_whole(plain, tmp_path, aperture):
     path = with_clap(plain, tmp_path / "part.mp4", aperture)
     assert container_crop(path, 1, 0, (HEIGHT, WIDTH)) == (0, 0, 0, 0)
@@ -162,8 +171,10 @@ MATRICES = {"bt709": "bt709", "smpte170m": "bt601", "bt470bg": "bt601", "bt2020n
 @pytest.mark.parametrize("span", ["tv", "pc"])
 def test_the_colour_matrix_and_range_in_the_file(tmp_path, tag, span):
     matrix = MATRICES[tag]
-    tagged = f"scale=out_color_matrix={matrix}:out_range={span}:flags=accurate_rnd+full_chroma_int," \
-             f"format=yuv444p,setparams=colorspace={tag}:range={span}"
+    tagged = (
+        f"scale=out_color_matrix={matrix}:out_range={span}:flags=accurate_rnd+full_chroma_int,"
+        f"format=yuv444p,setparams=colorspace={tag}:range={span}"
+    )
     source = coded(2)
     path = make(source, tmp_path / "a.mkv", "-vf", tagged, "-c:v", "libx264", "-qp", "0")
     frames = read(path)
@@ -177,8 +188,10 @@ def test_colours_of_half_the_size_are_those_between_within_two(tmp_path, tag, sp
     """The usual kind, 8 bits 4:2:0, natural and drawn."""
     matrix, width, height = MATRICES[tag], 256, 160
     source = np.concatenate([natural(width, height), coded(1, width, height)])
-    tagged = f"scale=out_color_matrix={matrix}:out_range={span}:flags=accurate_rnd," \
-             f"format=yuv420p,setparams=colorspace={tag}:range={span}"
+    tagged = (
+        f"scale=out_color_matrix={matrix}:out_range={span}:flags=accurate_rnd,"
+        f"format=yuv420p,setparams=colorspace={tag}:range={span}"
+    )
     path = make(source, tmp_path / "a.mkv", "-vf", tagged, "-c:v", "libx264", "-qp", "0")
     frames, right = read(path), f"{matrix}:in_range={span}:out_range=pc"
     exact = shown(path, by_matrix(right), (height, width)).astype(int)
@@ -211,25 +224,47 @@ def test_a_file_that_says_rgb_of_other_pictures_is_read(tmp_path, kind):
 @pytest.mark.parametrize("full", [False, True])
 def test_flat_colours_are_those_of_the_standard(tmp_path, tag, full):
     """Patches of all (Y, Cb, Cr), also impossible ones, against ITU-T H.273 in float64."""
-    red, blue = {"bt709": (0.2126, 0.0722), "smpte170m": (0.299, 0.114), "bt470bg": (0.299, 0.114),
-                 "bt2020nc": (0.2627, 0.0593), "smpte240m": (0.212, 0.087)}[tag]
+    red, blue = {
+        "bt709": (0.2126, 0.0722),
+        "smpte170m": (0.299, 0.114),
+        "bt470bg": (0.299, 0.114),
+        "bt2020nc": (0.2627, 0.0593),
+        "smpte240m": (0.212, 0.087),
+    }[tag]
     colours = np.random.default_rng(3).integers(1, 255, (12, 16, 3)).astype(np.uint8)
     planes = [colours[:, :, n].repeat(16, 0).repeat(16, 1) for n in range(3)]
     raw = tmp_path / "a.yuv"
     raw.write_bytes(b"".join(plane.tobytes() for plane in (planes[0], planes[1][::2, ::2], planes[2][::2, ::2])))
     path, span = tmp_path / "a.mkv", "pc" if full else "tv"
-    ffmpeg("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "256x192", "-i", raw, "-vf",
-           f"setparams=colorspace={tag}:range={span}", "-c:v", "libx264", "-qp", "0", path)
+    ffmpeg(
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "yuv420p",
+        "-s",
+        "256x192",
+        "-i",
+        raw,
+        "-vf",
+        f"setparams=colorspace={tag}:range={span}",
+        "-c:v",
+        "libx264",
+        "-qp",
+        "0",
+        path,
+    )
     y, cb, cr = (colours.astype(float) - [0 if full else 16, 128, 128]).transpose(2, 0, 1) / (
-        255 if full else np.array([219, 224, 224])[:, None, None])
+        255 if full else np.array([219, 224, 224])[:, None, None]
+    )
     r, b = y + 2 * (1 - red) * cr, y + 2 * (1 - blue) * cb
     truth = np.clip(255 * np.stack([r, (y - red * r - blue * b) / (1 - red - blue), b], -1), 0, 255)
     middles = read(path)[0].reshape(12, 16, 16, 16, 3).transpose(0, 2, 1, 3, 4)[:, :, 6:10, 6:10]
     assert np.abs(middles - truth[:, :, None, None]).max() <= 1
 
 
-@pytest.mark.parametrize("width, height, matrix", [(1280, 720, "bt709"), (1280, 96, "bt709"), (96, 720, "bt709"),
-                                                   (720, 576, "bt601")])
+@pytest.mark.parametrize(
+    "width, height, matrix", [(1280, 720, "bt709"), (1280, 96, "bt709"), (96, 720, "bt709"), (720, 576, "bt601")]
+)
 def test_untagged_colours_are_those_of_its_size(tmp_path, width, height, matrix):
     source = coded(1, width, height)
     untagged = f"scale=out_color_matrix={matrix},format=yuv444p,setparams=colorspace=unknown:range=unknown"
@@ -240,9 +275,23 @@ def test_untagged_colours_are_those_of_its_size(tmp_path, width, height, matrix)
 
 
 FORMATS = {
-    "yuv420p10le": "libx265", "yuv422p": "libx264", "yuv422p10le": "prores_ks", "yuva444p10le": "prores_ks",
-    "rgb24": "png", "rgba": "png", "pal8": "png", "gray": "ffv1", "gray10le": "ffv1", "gray16be": "png", "ya8": "png",
-    "monob": "png", "gbrp": "libx264rgb", "gbrp16le": "ffv1", "yuvj420p": "mjpeg", "argb": "qtrle", "bgr0": "ffv1",
+    "yuv420p10le": "libx265",
+    "yuv422p": "libx264",
+    "yuv422p10le": "prores_ks",
+    "yuva444p10le": "prores_ks",
+    "rgb24": "png",
+    "rgba": "png",
+    "pal8": "png",
+    "gray": "ffv1",
+    "gray10le": "ffv1",
+    "gray16be": "png",
+    "ya8": "png",
+    "monob": "png",
+    "gbrp": "libx264rgb",
+    "gbrp16le": "ffv1",
+    "yuvj420p": "mjpeg",
+    "argb": "qtrle",
+    "bgr0": "ffv1",
     "yuva420p": "libvpx-vp9",
 }
 ROUNDED = ("yuvj420p", "yuva420p", "pal8")  # by us, the alpha left out; the last by the ffmpeg of PyAV 15
@@ -261,10 +310,13 @@ def test_every_pixel_format(tmp_path, kind):
     assert numbers(frames) == [0, 1]
 
 
-@pytest.mark.parametrize("suffix, codec", [
-    ("mp4", ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-flags", "+ildct+ilme")),
-    ("ts", ("-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-q:v", "2")),
-])
+@pytest.mark.parametrize(
+    "suffix, codec",
+    [
+        ("mp4", ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-flags", "+ildct+ilme")),
+        ("ts", ("-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-q:v", "2")),
+    ],
+)
 def test_interlaced_pictures_are_made_whole(tmp_path, suffix, codec):
     path = make(coded(24), tmp_path / f"a.{suffix}", "-vf", "interlace=scan=tff", *codec)
     truth = shown(path, f"bwdif=mode=send_frame:deint=interlaced,{by_matrix('bt601')}")
@@ -282,17 +334,27 @@ def test_interlaced_pictures_are_made_whole(tmp_path, suffix, codec):
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
 def test_high_dynamic_range_is_brought_down_with_one_warning(tmp_path, caplog, transfer):
     source = coded(2)
-    path = make(source, tmp_path / "a.mkv", "-vf", "setparams=colorspace=gbr:color_primaries=bt709:color_trc=bt709,"
-                f"zscale=t={transfer}:p=bt2020:m=bt2020nc:r=tv,format=yuv420p10le", "-c:v", "libx265",
-                "-x265-params", "log-level=none")
+    path = make(
+        source,
+        tmp_path / "a.mkv",
+        "-vf",
+        "setparams=colorspace=gbr:color_primaries=bt709:color_trc=bt709,"
+        f"zscale=t={transfer}:p=bt2020:m=bt2020nc:r=tv,format=yuv420p10le",
+        "-c:v",
+        "libx265",
+        "-x265-params",
+        "log-level=none",
+    )
     untreated = np.abs(shown(path, by_matrix("bt2020")).astype(int) - source).mean()
     video_pictures._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         frames = read(path)
         read(path)
     assert untreated > 25 and np.abs(frames.astype(int) - source).mean() < untreated / 2
-    with pytest.raises(UserError, match=r"a\.mkv: high dynamic range .* hdr is refuse"), \
-            open_video(path, hdr="refuse") as video:
+    with (
+        pytest.raises(UserError, match=r"a\.mkv: high dynamic range .* hdr is refuse"),
+        open_video(path, hdr="refuse") as video,
+    ):
         video.frames([0])
     assert len(caplog.messages) == 1 and str(path) in caplog.messages[0] and "high dynamic range" in caplog.messages[0]
 

@@ -188,4 +188,3 @@ def test_wrong_use_is_told(folder):
             video.frames([0, -1])
         with pytest.raises(ValueError, match="at least one"):
             video.frames([])
-

@@ -10,8 +10,13 @@ import pytest
 from gm.data import ycbcr
 from gm.places import ROOT
 
-WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593), "smpte240m": (0.212, 0.087),
-           "fcc": (0.30, 0.11)}
+WEIGHTS = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+    "smpte240m": (0.212, 0.087),
+    "fcc": (0.30, 0.11),
+}
 SIZES = [(2, 2), (2, 10), (8, 4), (34, 62), (62, 34), (130, 66), (96, 258)]  # with remainders of all vectors
 
 
@@ -43,6 +48,7 @@ def test_both_forms_give_the_same_bytes(matrix, full):
 
 def between(samples):
     """float64: twice as many lines, by the cubic filter with B = 0 and C = 0.6 in the quarters between samples."""
+
     def weight(x):
         return 1.4 * x**3 - 2.4 * x**2 + 1 if x < 1 else -0.6 * x**3 + 3 * x**2 - 4.8 * x + 2.4
 
@@ -74,7 +80,12 @@ def test_the_bytes_are_those_of_the_standard(matrix, full):
 
 def test_without_a_compiler_one_line_says_so(tmp_path):
     code = "import sys; from gm.data import ycbcr; print(ycbcr._compiled(), 'mindspore' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+    )
     assert done.stdout.split() == ["None", "False"]
     assert done.stderr.count("\n") == 1 and "install g++ to make reading of videos faster" in done.stderr

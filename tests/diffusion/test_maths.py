@@ -38,6 +38,7 @@ def test_euler_with_a_perfect_denoiser_ends_at_the_clean_latents():
 
 def test_euler_for_gaussian_data_approaches_the_exact_solution():
     """For data N(0, 1) the flow is x(sigma) = x(s0) * sqrt((1 + sigma^2) / (1 + s0^2))."""
+
     def denoise(x, sigma):
         return x / (1 + sigma**2)
 
@@ -79,11 +80,20 @@ def test_guidance_of_1_leaves_the_unconditional_half_out():
     assert sizes == [2]
 
 
-@pytest.mark.parametrize(("shape", "t", "expected"), [
-    ("linear", 5, [1, 1.5, 2, 2.5, 3]), ("linear", 1, [1]), ("triangle", 5, [1, 2, 3, 2, 1]),
-    ("triangle", 4, [1, 7 / 3, 7 / 3, 1]), ("triangle", 1, [1]), ("constant", 3, [3, 3, 3]),
-    ("trapezoid", 9, [3] * 9), ("trapezoid", 14, [1, *[3] * 12, 1]), ("trapezoid", 30, [1, 2, *[3] * 26, 2, 1]),
-])
+@pytest.mark.parametrize(
+    ("shape", "t", "expected"),
+    [
+        ("linear", 5, [1, 1.5, 2, 2.5, 3]),
+        ("linear", 1, [1]),
+        ("triangle", 5, [1, 2, 3, 2, 1]),
+        ("triangle", 4, [1, 7 / 3, 7 / 3, 1]),
+        ("triangle", 1, [1]),
+        ("constant", 3, [3, 3, 3]),
+        ("trapezoid", 9, [3] * 9),
+        ("trapezoid", 14, [1, *[3] * 12, 1]),
+        ("trapezoid", 30, [1, 2, *[3] * 26, 2, 1]),
+    ],
+)
 def test_the_scale_over_the_frames(shape, t, expected):
     """The original's formulas by hand, its trapezoid's middle set right."""
     found = SHAPES[shape](1.0, 3.0, t)

@@ -58,12 +58,15 @@ def test_lcm_draws_fresh_noise_of_the_next_level_from_its_generator():
     assert np.std(first - clean) == pytest.approx(sigmas[1], rel=0.1)
 
 
-@pytest.mark.parametrize("steps, expected", [
-    (10, [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0]),
-    (6, [700, 23.9594, 6.4658, 1.789, 0.5421, 0.1006, 0]),
-    (8, [700, 40.0453, 11.2571, 4.9728, 1.789, 0.7854, 0.264, 0.0511, 0]),
-    (25, [700, 252.1259, 90.8107, 42.5912, 26.0116, 15.886]),
-])
+@pytest.mark.parametrize(
+    "steps, expected",
+    [
+        (10, [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0]),
+        (6, [700, 23.9594, 6.4658, 1.789, 0.5421, 0.1006, 0]),
+        (8, [700, 40.0453, 11.2571, 4.9728, 1.789, 0.7854, 0.264, 0.0511, 0]),
+        (25, [700, 252.1259, 90.8107, 42.5912, 26.0116, 15.886]),
+    ],
+)
 def test_align_your_steps(steps, expected):
     found = ays_sigmas(steps)
     assert found.dtype == np.float32 and len(found) == steps + 1 and found[-1] == 0
@@ -85,52 +88,114 @@ def test_no_guidance_outside_its_noise_levels():
 
 
 def options(**changes):
-    return Options(**{"num_frames": 2, "sampling_steps": 2, "min_guidance": 1.0, "max_guidance": 2.0, "fps": 7.0,
-                      "motion_bucket_id": 127.0, "noise_aug_strength": 0.02, "decode_chunk_size": 2, **changes})
+    return Options(
+        **{
+            "num_frames": 2,
+            "sampling_steps": 2,
+            "min_guidance": 1.0,
+            "max_guidance": 2.0,
+            "fps": 7.0,
+            "motion_bucket_id": 127.0,
+            "noise_aug_strength": 0.02,
+            "decode_chunk_size": 2,
+            **changes,
+        }
+    )
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"schedule": "linear"}, "schedule 'linear': must be one of karras, ays"),
-    ({"sampler": "ddim"}, "sampler 'ddim': must be one of euler"),
-    ({"guidance_shape": "square"}, "guidance_shape 'square': must be one of linear, triangle, trapezoid, constant"),
-    ({"cache_interval": 0}, "cache_interval 0: must be at least 1"),
-    ({"cache_interval": 1.5}, "cache_interval: expected int, found 1.5"),
-    ({"guidance_sigma_max": float("nan")}, "guidance_sigma_max nan"),
-    ({"num_frames": 10**9}, "num_frames 1000000000: must be 1000 or less"),
-    ({"sampling_steps": 10**30}, "sampling_steps 10{30}: must be 1000 or less"),
-    ({"seed": 2**63}, "seed 9223372036854775808: must be 9223372036854775807 or less"),
-    ({"fps": 1e308}, "fps 1e.308: must be 1000 or less"),
-    ({"max_guidance": 1e30}, "max_guidance 1e.30: must be 1000 or less"),
-    ({"noise_aug_strength": 1e30, "num_frames": 0}, "num_frames 0(.|\\n)*noise_aug_strength 1e.30"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"schedule": "linear"}, "schedule 'linear': must be one of karras, ays"),
+        ({"sampler": "ddim"}, "sampler 'ddim': must be one of euler"),
+        ({"guidance_shape": "square"}, "guidance_shape 'square': must be one of linear, triangle, trapezoid, constant"),
+        ({"cache_interval": 0}, "cache_interval 0: must be at least 1"),
+        ({"cache_interval": 1.5}, "cache_interval: expected int, found 1.5"),
+        ({"guidance_sigma_max": float("nan")}, "guidance_sigma_max nan"),
+        ({"num_frames": 10**9}, "num_frames 1000000000: must be 1000 or less"),
+        ({"sampling_steps": 10**30}, "sampling_steps 10{30}: must be 1000 or less"),
+        ({"seed": 2**63}, "seed 9223372036854775808: must be 9223372036854775807 or less"),
+        ({"fps": 1e308}, "fps 1e.308: must be 1000 or less"),
+        ({"max_guidance": 1e30}, "max_guidance 1e.30: must be 1000 or less"),
+        ({"noise_aug_strength": 1e30, "num_frames": 0}, "num_frames 0(.|\\n)*noise_aug_strength 1e.30"),
+    ],
+)
 def test_options_that_cannot_be(changes, words):
     with pytest.raises(UserError, match=words):
         options(**changes)
 
 
-@pytest.mark.parametrize("kind, beyond", [
-    (Options, {"num_frames": 0, "sampling_steps": 0, "decode_chunk_size": 0, "seed": -1, "cache_interval": 0,
-               "decode_tile": 63, "encode_tile": 63, "motion_bucket_id": -1, "noise_aug_strength": -0.1, "fps": 0,
-               "min_guidance": -1001, "max_guidance": -1001}),
-    (Options, {"num_frames": 1001, "sampling_steps": 1001, "decode_chunk_size": 10**6 + 1, "seed": 2**63,
-               "cache_interval": 1001, "decode_tile": 10**6 + 1, "encode_tile": 10**6 + 1, "motion_bucket_id": 10001,
-               "noise_aug_strength": 1001, "fps": 1001, "min_guidance": 1001, "max_guidance": 1001}),
-    (VideoSettings, {"num_videos": 0, "output_fps": 0.009, "segments": 0, "overlap": 0, "batch": 0,
-                     "output_type": "avi", "memory_check": "no"}),
-    (VideoSettings, {"num_videos": 10**6 + 1, "output_fps": 1001, "segments": 1001, "batch": 1001}),
-    (ModelSettings, {"device_target": "TPU", "mode": 2, "amp_level": "O1", "dtype": "int8", "guidance_devices": 3}),
-])
+@pytest.mark.parametrize(
+    "kind, beyond",
+    [
+        (
+            Options,
+            {
+                "num_frames": 0,
+                "sampling_steps": 0,
+                "decode_chunk_size": 0,
+                "seed": -1,
+                "cache_interval": 0,
+                "decode_tile": 63,
+                "encode_tile": 63,
+                "motion_bucket_id": -1,
+                "noise_aug_strength": -0.1,
+                "fps": 0,
+                "min_guidance": -1001,
+                "max_guidance": -1001,
+            },
+        ),
+        (
+            Options,
+            {
+                "num_frames": 1001,
+                "sampling_steps": 1001,
+                "decode_chunk_size": 10**6 + 1,
+                "seed": 2**63,
+                "cache_interval": 1001,
+                "decode_tile": 10**6 + 1,
+                "encode_tile": 10**6 + 1,
+                "motion_bucket_id": 10001,
+                "noise_aug_strength": 1001,
+                "fps": 1001,
+                "min_guidance": 1001,
+                "max_guidance": 1001,
+            },
+        ),
+        (
+            VideoSettings,
+            {
+                "num_videos": 0,
+                "output_fps": 0.009,
+                "segments": 0,
+                "overlap": 0,
+                "batch": 0,
+                "output_type": "avi",
+                "memory_check": "no",
+            },
+        ),
+        (VideoSettings, {"num_videos": 10**6 + 1, "output_fps": 1001, "segments": 1001, "batch": 1001}),
+        (ModelSettings, {"device_target": "TPU", "mode": 2, "amp_level": "O1", "dtype": "int8", "guidance_devices": 3}),
+    ],
+)
 def test_every_limit_is_told(kind, beyond):
     with pytest.raises(UserError) as caught:
-        options(**beyond) if kind is Options else kind(**{"config": "a", "checkpoint": "b", **beyond}) \
-            if kind is ModelSettings else kind(**beyond)
+        options(**beyond) if kind is Options else kind(
+            **{"config": "a", "checkpoint": "b", **beyond}
+        ) if kind is ModelSettings else kind(**beyond)
     assert {line.split()[0] for line in str(caught.value).splitlines()[1:] if "must be" in line} == set(beyond)
 
 
-@pytest.mark.parametrize("changes, guided", [
-    ({}, True), ({"max_guidance": 1.0}, False), ({"min_guidance": 0.5, "max_guidance": 1.0}, True),
-    ({"min_guidance": 0.5, "max_guidance": 1.0, "guidance_shape": "constant"}, False), ({"num_frames": 1}, False),
-])
+@pytest.mark.parametrize(
+    "changes, guided",
+    [
+        ({}, True),
+        ({"max_guidance": 1.0}, False),
+        ({"min_guidance": 0.5, "max_guidance": 1.0}, True),
+        ({"min_guidance": 0.5, "max_guidance": 1.0, "guidance_shape": "constant"}, False),
+        ({"num_frames": 1}, False),
+    ],
+)
 def test_whether_there_is_guidance_at_all(changes, guided):
     assert options(**changes).guided() == guided
 

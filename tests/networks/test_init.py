@@ -41,13 +41,13 @@ def test_zeros_of_the_full_unet():
     shapes = full_size_shapes(prefix)
     zeros = {name for name in shapes if is_zero(name, shapes)}
     norm_biases = {n for n in shapes if n.endswith(".bias") and len(shapes[n[:-4] + "weight"]) == 1}
-    weights = {name[len(prefix):] for name in zeros - norm_biases if name.endswith(".weight")}
+    weights = {name[len(prefix) :] for name in zeros - norm_biases if name.endswith(".weight")}
     # 22 ResBlocks with a spatial and a temporal half, 16 transformers and the last convolution
     assert sum(name.endswith("time_stack.out_layers.3.weight") for name in weights) == 22
     assert sum(name.endswith(".out_layers.3.weight") for name in weights) == 44
     assert sum(name.endswith(".proj_out.weight") for name in weights) == 16
     assert "out.2.weight" in weights and len(weights) == 61
-    assert {name[:-6] + "bias" for name in weights} == {n[len(prefix):] for n in zeros - norm_biases} - weights
+    assert {name[:-6] + "bias" for name in weights} == {n[len(prefix) :] for n in zeros - norm_biases} - weights
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

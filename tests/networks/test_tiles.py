@@ -26,9 +26,9 @@ def test_every_pixel_is_one_tiles_own_and_comes_back_where_it_was(side, count):
     assert len(places) == count
     counted = np.zeros(size)
     for (y, x), core in places:
-        counted[y:y + side[0], x:x + 14] += core
+        counted[y : y + side[0], x : x + 14] += core
     assert (counted == 1).all()
-    tiles = [whole[:, :, 2 * y:2 * (y + side[0]), 2 * x:2 * x + 28] for (y, x), _ in places]
+    tiles = [whole[:, :, 2 * y : 2 * (y + side[0]), 2 * x : 2 * x + 28] for (y, x), _ in places]
     np.testing.assert_array_equal(_joined(places, tiles, size), whole)
 
 

@@ -52,11 +52,20 @@ EXPECTED = {
     ("GPU", "", False): [("conv_allow_tf32", False), ("matmul_allow_tf32", False)],
     ("GPU", "", True): [("conv_allow_tf32", True), ("matmul_allow_tf32", True)],
     ("Ascend", "ascend910b", False): [
-        ("precision_mode", "must_keep_origin_dtype"), ("conv_allow_hf32", False), ("matmul_allow_hf32", False)],
+        ("precision_mode", "must_keep_origin_dtype"),
+        ("conv_allow_hf32", False),
+        ("matmul_allow_hf32", False),
+    ],
     ("Ascend", "ascend910b", True): [
-        ("precision_mode", "must_keep_origin_dtype"), ("conv_allow_hf32", True), ("matmul_allow_hf32", True)],
+        ("precision_mode", "must_keep_origin_dtype"),
+        ("conv_allow_hf32", True),
+        ("matmul_allow_hf32", True),
+    ],
     ("Ascend", "ascend910", False): [
-        ("precision_mode", "must_keep_origin_dtype"), ("conv_allow_hf32", False), ("matmul_allow_hf32", False)],
+        ("precision_mode", "must_keep_origin_dtype"),
+        ("conv_allow_hf32", False),
+        ("matmul_allow_hf32", False),
+    ],
     ("Ascend", "ascend910", True): [("precision_mode", "allow_fp32_to_fp16")],
     ("CPU", "", False): [],
     ("CPU", "", True): [],
@@ -113,8 +122,10 @@ def fake_nvcc(folder, release):
     return folder
 
 
-@pytest.mark.parametrize(("release", "chosen"), [
-    ("11.0", None), ("11.1", "11.1"), ("11.4", "11.1"), ("11.8", "11.6"), ("12.0", None), ("10.1", None)])
+@pytest.mark.parametrize(
+    ("release", "chosen"),
+    [("11.0", None), ("11.1", "11.1"), ("11.4", "11.1"), ("11.8", "11.6"), ("12.0", None), ("10.1", None)],
+)
 def test_the_plugin_for_a_cuda_release(release, chosen):
     """Observed with mindspore 2.8.0 and an nvcc that says so."""
     paths = [Path("libmindspore_gpu.so.11.1"), Path("libmindspore_gpu.so.11.6")]
@@ -122,11 +133,14 @@ def test_the_plugin_for_a_cuda_release(release, chosen):
 
 
 @pytest.mark.skipif(not plugin.plugins("GPU"), reason="this mindspore has no GPU plugins")
-@pytest.mark.parametrize(("home", "words"), [
-    (None, ["CUDA_HOME is not set", "11.6"]),
-    ("nowhere", ["nowhere/bin/nvcc does not run"]),
-    ("12.4", ["nvcc says CUDA 12.4", "11.1, 11.6"]),
-])
+@pytest.mark.parametrize(
+    ("home", "words"),
+    [
+        (None, ["CUDA_HOME is not set", "11.6"]),
+        ("nowhere", ["nowhere/bin/nvcc does not run"]),
+        ("12.4", ["nvcc says CUDA 12.4", "11.1, 11.6"]),
+    ],
+)
 def test_a_gpu_that_cannot_be_used_is_explained(monkeypatch, tmp_path, home, words):
     monkeypatch.delenv("CUDA_HOME", raising=False)
     if home is not None:

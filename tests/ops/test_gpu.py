@@ -25,6 +25,7 @@ def normal(*shape):
 @pytest.fixture
 def stand_ins(monkeypatch):
     """The kernels' contracts, as the .cu files state them, in plain operators."""
+
     def norm(x, weight, bias, eps):
         assert x.ndim == 4 and weight.shape == bias.shape == (x.shape[1] * x.shape[2],) and eps.shape == (1,)
         y = gpu._norm_reference(x, weight, bias, float(eps))
@@ -42,10 +43,15 @@ def stand_ins(monkeypatch):
         return reference.mix(first, second, share)
 
     kernels = {
-        "_attention": attention, "_geglu": gpu._geglu_reference, "_silu": reference.silu, "_group_norm": norm,
+        "_attention": attention,
+        "_geglu": gpu._geglu_reference,
+        "_silu": reference.silu,
+        "_group_norm": norm,
         "_group_norm_silu": lambda *inputs: (reference.silu(norm(*inputs)[0]), None),
         "_layer_norm": lambda x, weight, bias, eps: reference.layer_norm(x, weight, bias, float(eps)),
-        "_add_per_channel": reference.add_per_channel, "_add_to_tokens": add_to_tokens, "_mix": mix,
+        "_add_per_channel": reference.add_per_channel,
+        "_add_to_tokens": add_to_tokens,
+        "_mix": mix,
         "_upsample": reference.upsample_nearest,
     }
     assert set(kernels) == set(gpu._kernels("kernels.so"))
@@ -54,13 +60,14 @@ def stand_ins(monkeypatch):
 
 
 CALLS = {
-    "attention": [(normal(2, 5, 128), normal(2, 7, 128), normal(2, 7, 128), 2), (normal(1, 3, 48), ) * 3 + (2,)],
+    "attention": [(normal(2, 5, 128), normal(2, 7, 128), normal(2, 7, 128), 2), (normal(1, 3, 48),) * 3 + (2,)],
     "geglu": [(normal(2, 3, 8), normal(24, 8), normal(24))],
     "silu": [(normal(3, 5, 7),)],
     "layer_norm": [(normal(2, 3, 32), normal(32), normal(32), 1e-5)],
     "group_norm": [
         (normal(2, 64, 3, 5), normal(64), normal(64), 32, 1e-5),
-        (normal(1, 32, 1, 1), normal(32), normal(32), 32, 1.0)],
+        (normal(1, 32, 1, 1), normal(32), normal(32), 32, 1.0),
+    ],
     "group_norm_silu": [(normal(2, 64, 3, 5), normal(64), normal(64), 32, 1e-5)],
     "add_per_channel": [(normal(2, 3, 4, 5), normal(2, 3))],
     "add_to_tokens": [(normal(2, 3, 4), normal(2, 1, 4)), (normal(2, 3, 4), normal(2, 3, 4))],
@@ -95,8 +102,9 @@ def test_attention_of_float32_and_of_other_heads_goes_to_the_reference(monkeypat
 def softmax_gradients(q, k, v, dout, heads):
     """In float64, from the formula of the derivative."""
     n, _, c = q.shape
-    q, k, v, dout = (x.asnumpy().astype(np.float64).reshape(n, -1, heads, c // heads).swapaxes(1, 2)
-                     for x in (q, k, v, dout))
+    q, k, v, dout = (
+        x.asnumpy().astype(np.float64).reshape(n, -1, heads, c // heads).swapaxes(1, 2) for x in (q, k, v, dout)
+    )
     scale = (c // heads) ** -0.5
     p = np.exp(scale * q @ k.swapaxes(2, 3))
     p /= p.sum(-1, keepdims=True)
@@ -159,8 +167,9 @@ def card(monkeypatch, tmp_path):
     cuda.library.cache_clear()
 
 
-@pytest.mark.parametrize(("knows", "target"), [
-    (("sm_90", "compute_80"), "sm_90"), (("compute_80",), "code=compute_80")])
+@pytest.mark.parametrize(
+    ("knows", "target"), [(("sm_90", "compute_80"), "sm_90"), (("compute_80",), "code=compute_80")]
+)
 def test_the_best_code_that_the_compiler_knows(card, tmp_path, knows, target):
     fake_nvcc(tmp_path / "cuda/bin/nvcc", knows)
     path = cuda.library()
@@ -178,10 +187,13 @@ def test_the_next_compiler_where_one_fails(card, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("prepare", "words"), [
-    (lambda place: None, "no nvcc in $CUDA_HOME/bin, on PATH"),
-    (lambda place: fake_nvcc(place / "bin/nvcc", ()), "Unsupported gpu architecture"),
-])
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda place: None, "no nvcc in $CUDA_HOME/bin, on PATH"),
+        (lambda place: fake_nvcc(place / "bin/nvcc", ()), "Unsupported gpu architecture"),
+    ],
+)
 def test_without_a_compiler_one_line_says_so(card, tmp_path, capsys, prepare, words):
     prepare(tmp_path)
     assert cuda.library() is None

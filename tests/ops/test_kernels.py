@@ -92,8 +92,10 @@ def test_scores_that_rise_or_fall_by_hundreds_from_key_to_key(kernels, order):
 
 @needs_kernels
 def test_same_bits_at_every_call(kernels):
-    arguments = [Tensor(np.random.default_rng(i).standard_normal(s).astype(np.float32))
-                 for i, s in enumerate([(900, 64), (64,), (64,)])]
+    arguments = [
+        Tensor(np.random.default_rng(i).standard_normal(s).astype(np.float32))
+        for i, s in enumerate([(900, 64), (64,), (64,)])
+    ]
     gradient = ms.grad(lambda *a: kernels.layer_norm(*a, 1e-5).sum(), (0, 1, 2))
     first = [g.asnumpy() for g in gradient(*arguments)]
     for _ in range(5):
@@ -102,8 +104,9 @@ def test_same_bits_at_every_call(kernels):
 
 
 def in_new_process(code, **environment):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}
+    )
 
 
 SHOW = "from gm.ops import native; print(native.library())"
@@ -118,7 +121,7 @@ def test_without_a_compiler_one_line_says_so(tmp_path):
 
 def test_a_compiler_that_fails(tmp_path):
     fake = tmp_path / "g++"
-    fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho out of luck >&2\nexit 1\n")
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho out of luck >&2\nexit 1\n')
     fake.chmod(0o755)
     done = in_new_process(SHOW, PATH=f"{tmp_path}:/bin:/usr/bin", XDG_CACHE_HOME=str(tmp_path))
     assert done.stdout.strip() == "None"
@@ -216,10 +219,22 @@ def test_the_number_of_threads_changes_no_bit(kernels):
 @pytest.mark.parametrize("flags", [("-O1",), pytest.param(("-O1", "-g", "-fsanitize=thread"), marks=pytest.mark.slow)])
 def test_every_part_of_a_loop_is_done_once_whoever_else_runs_one(tmp_path, flags):
     program = tmp_path / "check"
-    subprocess.run([COMPILER, *flags, "-std=c++17", "-pthread", str(Path(__file__).with_name("pool_check.cpp")),
-                    str(native.FOLDER / "pool.cpp"), "-o", str(program)], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "TSAN_OPTIONS": "die_after_fork=0"})
+    subprocess.run(
+        [
+            COMPILER,
+            *flags,
+            "-std=c++17",
+            "-pthread",
+            str(Path(__file__).with_name("pool_check.cpp")),
+            str(native.FOLDER / "pool.cpp"),
+            "-o",
+            str(program),
+        ],
+        check=True,
+    )
+    done = subprocess.run(
+        [program], capture_output=True, text=True, timeout=120, env={**os.environ, "TSAN_OPTIONS": "die_after_fork=0"}
+    )
     assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stderr
 
 
@@ -228,10 +243,24 @@ def test_every_part_of_a_loop_is_done_once_whoever_else_runs_one(tmp_path, flags
 def test_under_the_sanitizers(tmp_path):
     """Every kernel once at shapes with remainders, with address and undefined-behaviour checks."""
     program = tmp_path / "check"
-    subprocess.run([COMPILER, "-O1", "-g", "-std=c++17", "-pthread", "-Wno-psabi", "-fsanitize=address,undefined",
-                    "-fno-sanitize-recover=all", str(Path(__file__).with_name("sanitize.cpp")),
-                    *map(str, native.FOLDER.glob("*.cpp")), str(ROOT / "gm/data/ycbcr.cpp"), "-o", str(program)],
-                   check=True)
+    subprocess.run(
+        [
+            COMPILER,
+            "-O1",
+            "-g",
+            "-std=c++17",
+            "-pthread",
+            "-Wno-psabi",
+            "-fsanitize=address,undefined",
+            "-fno-sanitize-recover=all",
+            str(Path(__file__).with_name("sanitize.cpp")),
+            *map(str, native.FOLDER.glob("*.cpp")),
+            str(ROOT / "gm/data/ycbcr.cpp"),
+            "-o",
+            str(program),
+        ],
+        check=True,
+    )
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "all kernels called"

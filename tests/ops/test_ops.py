@@ -92,8 +92,10 @@ CASES = {
 }
 
 
-CASES["group_norm_silu"] = [*CASES["group_norm"], lambda dtype: (
-    normal(3, 64, 20, 31, dtype=dtype), normal(64), normal(64), 32, 1e-5)]
+CASES["group_norm_silu"] = [
+    *CASES["group_norm"],
+    lambda dtype: (normal(3, 64, 20, 31, dtype=dtype), normal(64), normal(64), 32, 1e-5),
+]
 CASES["layer_norm"].append(lambda dtype: (normal(200, 9, 40, dtype=dtype), normal(40), normal(40), 1e-5))
 
 
@@ -116,6 +118,7 @@ def test_cpu_form_equals_reference(row, dtype):
 
 def softmax_attention(q, k, v, heads):
     """float64 attention in NumPy."""
+
     def split(x):
         return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3).astype(np.float64)
 
@@ -212,7 +215,7 @@ def test_attention_over_9216_tokens_never_holds_all_scores(mode):
 def test_temporal_conv_is_the_3d_convolution():
     x, weight, bias = (normal(*shape).asnumpy() for shape in ((2, 3, 4, 6), (5, 3, 3, 1, 1), (5,)))
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    taps = (np.einsum("oi,bits->bots", weight[:, :, k, 0, 0], padded[:, :, k:k + 4]) for k in range(3))
+    taps = (np.einsum("oi,bits->bots", weight[:, :, k, 0, 0], padded[:, :, k : k + 4]) for k in range(3))
     expected = sum(taps) + bias[:, None, None]
     found = reference.temporal_conv(Tensor(x), Tensor(weight), Tensor(bias)).asnumpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -222,7 +225,7 @@ def test_conv2d_pads_top_bottom_left_right():
     x, weight = normal(1, 1, 3, 4).asnumpy(), np.ones((1, 1, 3, 3), np.float32)
     found = reference.conv2d(Tensor(x), Tensor(weight), None, 1, (0, 2, 1, 1)).asnumpy()
     padded = np.pad(x, ((0, 0), (0, 0), (0, 2), (1, 1)))
-    expected = sum(padded[:, :, i:i + 3, j:j + 4] for i in range(3) for j in range(3))
+    expected = sum(padded[:, :, i : i + 3, j : j + 4] for i in range(3) for j in range(3))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -283,18 +286,22 @@ def flash(monkeypatch):
         arrays = (part.astype(ms.float32).asnumpy() for part in (q, k, v))
         q, k, v = arrays
         return Tensor(softmax_attention(q * (scalar_value * head**0.5), k, v, head_num).astype(np.float32)).astype(
-            ms.float16)
+            ms.float16
+        )
 
     monkeypatch.setattr(table.ascend.ops, "flash_attention_score", kernel)
     return batches
 
 
-@pytest.mark.parametrize(("n", "s", "c", "heads", "batches"), [
-    (2, 5, 128, 2, [2]),
-    (4097, 2, 64, 1, [2048, 2048, 1]),  # temporal attention: a row for each pixel
-    (2, 5, 24, 3, []),  # heads of 8
-    (1, 1, 1024, 1, []),  # a head of 1024
-])
+@pytest.mark.parametrize(
+    ("n", "s", "c", "heads", "batches"),
+    [
+        (2, 5, 128, 2, [2]),
+        (4097, 2, 64, 1, [2048, 2048, 1]),  # temporal attention: a row for each pixel
+        (2, 5, 24, 3, []),  # heads of 8
+        (1, 1, 1024, 1, []),  # a head of 1024
+    ],
+)
 def test_flash_attention_is_given_what_it_takes(flash, n, s, c, heads, batches):
     q, k, v = (normal(n, s, c, dtype=np.float16) for _ in range(3))
     found = table.ascend.attention(q, k, v, heads)

@@ -41,8 +41,9 @@ def test_the_whole_recipe_makes_a_model_that_plays(recipe_path, tmp_path, capsys
     output = tmp_path / "run/svd_tiny.safetensors"
     with open_checkpoint(output) as file:
         assert {str(file.dtype(name)) for name in file.names()} == {"float16"}
-        first, condition = (f"{prefix}encoder.conv_in.weight" for prefix in (
-            "first_stage_model.", "conditioner.embedders.3.encoder."))
+        first, condition = (
+            f"{prefix}encoder.conv_in.weight" for prefix in ("first_stage_model.", "conditioner.embedders.3.encoder.")
+        )
         assert np.array_equal(file.read(first), file.read(condition))
     pipeline = ImageToVideo(recipe_path.parent / "model.yaml", output)
     frames = pipeline(np.zeros((16, 16, 3), np.uint8), num_frames=2, sampling_steps=1)

@@ -17,8 +17,15 @@ from gm.sharing.launcher import Worker
 from gm.sharing.member import Member
 
 PATHS = [Path(f"/pictures/{name}.png") for name in "abc"]
-LAUNCHED = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_NODE_ID": "3", "DEVICE_ID": "1", "RANK_ID": "3",
-            "MS_SCHED_HOST": "10.0.0.1", "MS_SCHED_PORT": "8118"}
+LAUNCHED = {
+    "MS_ROLE": "MS_WORKER",
+    "MS_WORKER_NUM": "4",
+    "MS_NODE_ID": "3",
+    "DEVICE_ID": "1",
+    "RANK_ID": "3",
+    "MS_SCHED_HOST": "10.0.0.1",
+    "MS_SCHED_PORT": "8118",
+}
 
 
 def devices(size):
@@ -162,9 +169,10 @@ def run_devices(tmp_path, size=2, first="pass", each="pass", videos=1):
     """What every device's supervisor returned or raised."""
     command = [sys.executable, "-c", CHILD.format(first=first, each=each)]
     first, *others = devices(size)
-    return together(lambda: supervisor.supervise(first, tmp_path, PATHS, videos, command),
-                    *(lambda worker=worker: supervisor.supervise(worker, tmp_path, command=command)
-                      for worker in others))
+    return together(
+        lambda: supervisor.supervise(first, tmp_path, PATHS, videos, command),
+        *(lambda worker=worker: supervisor.supervise(worker, tmp_path, command=command) for worker in others),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -185,8 +193,11 @@ def test_a_device_that_is_killed_is_named_and_the_others_do_what_is_left(tmp_pat
     first, second = run_devices(tmp_path, first=wait, each="rank and os.kill(os.getpid(), 9)")
     assert second == 0, "the launcher would end the others"
     assert str(first).splitlines() == [
-        "1 of 3 pictures failed:", "  device 1 of 2: was ended by signal 9 (SIGKILL)",
-        f"  {PATHS[0]}: device 1 was at it when it ended", "  the same command with --skip_done does what is missing"]
+        "1 of 3 pictures failed:",
+        "  device 1 of 2: was ended by signal 9 (SIGKILL)",
+        f"  {PATHS[0]}: device 1 was at it when it ended",
+        "  the same command with --skip_done does what is missing",
+    ]
     assert "2 of 3 pictures done by 2 devices" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -194,7 +205,9 @@ def test_a_device_that_is_killed_is_named_and_the_others_do_what_is_left(tmp_pat
 def test_what_all_devices_fail_by_is_said_once(tmp_path, capsys):
     first, second = run_devices(tmp_path, first="member.fault('no such model'); sys.exit(1)")
     assert second == 0 and str(first).splitlines()[:2] == [
-        "3 of 3 pictures failed:", "  devices 0, 1 of 2: no such model"]
+        "3 of 3 pictures failed:",
+        "  devices 0, 1 of 2: no such model",
+    ]
     assert f"3 pictures were not begun, {PATHS[0]} is the first" in str(first)
 
 
@@ -207,6 +220,7 @@ def test_a_server_that_is_lost_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "_SILENCE", 1.0)
     command = [sys.executable, "-c", CHILD.format(first="pass", each="pass")]
     first, second = devices(2)
-    told, _ = together(lambda: supervisor.supervise(first, tmp_path, PATHS, 1, command),
-                       lambda: folder.join(tmp_path, second))
+    told, _ = together(
+        lambda: supervisor.supervise(first, tmp_path, PATHS, 1, command), lambda: folder.join(tmp_path, second)
+    )
     assert str(told).startswith("all pictures are done, not all devices ended well:\n  device 1 of 2: told nothing for")

@@ -51,8 +51,11 @@ def assert_equal(found, wanted):
 
 
 def folder_content(folder):
-    return {part.name: load_file(next(part.glob("*.safetensors"))) for part in folder.iterdir()
-            if part.is_dir() and list(part.glob("*.safetensors"))}
+    return {
+        part.name: load_file(next(part.glob("*.safetensors")))
+        for part in folder.iterdir()
+        if part.is_dir() and list(part.glob("*.safetensors"))
+    }
 
 
 def test_original_to_ours_and_back(svd, arrays, expected, tmp_path):
@@ -140,10 +143,17 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_written(svd, arrays, expe
 
 def test_the_configs_are_the_published_folders():
     found = model_configs(load_model_config(ROOT / "configs/svd_xt.yaml"), ["unet", "vae", "image_encoder"])
-    assert set(found) == {"model_index.json", "unet/config.json", "vae/config.json", "image_encoder/config.json",
-                          "scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json"}
-    unet, vae, scheduler = (found[f"{name}.json"] for name in
-                            ("unet/config", "vae/config", "scheduler/scheduler_config"))
+    assert set(found) == {
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "image_encoder/config.json",
+        "scheduler/scheduler_config.json",
+        "feature_extractor/preprocessor_config.json",
+    }
+    unet, vae, scheduler = (
+        found[f"{name}.json"] for name in ("unet/config", "vae/config", "scheduler/scheduler_config")
+    )
     assert unet["num_attention_heads"] == [5, 10, 20, 20] and unet["block_out_channels"] == [320, 640, 1280, 1280]
     assert unet["num_frames"] == 25 and unet["down_block_types"][-1] == "DownBlockSpatioTemporal"
     assert vae["block_out_channels"] == [128, 256, 512, 512] and vae["scaling_factor"] == 0.18215

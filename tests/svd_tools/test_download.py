@@ -58,8 +58,11 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self.send_response(302)
             for name, value in {
-                "X-Repo-Commit": "a" * 40, "X-Linked-Etag": f'"{state.sha256}"', "X-Linked-Size": str(len(DATA)),
-                "Location": f"http://localhost:{self.server.server_port}/storage", "Content-Length": "0",
+                "X-Repo-Commit": "a" * 40,
+                "X-Linked-Etag": f'"{state.sha256}"',
+                "X-Linked-Size": str(len(DATA)),
+                "Location": f"http://localhost:{self.server.server_port}/storage",
+                "Content-Length": "0",
             }.items():
                 if name not in state.left_out:
                     self.send_header(name, value)
@@ -136,8 +139,9 @@ def test_a_token_goes_to_the_hub_and_not_to_its_storage(hub, tmp_path, monkeypat
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     asked = hub()
     program.download("svd_xt", tmp_path)
-    sent = {path.split("/")[1]: headers.get("authorization") or headers.get("Authorization")
-            for _, path, headers in asked}
+    sent = {
+        path.split("/")[1]: headers.get("authorization") or headers.get("Authorization") for _, path, headers in asked
+    }
     assert sent == {"stabilityai": "Bearer hf_secret", "storage": None}
 
 
@@ -186,18 +190,28 @@ def test_a_gated_repository_without_and_with_a_token(hub, tmp_path, monkeypatch,
             monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(UserError) as error:
             program.download("svd_xt", tmp_path)
-        wanted = (words, str(refusal[0]), "accept the licence", f"huggingface.co/{REPOSITORIES['svd_xt']}",
-                  "settings/tokens", "hf auth login", "HF_TOKEN")
+        wanted = (
+            words,
+            str(refusal[0]),
+            "accept the licence",
+            f"huggingface.co/{REPOSITORIES['svd_xt']}",
+            "settings/tokens",
+            "hf auth login",
+            "HF_TOKEN",
+        )
         assert all(word in str(error.value) for word in wanted), error.value
         assert "hf_old" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("behaviour", "version", "words"),
-    [({"refusal": (404, "EntryNotFound")}, "svd_xt", "has no svd_xt.safetensors.*mirror"), ({}, "svd", "has no svd.s"),
-     ({"refusal": (500, None)}, "svd_xt", "answered 500.*later"),
-     ({"left_out": ("X-Linked-Etag",)}, "svd_xt", "no size and SHA-256.*login page"),
-     ({"left_out": ("X-Repo-Commit",)}, "svd_xt", "no size and SHA-256.*proxy")],
+    [
+        ({"refusal": (404, "EntryNotFound")}, "svd_xt", "has no svd_xt.safetensors.*mirror"),
+        ({}, "svd", "has no svd.s"),
+        ({"refusal": (500, None)}, "svd_xt", "answered 500.*later"),
+        ({"left_out": ("X-Linked-Etag",)}, "svd_xt", "no size and SHA-256.*login page"),
+        ({"left_out": ("X-Repo-Commit",)}, "svd_xt", "no size and SHA-256.*proxy"),
+    ],
 )
 def test_what_a_server_can_answer_else(hub, tmp_path, behaviour, version, words):
     hub(**behaviour)
@@ -256,8 +270,9 @@ def test_as_a_program_on_a_terminal_it_shows_how_far_it_is(hub, tmp_path):
     master, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [sys.executable, str(ROOT / "svd_tools/download.py"), "svd_xt"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal,
-                          env={**os.environ, "SVD_CHECKPOINTS": str(tmp_path)})
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "SVD_CHECKPOINTS": str(tmp_path)}
+    )
     shown = os.read(master, 100_000).decode()
     os.close(terminal), os.close(master)
     assert done.returncode == 0, shown

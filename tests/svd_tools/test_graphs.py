@@ -14,9 +14,18 @@ FLOAT16 = {"forward": 2e-2, "loss": 1e-2, "gradient": 5e-2}
 # (amp_level, levels of the UNet): with one there is no way down and up, and half as much to compile.
 CASES = [("O2", 1), *(pytest.param((name, 2), marks=pytest.mark.slow, id=f"{name}-2") for name in ("O0", "O2"))]
 RECORDED = [
-    ("blocks", "float32"), ("clip", "float16"),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-        ("clip", "float32"), ("vae", "float32"), ("unet", "float32"), ("unet", "float16"), ("loss", "float32"))),
+    ("blocks", "float32"),
+    ("clip", "float16"),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            ("clip", "float32"),
+            ("vae", "float32"),
+            ("unet", "float32"),
+            ("unet", "float16"),
+            ("loss", "float32"),
+        )
+    ),
 ]
 
 
@@ -88,10 +97,17 @@ def test_the_table_in_the_documents_is_what_the_graphs_ask_for(compiled):
         assert rows[name][1:] == (operators.support(name)["Ascend"], operators.support(name)["GPU"]), name
 
 
-@pytest.mark.parametrize(("dtype", "shape", "words"), [
-    ("DOUBLE", (2, 3), "DOUBLE"), ("INT64", (2,), "INT64"), ("FLOAT", (2, -1), "not static"),
-    ("FLOAT16", (1,) * 9, "more than 8 axes"), ("FLOAT16", (1,) * 8, None), ("FLOAT", (), None),
-])
+@pytest.mark.parametrize(
+    ("dtype", "shape", "words"),
+    [
+        ("DOUBLE", (2, 3), "DOUBLE"),
+        ("INT64", (2,), "INT64"),
+        ("FLOAT", (2, -1), "not static"),
+        ("FLOAT16", (1,) * 9, "more than 8 axes"),
+        ("FLOAT16", (1,) * 8, None),
+        ("FLOAT", (), None),
+    ],
+)
 def test_faults_are_seen(dtype, shape, words):
     found = graphs.faults([Node("g", "Add", (("FLOAT", (1,)), (dtype, shape)))])
     assert bool(found) == (words is not None) and all(words in line for line in found)

@@ -35,8 +35,11 @@ def shown(capsys, *arguments):
 def test_one_file(svd, arrays, tmp_path, capsys):
     text = shown(capsys, svd)
     total = sum(array.size for array in arrays.values())
-    temporal = sum(array.size for name, array in arrays.items()
-                   if any(part in name for part in (".time_stack.", ".time_pos", ".time_mix")))
+    temporal = sum(
+        array.size
+        for name, array in arrays.items()
+        if any(part in name for part in (".time_stack.", ".time_pos", ".time_mix"))
+    )
     assert "original naming (UNet, VAE, image encoder), float32" in text and "video decoder (svd, svd_xt" in text
     assert f"2446 tensors, {total:,} values, {temporal / total:.1%} of them" in text
     assert "not used by SVD: 146 tensors" in text and "metadata origin: a test" in text
@@ -57,8 +60,11 @@ def test_values_that_are_not_finite_are_counted(arrays, tmp_path, capsys):
 
 def test_what_training_changed_by_module_and_kind(svd, arrays, tmp_path, capsys):
     block = UNET + "output_blocks.5."
-    trained = {name: array * np.float32(1.25) if name.startswith(block) and ".time_stack." in name else array
-               for name, array in arrays.items() if name.startswith(UNET)}
+    trained = {
+        name: array * np.float32(1.25) if name.startswith(block) and ".time_stack." in name else array
+        for name, array in arrays.items()
+        if name.startswith(UNET)
+    }
     save_file({f"module.{name}": array for name, array in trained.items()}, tmp_path / "mine.safetensors")
     text = shown(capsys, svd, tmp_path / "mine.safetensors", f"--picture={tmp_path / 'p.png'}")
     row = next(line for line in text.splitlines() if line.startswith("| UNet output_blocks.5 |"))
@@ -75,7 +81,10 @@ def test_what_training_changed_by_module_and_kind(svd, arrays, tmp_path, capsys)
 def test_a_lora_and_wrong_use(svd, halves, tmp_path, capsys):  # noqa: F811
     lora = write(tmp_path / "lora.safetensors", halves, kohya)
     assert "a LoRA in kohya's naming for 4 layers" in shown(capsys, lora)
-    for arguments, words in (([svd, lora], "is a LoRA: merge it"), ([svd, svd, svd], "name one, or two"),
-                             ([svd, "--picture=x.png"], "name two files")):
+    for arguments, words in (
+        ([svd, lora], "is a LoRA: merge it"),
+        ([svd, svd, svd], "name one, or two"),
+        ([svd, "--picture=x.png"], "name two files"),
+    ):
         with pytest.raises(UserError, match=words):
             main([str(argument) for argument in arguments])

@@ -329,8 +329,15 @@ def test_killed_ten_times_it_ends_with_the_same_bytes(joins, tmp_path):
         os.link(folder / "a.mp4", tmp_path / f"{number}.mp4")
     whole, output = tmp_path / "whole.csv", tmp_path / "labels.csv"
     tool.label_videos(tmp_path, whole, split_scenes=True)
-    command = [sys.executable, "svd_tools/label_videos.py", str(tmp_path), f"--output={output}", "--split_scenes",
-               "--resume", "--workers=1"]
+    command = [
+        sys.executable,
+        "svd_tools/label_videos.py",
+        str(tmp_path),
+        f"--output={output}",
+        "--split_scenes",
+        "--resume",
+        "--workers=1",
+    ]
     chance, killed = random.Random(0), 0
     while killed < 10:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

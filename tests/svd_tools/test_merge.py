@@ -51,8 +51,10 @@ def test_what_float16_cannot_hold_is_not_written(untrained, delta, tmp_path):  #
 def test_a_file_that_is_there_stays_unless_overwrite_is_given(untrained, delta, tmp_path):  # noqa: F811
     output = tmp_path / "out.safetensors"
     output.write_bytes(b"precious")
-    for write in (lambda **more: merge(CONFIG, untrained, delta(1.0), output, **more),
-                  lambda **more: write_untrained(CONFIG, output, **more)):
+    for write in (
+        lambda **more: merge(CONFIG, untrained, delta(1.0), output, **more),
+        lambda **more: write_untrained(CONFIG, output, **more),
+    ):
         with pytest.raises(UserError, match="is already there: delete it, choose another name or add --overwrite"):
             write()
         assert output.read_bytes() == b"precious"

@@ -35,7 +35,8 @@ def labels(tmp_path_factory):
     (folder / "broken.mp4").write_text("no video")
     quoted = NAME.replace('"', '""')
     (folder / "labels.csv").write_text(
-        f'path,length,motion_bucket_id,start\n"{quoted}",18,77,12\nin it/b.mp4,30,127,\nbroken.mp4,30,5,\n')
+        f'path,length,motion_bucket_id,start\n"{quoted}",18,77,12\nin it/b.mp4,30,127,\nbroken.mp4,30,5,\n'
+    )
     return folder / "labels.csv"
 
 
@@ -78,7 +79,7 @@ def test_the_samples_are_those_of_training(labels, tmp_path, capsys):
     for video, caption in zip(page.videos, page.captions):
         start, mirrored = int(caption.partition("from frame ")[2].split(",")[0]), ", mirrored" in caption
         found.add((caption.split("\n")[0].rpartition("/")[2], start, mirrored))
-        dark, bright = ((8, 40) if mirrored else (40, 8))
+        dark, bright = (8, 40) if mirrored else (40, 8)
         assert video.shape == (3, 32, 48, 3)
         assert np.allclose(video[:, :, dark].mean((1, 2)), 40 + 6 * (start + 4 * np.arange(3)), atol=4)
         assert np.all(video[:, 16, bright, 0] > video[:, 16, dark, 0] + 20)
@@ -89,13 +90,29 @@ def test_the_samples_are_those_of_training(labels, tmp_path, capsys):
 
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape[1] >= 900 and sheet.shape[0] > 9 * 32
-    samples = preview.draw_samples(preview.preview_settings(
-        places.ROOT / "configs/svd_train.yaml", labels, labels.parent,
-        {"output_dir": str(tmp_path), "seed": 5, **{f"dataset.init_args.{name}": value for name, value in (
-            ("frames", 3), ("step", 4), ("height", 32), ("width", 48), ("flip", 0.5))}}), 9, 0)[1]
+    samples = preview.draw_samples(
+        preview.preview_settings(
+            places.ROOT / "configs/svd_train.yaml",
+            labels,
+            labels.parent,
+            {
+                "output_dir": str(tmp_path),
+                "seed": 5,
+                **{
+                    f"dataset.init_args.{name}": value
+                    for name, value in (("frames", 3), ("step", 4), ("height", 32), ("width", 48), ("flip", 0.5))
+                },
+            },
+        ),
+        9,
+        0,
+    )[1]
     for sample in samples:  # to the very bytes
-        match, = (one for one in expected if (one["path"], one["start"], one["flipped"]) ==
-                  (sample["path"], sample["start"], sample["flipped"]))
+        (match,) = (
+            one
+            for one in expected
+            if (one["path"], one["start"], one["flipped"]) == (sample["path"], sample["start"], sample["flipped"])
+        )
         exact = np.float32(127.5) * (match["pixels"].transpose(0, 2, 3, 1) + 1)
         assert np.abs(exact - sample["frames"]).max() < 1e-3
         rows = np.lib.stride_tricks.sliding_window_view(sheet, (32, 48, 3))[:, :9]  # frames begin at the left margin
@@ -104,9 +121,11 @@ def test_the_samples_are_those_of_training(labels, tmp_path, capsys):
 
 def test_another_draw_shows_other_samples_and_settings_come_from_a_run(labels, tmp_path):
     settings = tmp_path / "settings.yaml"
-    settings.write_text(f"base: {places.ROOT / 'configs/svd_train.yaml'}\ntrain:\n  validation: {{share: 0.5}}\n"
-                        "  seed: 5\n  cache: nowhere\n  dataset:\n"
-                        "    init_args: {frames: 3, step: 4, sizes: [[32, 48], [48, 32]]}\n")
+    settings.write_text(
+        f"base: {places.ROOT / 'configs/svd_train.yaml'}\ntrain:\n  validation: {{share: 0.5}}\n"
+        "  seed: 5\n  cache: nowhere\n  dataset:\n"
+        "    init_args: {frames: 3, step: 4, sizes: [[32, 48], [48, 32]]}\n"
+    )
     pages = []
     for draw in (0, 0, 1):
         path = tmp_path / f"{len(pages)}.html"
@@ -116,11 +135,16 @@ def test_another_draw_shows_other_samples_and_settings_come_from_a_run(labels, t
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("more, words", [
-    ([], "nothing to write"), (["--output=x.png", "--count=0"], "--count 0 must be at least 1"),
-    (["--output=x.png", "--sizes=[[32]]"], "each is .height, width."), (["--output=x.png", "--flip=2"], "flip 2"),
-    (["--output=x.png", "--frames=40"], "every clip is shorter"),
-])
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ([], "nothing to write"),
+        (["--output=x.png", "--count=0"], "--count 0 must be at least 1"),
+        (["--output=x.png", "--sizes=[[32]]"], "each is .height, width."),
+        (["--output=x.png", "--flip=2"], "flip 2"),
+        (["--output=x.png", "--frames=40"], "every clip is shorter"),
+    ],
+)
 def test_wrong_options_are_one_message(labels, more, words):
     with pytest.raises(UserError, match=words):
         preview.main([str(labels), *more])

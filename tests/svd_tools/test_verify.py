@@ -100,7 +100,8 @@ ZERO = {"out/uc_crossattn", "out/uc_concat"}
 # Derivatives that are 0 but for rounding, as a norm follows that takes out what the parameter adds. The recorded
 # values are accidents; that ours are as small is all that can be asked.
 ROUNDING = {
-    "grad/input_blocks.1.0.emb_layers.1.weight", "grad/video_decoder.up.0.block.0.conv1.bias",
+    "grad/input_blocks.1.0.emb_layers.1.weight",
+    "grad/video_decoder.up.0.block.0.conv1.bias",
     "grad/video_decoder.up.0.block.0.time_stack.out_layers.3.bias",
 }
 UNSEEN = {"zeros": ZERO | ROUNDING, "times 1.001": ZERO | ROUNDING, "noise of the same size": ROUNDING}

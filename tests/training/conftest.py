@@ -51,7 +51,7 @@ def clips(tmp_path_factory):
     for k in range(3):
         frames = np.full((8, 24, 24, 3), 40 * k, np.uint8)
         for i, frame in enumerate(frames):
-            frame[4 + i:10 + i, 3 * k:3 * k + 8] = (255, 200 - 60 * k, 30 * i)
+            frame[4 + i : 10 + i, 3 * k : 3 * k + 8] = (255, 200 - 60 * k, 30 * i)
         imageio.imwrite(folder / f"{k}.gif", frames, duration=125)
         lines.append(f"{k}.gif,8,{50 + 50 * k}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
@@ -80,12 +80,20 @@ def arguments(model_path, checkpoint, clips):
 
     def make(output, *more):
         given = {
-            "train.output_dir": output, "train.pretrained": checkpoint, "environment.mode": 1,
-            "environment.device_target": "CPU", "train.dataset.init_args.data_dir": clips,
-            "train.dataset.init_args.metadata": clips / "labels.csv", "train.dataset.init_args.frames": 2,
-            "train.dataset.init_args.step": 2, "train.dataset.init_args.height": 16,
-            "train.dataset.init_args.width": 16, "train.loader.workers": 1, "train.optimizer.learning_rate": 1e-3,
-            "train.epochs": 1000, "train.max_steps": 2,
+            "train.output_dir": output,
+            "train.pretrained": checkpoint,
+            "environment.mode": 1,
+            "environment.device_target": "CPU",
+            "train.dataset.init_args.data_dir": clips,
+            "train.dataset.init_args.metadata": clips / "labels.csv",
+            "train.dataset.init_args.frames": 2,
+            "train.dataset.init_args.step": 2,
+            "train.dataset.init_args.height": 16,
+            "train.dataset.init_args.width": 16,
+            "train.loader.workers": 1,
+            "train.optimizer.learning_rate": 1e-3,
+            "train.epochs": 1000,
+            "train.max_steps": 2,
         }
         given.update(item.split("=", 1) for item in more)
         return [f"--svd_config={model_path}", *(f"--{name}={value}" for name, value in given.items())]
@@ -104,8 +112,13 @@ def start():
     def make(argv, launcher=(sys.executable,)):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         process = subprocess.Popen(
-            [*launcher, str(ROOT / "train.py"), *argv], cwd=ROOT, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, env={**os.environ, "PATH": path}, preexec_fn=signals.heed,
+            [*launcher, str(ROOT / "train.py"), *argv],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PATH": path},
+            preexec_fn=signals.heed,
         )
         running.append(process)
         return process

@@ -63,12 +63,15 @@ def test_what_is_missing_is_made_and_the_rest_is_kept(arguments, tmp_path):
     assert (files[0].stat().st_mtime_ns, files[1].read_bytes()) == before
 
 
-@pytest.mark.parametrize("change, what", [
-    ("train.dataset.init_args.height=32", "height: 16 there, 32 here"),
-    ("train.dataset.init_args.step=3", "step: 2 there, 3 here"),
-    ("train.seed=5", "seed: 42 there, 5 here"),
-    ("train.loss.cond_aug_std=0.1", "cond_aug"),
-])
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        ("train.dataset.init_args.height=32", "height: 16 there, 32 here"),
+        ("train.dataset.init_args.step=3", "step: 2 there, 3 here"),
+        ("train.seed=5", "seed: 42 there, 5 here"),
+        ("train.loss.cond_aug_std=0.1", "cond_aug"),
+    ],
+)
 def test_a_cache_of_other_settings_is_refused(arguments, tmp_path, change, what):
     cache = f"train.cache={tmp_path / 'cache'}"
     train.main(arguments(tmp_path / "first", cache))
@@ -80,8 +83,11 @@ def test_a_cache_of_other_settings_is_refused(arguments, tmp_path, change, what)
 def test_a_cache_of_another_checkpoint_or_file_is_refused(arguments, clips, tmp_path):
     cache = tmp_path / "cache"
     videos = shutil.copytree(clips, tmp_path / "videos")
-    here = (f"train.cache={cache}", f"train.dataset.init_args.data_dir={videos}",
-            f"train.dataset.init_args.metadata={videos / 'labels.csv'}")
+    here = (
+        f"train.cache={cache}",
+        f"train.dataset.init_args.data_dir={videos}",
+        f"train.dataset.init_args.metadata={videos / 'labels.csv'}",
+    )
     train.main(arguments(tmp_path / "first", *here))
     record = cache / "training/cache.json"
     stored = json.loads(record.read_text())
@@ -121,8 +127,14 @@ class Clips:
         return {}
 
     def at(self, position):
-        return {"pixels": np.full((2, 3, 4, 4), position, np.float32), "fps_id": 6.0, "motion_bucket_id": 1.0,
-                "path": f"{position}.gif", "start": 0, "failures": []}
+        return {
+            "pixels": np.full((2, 3, 4, 4), position, np.float32),
+            "fps_id": 6.0,
+            "motion_bucket_id": 1.0,
+            "path": f"{position}.gif",
+            "start": 0,
+            "failures": [],
+        }
 
 
 class Direct:
@@ -143,10 +155,16 @@ def filled(folder, missing=None, encoders=Direct):
     return clips
 
 
-@pytest.mark.parametrize("damage", [
-    lambda whole: whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:], lambda whole: whole[:-1], lambda whole: b"",
-    lambda whole: whole.replace(b"checksum", b"checksun"),
-], ids=["a bit", "the end", "all", "no checksum"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:],
+        lambda whole: whole[:-1],
+        lambda whole: b"",
+        lambda whole: whole.replace(b"checksum", b"checksun"),
+    ],
+    ids=["a bit", "the end", "all", "no checksum"],
+)
 def test_a_sample_that_is_not_as_it_was_written_is_told_and_made_anew(tmp_path, damage, capsys):
     clips = filled(tmp_path)
     path = tmp_path / "clip-000001-000.safetensors"

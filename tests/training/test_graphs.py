@@ -13,36 +13,67 @@ from gm.training.settings import load_settings
 
 def trainer(*changes, step=0, total=100, held_out=3, sample=None, dtype=np.float16, sizes=1):
     """What `gm.training.graphs` asks of a `Trainer`."""
-    given = ["train.dataset.init_args.data_dir=videos", "train.dataset.init_args.metadata=labels.csv",
-             "train.pretrained=svd.safetensors", *changes]
+    given = [
+        "train.dataset.init_args.data_dir=videos",
+        "train.dataset.init_args.metadata=labels.csv",
+        "train.pretrained=svd.safetensors",
+        *changes,
+    ]
     settings = load_settings(places.CONFIGS / "svd_train.yaml", given)
     base = SimpleNamespace(shapes={"weight": (2, 2)}, dtype=lambda name: np.dtype(dtype))
     clips = {(16, 16 * k): range(held_out) for k in range(1, sizes + 1)}
-    plan = SimpleNamespace(settings=settings, train=settings.train, config={"model": {"width": 4}},
-                           base=base, total=total, training=clips, held_out=clips if held_out else {})
+    plan = SimpleNamespace(
+        settings=settings,
+        train=settings.train,
+        config={"model": {"width": 4}},
+        base=base,
+        total=total,
+        training=clips,
+        held_out=clips if held_out else {},
+    )
     samples = None if sample is None else SimpleNamespace(image=np.zeros(sample))
-    return SimpleNamespace(plan=plan, train=settings.train, state=SimpleNamespace(step=step), samples=samples,
-                           validation=held_out or None)
+    return SimpleNamespace(
+        plan=plan, train=settings.train, state=SimpleNamespace(step=step), samples=samples, validation=held_out or None
+    )
 
 
 def sampled(every):
     return [f"sample.every={every}", f"sample.image={places.DEMO}"]
 
 
-@pytest.mark.parametrize(("changes", "same"), [
-    ((), True), (("train.optimizer.learning_rate=1e-4",), True), (("train.seed=7", "train.output_dir=there"), True),
-    (("train.max_steps=5",), True), (("train.loader.batch_size=2",), False), (("train.optimizer.beta2=0.9",), False),
-    (("train.dataset.init_args.frames=3",), False), (("train.lora.rank=4",), False), (("train.ema=true",), False),
-    (("train.cache=folder",), False), (("train.recompute=true",), False), (("train.amp_level=O2",), False),
-    (("train.validation.clips=2",), False), (("environment.fast_float32=true",), False),
-])
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ((), True),
+        (("train.optimizer.learning_rate=1e-4",), True),
+        (("train.seed=7", "train.output_dir=there"), True),
+        (("train.max_steps=5",), True),
+        (("train.loader.batch_size=2",), False),
+        (("train.optimizer.beta2=0.9",), False),
+        (("train.dataset.init_args.frames=3",), False),
+        (("train.lora.rank=4",), False),
+        (("train.ema=true",), False),
+        (("train.cache=folder",), False),
+        (("train.recompute=true",), False),
+        (("train.amp_level=O2",), False),
+        (("train.validation.clips=2",), False),
+        (("environment.fast_float32=true",), False),
+    ],
+)
 def test_settings_that_a_graph_holds_are_conditions(changes, same):
     assert (graphs.conditions(trainer(*changes)) == graphs.conditions(trainer())) == same
 
 
-@pytest.mark.parametrize("change", [
-    {"step": 1}, {"held_out": 0}, {"dtype": np.float32}, {"sample": None}, {"sample": (16, 32, 3)},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 1},
+        {"held_out": 0},
+        {"dtype": np.float32},
+        {"sample": None},
+        {"sample": (16, 32, 3)},
+    ],
+)
 def test_what_the_run_is_made_of_is_a_condition(change):
     def found(**change):
         changes = [f"train.{item}" for item in sampled(5)]
@@ -52,17 +83,26 @@ def test_what_the_run_is_made_of_is_a_condition(change):
     json.dumps(found(**change))
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ({"held_out": 0}, ["step"]),
-    ({}, ["validation", "step", "validation"]),
-    ({"step": 10}, ["step", "validation"]),
-    ({"step": 10, "sample": (8, 8, 3), "changes": ["validation.every=20", *sampled(15)]},
-     ["step", "sample", "validation"]),
-    ({"step": 10, "sample": (8, 8, 3), "changes": ["validation.every=15", *sampled(5)]},
-     ["step", "validation", "sample"]),  # both after step 15
-    ({"step": 90, "sample": (8, 8, 3), "changes": ["validation.every=500", *sampled(95)]},
-     ["step", "sample", "validation"]),  # the validation of the end
-])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"held_out": 0}, ["step"]),
+        ({}, ["validation", "step", "validation"]),
+        ({"step": 10}, ["step", "validation"]),
+        (
+            {"step": 10, "sample": (8, 8, 3), "changes": ["validation.every=20", *sampled(15)]},
+            ["step", "sample", "validation"],
+        ),
+        (
+            {"step": 10, "sample": (8, 8, 3), "changes": ["validation.every=15", *sampled(5)]},
+            ["step", "validation", "sample"],
+        ),  # both after step 15
+        (
+            {"step": 90, "sample": (8, 8, 3), "changes": ["validation.every=500", *sampled(95)]},
+            ["step", "sample", "validation"],
+        ),  # the validation of the end
+    ],
+)
 def test_the_order_of_what_is_compiled(given, expected):
     changes = [f"train.{change}" for change in given.get("changes", [])]
     assert graphs.order(trainer(*changes, **{name: given[name] for name in given if name != "changes"})) == expected
@@ -80,8 +120,14 @@ def test_nothing_is_kept_where_the_order_is_not_known(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_no_bit_depends_on_kept_graphs(arguments, start, tmp_path, read_metrics):
     def run(name, cache, *more):
-        argv = arguments(tmp_path / name, "environment.mode=0", "train.validation.share=0.4", "train.max_steps=3",
-                         "train.validation.every=2", *more)
+        argv = arguments(
+            tmp_path / name,
+            "environment.mode=0",
+            "train.validation.share=0.4",
+            "train.max_steps=3",
+            "train.validation.every=2",
+            *more,
+        )
         text, _ = start([*argv, f"--compile_cache={cache}"]).communicate()
         assert len(list((tmp_path / "graphs").glob("*"))) == (cache != "off"), text
         return (tmp_path / name / "weights" / "delta.safetensors").read_bytes(), read_metrics(tmp_path / name)

@@ -105,15 +105,21 @@ def test_parts_that_do_not_fit_are_refused(checkpoint, model_path, tmp_path, dow
     weights = Weights(load_model_config(model_path), checkpoint)
     layer = next(name for name in weights.sources if name.endswith("attn1.to_q.weight"))[: -len(".weight")]
     path = tmp_path / "bad.safetensors"
-    save_file({f"{layer}.lora_down.weight": np.ones(down, np.float32),
-               f"{layer}.lora_up.weight": np.ones(up, np.float32)}, path)
+    save_file(
+        {f"{layer}.lora_down.weight": np.ones(down, np.float32), f"{layer}.lora_up.weight": np.ones(up, np.float32)},
+        path,
+    )
     with pytest.raises(UserError, match="does not fit this model"):
         apply_delta(weights.load("unet"), path)
 
 
-@pytest.mark.parametrize("option, words", [
-    ("train.lora.targets=[to_x]", "choose from to_q, to_k"), ("train.lora.rank=-1", "at least 0"),
-])
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("train.lora.targets=[to_x]", "choose from to_q, to_k"),
+        ("train.lora.rank=-1", "at least 0"),
+    ],
+)
 def test_bad_settings(arguments, tmp_path, option, words):
     with pytest.raises(UserError, match=words):
         train.main(arguments(tmp_path / "run", option))

@@ -27,8 +27,7 @@ def mode(request):
 
 
 def settings(**changes):
-    values = {"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": None,
-              "shard": False}
+    values = {"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": None, "shard": False}
     return SimpleNamespace(**{**values, **changes})
 
 

@@ -42,11 +42,19 @@ def wait_for_step(process, folder, step, read_metrics):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [(), "several_sizes"], ids=["one size", "several"])
-def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(arguments, start, tmp_path, read_metrics,
-                                                                           data, request):
-    common = [*(data and request.getfixturevalue(data)), GRAPH, "train.max_steps=40", "train.checkpoint.every=2",
-              "train.ema=True", "train.loader.batch_size=2", "train.schedule.name=cosine",
-              "train.dataset.init_args.flip=0.5"]
+def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
+    arguments, start, tmp_path, read_metrics, data, request
+):
+    common = [
+        *(data and request.getfixturevalue(data)),
+        GRAPH,
+        "train.max_steps=40",
+        "train.checkpoint.every=2",
+        "train.ema=True",
+        "train.loader.batch_size=2",
+        "train.schedule.name=cosine",
+        "train.dataset.init_args.flip=0.5",
+    ]
     finish(start(arguments(tmp_path / "straight", *common)))
     killed_at = random.randrange(3, 20)
     process = start(arguments(tmp_path / "killed", *common))
@@ -92,8 +100,13 @@ def start_workers(start, argv, folder, script=None):
     first."""
     logs = folder / f"logs-{free_port()}"
     launcher = [
-        str(Path(sys.executable).parent / "msrun"), "--worker_num=2", "--local_worker_num=2", "--join=True",
-        f"--master_port={free_port()}", f"--log_dir={logs}", *([] if script is None else [str(script)]),
+        str(Path(sys.executable).parent / "msrun"),
+        "--worker_num=2",
+        "--local_worker_num=2",
+        "--join=True",
+        f"--master_port={free_port()}",
+        f"--log_dir={logs}",
+        *([] if script is None else [str(script)]),
     ]
     return start([*argv, "--environment.distributed=True"], launcher), logs
 
@@ -115,8 +128,15 @@ def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, re
     """Also when each of them keeps the moments of half the weights alone."""
     # eps: with one channel in each norm group, biases in front of a norm have no gradient but rounding, and Adam would
     # make that as large as any other.
-    common = [*(data and request.getfixturevalue(data)), GRAPH, "train.max_steps=3", "train.validation.share=0.4",
-              "train.validation.clips=1", "train.validation.sigmas=[1.0]", "train.optimizer.eps=1e-3"]
+    common = [
+        *(data and request.getfixturevalue(data)),
+        GRAPH,
+        "train.max_steps=3",
+        "train.validation.share=0.4",
+        "train.validation.clips=1",
+        "train.validation.sigmas=[1.0]",
+        "train.optimizer.eps=1e-3",
+    ]
     finish(start(arguments(tmp_path / "one", *common, "train.loader.batch_size=2")))
     for name, more in (("two", ()), ("sharded", ("train.optimizer.shard=True",))):
         status, output = two_workers(start, arguments(tmp_path / name, *common, *more), tmp_path)
@@ -146,8 +166,11 @@ def test_one_worker_that_is_killed_ends_all_and_the_run_goes_on_to_the_same_bits
     assert status == 0, output
     process, logs = start_workers(start, arguments(tmp_path / "killed", *common), tmp_path)
     wait_for_step(process, tmp_path / "killed", 3, read_metrics)
-    workers = {child.environ()["RANK_ID"]: child for child in psutil.Process(process.pid).children()
-               if child.environ().get("MS_ROLE") == "MS_WORKER" and str(ROOT / "train.py") in child.cmdline()}
+    workers = {
+        child.environ()["RANK_ID"]: child
+        for child in psutil.Process(process.pid).children()
+        if child.environ().get("MS_ROLE") == "MS_WORKER" and str(ROOT / "train.py") in child.cmdline()
+    }
     assert workers.keys() == {"0", "1"}
     workers[rank].kill()
     killed = time.monotonic()
@@ -168,10 +191,12 @@ def test_one_worker_that_is_killed_ends_all_and_the_run_goes_on_to_the_same_bits
 @pytest.mark.slow
 def test_servers_that_do_not_share_the_output_folder_cannot_resume(arguments, start, tmp_path):
     script = tmp_path / "own_folder.py"  # a worker's {rank} in its arguments becomes its number
-    script.write_text("import os, runpy, sys\n"
-                      "sys.argv = [a.replace('{rank}', os.environ['RANK_ID']) for a in sys.argv[1:]]\n"
-                      "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
-                      "runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    script.write_text(
+        "import os, runpy, sys\n"
+        "sys.argv = [a.replace('{rank}', os.environ['RANK_ID']) for a in sys.argv[1:]]\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
     for folder in ("0", "1"):
         (tmp_path / folder).mkdir()
     train = arguments(tmp_path / "{rank}")
@@ -187,16 +212,23 @@ def test_servers_that_do_not_share_the_output_folder_cannot_resume(arguments, st
 @pytest.mark.slow
 def test_a_device_that_fails_alone_writes_no_moments_that_it_cannot_gather(arguments, start, tmp_path):
     script = tmp_path / "failing.py"  # sample videos are made by the first worker alone
-    script.write_text("import os, runpy, sys\n"
-                      "sys.argv = sys.argv[1:]\n"
-                      "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
-                      "from gm.errors import UserError\nfrom gm.training.sample import SampleVideo\n"
-                      "def fail(*_):\n    raise UserError('this one fails')\n"
-                      "SampleVideo.write = fail\n"
-                      "runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    script.write_text(
+        "import os, runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+        "from gm.errors import UserError\nfrom gm.training.sample import SampleVideo\n"
+        "def fail(*_):\n    raise UserError('this one fails')\n"
+        "SampleVideo.write = fail\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
     write_png(np.zeros((16, 16, 3), np.uint8), tmp_path / "picture.png")
-    train = arguments(tmp_path / "run", "train.optimizer.shard=True", f"train.sample.image={tmp_path / 'picture.png'}",
-                      "train.sample.every=1", "train.max_steps=50")
+    train = arguments(
+        tmp_path / "run",
+        "train.optimizer.shard=True",
+        f"train.sample.image={tmp_path / 'picture.png'}",
+        "train.sample.every=1",
+        "train.max_steps=50",
+    )
     status, output = two_workers(start, train, tmp_path, script)
     assert status != 0 and "error: this one fails" in output
     assert checkpoints(tmp_path / "run/checkpoints") == []
@@ -241,8 +273,9 @@ def fill(start, arguments, tmp_path, change, several_sizes):
 
 
 @pytest.mark.slow
-def test_a_cache_is_filled_by_all_devices_and_none_waits_in_a_sum_for_the_slowest(arguments, start, tmp_path,
-                                                                                  several_sizes):
+def test_a_cache_is_filled_by_all_devices_and_none_waits_in_a_sum_for_the_slowest(
+    arguments, start, tmp_path, several_sizes
+):
     status, output, same = fill(start, arguments, tmp_path, "time.sleep(20)", several_sizes)
     assert status == 0, output
     waits = [float(line.split()[-1]) for line in output.splitlines() if line.startswith("longest wait")]

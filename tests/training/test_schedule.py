@@ -41,14 +41,21 @@ def test_a_warmup_as_long_as_the_run_is_no_division_by_zero(warmup):
 
 @pytest.mark.parametrize(
     "epochs, max_steps, clips, batch, accumulate, steps",
-    [(1, None, 8, 1, 1, 8), (1, None, 8, 3, 1, 3), (2, None, 8, 2, 2, 4), (0.5, None, 8, 1, 1, 4), (9, 5, 8, 1, 1, 5),
-     (0, None, 8, 1, 1, 0)],
+    [
+        (1, None, 8, 1, 1, 8),
+        (1, None, 8, 3, 1, 3),
+        (2, None, 8, 2, 2, 4),
+        (0.5, None, 8, 1, 1, 4),
+        (9, 5, 8, 1, 1, 5),
+        (0, None, 8, 1, 1, 0),
+    ],
 )
 def test_steps_of_a_run(epochs, max_steps, clips, batch, accumulate, steps):
     assert total_steps(epochs, max_steps, clips, batch * accumulate) == steps
 
 
-@pytest.mark.parametrize("step, samples, batch, steps", [(6, 6, 2, 9), (3, 6, 1, 9), (2, 6, 4, 4), (12, 12, 1, 12),
-                                                         (14, 14, 3, 14)])
+@pytest.mark.parametrize(
+    "step, samples, batch, steps", [(6, 6, 2, 9), (3, 6, 1, 9), (2, 6, 4, 4), (12, 12, 1, 12), (14, 14, 3, 14)]
+)
 def test_a_resumed_run_shows_what_is_left_in_batches_of_its_own_size(step, samples, batch, steps):
     assert total_steps(4, None, 3, batch, step, samples) == steps

@@ -117,10 +117,19 @@ def test_help_lists_every_option_with_its_default_and_meaning():
 
 def test_help_and_reading_need_no_mindspore():
     code = "import sys, train; train.parse(['--help'])"
-    found = subprocess.run([sys.executable, "-c", f"""
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"""
 import atexit, sys
 atexit.register(lambda: print('mindspore' in sys.modules))
-{code}"""], cwd=PATH.parent.parent, capture_output=True, text=True)
+{code}""",
+        ],
+        cwd=PATH.parent.parent,
+        capture_output=True,
+        text=True,
+    )
     assert "--train.optimizer.learning_rate  [3e-05]" in found.stdout and found.stdout.endswith("False\n"), found.stderr
 
 

@@ -80,9 +80,9 @@ def test_one_that_fails_ends_the_others_at_once_by_name(tmp_path):
 def test_one_that_is_silent_is_taken_for_dead(tmp_path, monkeypatch):
     monkeypatch.setattr(shares, "_SILENCE", 0.3)
     Share(tmp_path, 1, 2, 7).tell()
-    (result, seconds), = together(worker(tmp_path, 0, 0))
+    ((result, seconds),) = together(worker(tmp_path, 0, 0))
     assert "device 1 of 2 has told nothing for" in str(result) and 0.3 < seconds < 5
-    (result, _), = together(worker(tmp_path, 0, 0, size=3))
+    ((result, _),) = together(worker(tmp_path, 0, 0, size=3))
     assert isinstance(result, OthersFault), "one that never told anything"
 
 

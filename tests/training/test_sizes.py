@@ -29,8 +29,12 @@ def losses(metrics):
 
 
 def test_clips_of_one_size_train_as_with_that_size_alone(arguments, tmp_path, read_metrics, capsys):
-    common = ["train.validation.share=0.34", "train.validation.clips=1", "train.dataset.init_args.flip=0.5",
-              "train.max_steps=3"]
+    common = [
+        "train.validation.share=0.34",
+        "train.validation.clips=1",
+        "train.dataset.init_args.flip=0.5",
+        "train.max_steps=3",
+    ]
     train.main(arguments(tmp_path / "alone", *common))
     several = ("train.dataset.init_args.sizes=[[8,24],[16,16]]", "train.dataset.init_args.height=64")
     train.main(arguments(tmp_path / "sizes", *common, *several))
@@ -43,7 +47,8 @@ COMMON = ["train.loader.batch_size=2", "train.max_steps=4", "train.validation.sh
 
 
 def test_resuming_ends_with_the_same_bits_and_every_size_is_validated(
-        arguments, several_sizes, tmp_path, read_metrics, capsys):
+    arguments, several_sizes, tmp_path, read_metrics, capsys
+):
     shown = SizedClips({(16, 16): range(2), (8, 24): range(1)}, 2, 42)
     early, late = ({shown.place(position)[0] for position in range(*half)} for half in ((0, 4), (4, 8)))
     assert early == late == {0, 1}, "both sizes come before and after the interruption"

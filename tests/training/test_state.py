@@ -97,8 +97,9 @@ def other_record(content):
 DAMAGE = {
     "zeros": lambda content: bytes(len(content)),
     "zero data": zero_data,
-    "a flipped byte": lambda content: content[: content.index(b'{"format"') - 9] + b"\x7f"
-    + content[content.index(b'{"format"') - 8:],
+    "a flipped byte": lambda content: (
+        content[: content.index(b'{"format"') - 9] + b"\x7f" + content[content.index(b'{"format"') - 8 :]
+    ),
     "no record": other_record,
     "a record without its numbers": lambda content: content.replace(b'"updates"', b'"UPDATES"'),
     "a record of other types": lambda content: content.replace(b'"step": 20', b'"step": []'),

@@ -50,8 +50,15 @@ def changed(before, after):
 
 
 def test_temporal_only_changes_nothing_else(arguments, tmp_path, checkpoint, model_path, read_metrics):
-    argv = arguments(tmp_path / "run", "train.save=full", "train.validation.share=0.4", "train.validation.clips=1",
-                     "train.validation.sigmas=[1.0, 10.0]", "train.ema=True", "train.max_steps=3")
+    argv = arguments(
+        tmp_path / "run",
+        "train.save=full",
+        "train.validation.share=0.4",
+        "train.validation.clips=1",
+        "train.validation.sigmas=[1.0, 10.0]",
+        "train.ema=True",
+        "train.max_steps=3",
+    )
     assert train.main(argv) == 0
     before, after = read(checkpoint), read(tmp_path / "run/weights/full.safetensors")
     temporal = {name for name in before if name.startswith("model.diffusion_model.") and is_temporal(name)}
@@ -80,14 +87,28 @@ def test_temporal_only_changes_nothing_else(arguments, tmp_path, checkpoint, mod
 def test_the_older_ports_command(tmp_path, checkpoint, model_path, clips):
     """Its options as its users type them; a config of small numbers stands in for configs/svd_train.yaml."""
     config = tmp_path / "svd_train.yaml"
-    config.write_text(f"base: {ROOT / 'configs/svd_train.yaml'}\ntrain:\n  dataset:\n    init_args:\n      height: 16\n"
-                      "      width: 16\n  loader: {workers: 1}\n")
-    assert train.main([
-        f"--config={config}", f"--svd_config={model_path}", f"--train.pretrained={checkpoint}",
-        f"--train.output_dir={tmp_path / 'run'}", "--environment.mode=1", "--train.temporal_only=True",
-        "--train.epochs=1", "--train.dataset.init_args.frames=2", "--train.dataset.init_args.step=4",
-        f"--train.dataset.init_args.data_dir={clips}", f"--train.dataset.init_args.metadata={clips / 'labels.csv'}",
-    ]) == 0
+    config.write_text(
+        f"base: {ROOT / 'configs/svd_train.yaml'}\ntrain:\n  dataset:\n    init_args:\n      height: 16\n"
+        "      width: 16\n  loader: {workers: 1}\n"
+    )
+    assert (
+        train.main(
+            [
+                f"--config={config}",
+                f"--svd_config={model_path}",
+                f"--train.pretrained={checkpoint}",
+                f"--train.output_dir={tmp_path / 'run'}",
+                "--environment.mode=1",
+                "--train.temporal_only=True",
+                "--train.epochs=1",
+                "--train.dataset.init_args.frames=2",
+                "--train.dataset.init_args.step=4",
+                f"--train.dataset.init_args.data_dir={clips}",
+                f"--train.dataset.init_args.metadata={clips / 'labels.csv'}",
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "run/weights/delta.safetensors").is_file()
 
 
@@ -155,8 +176,13 @@ def test_float16(arguments, tmp_path, read_metrics):
 
 
 def test_a_float16_overflow_skips_the_step_and_halves_the_scale(arguments, tmp_path, checkpoint, read_metrics):
-    argv = arguments(tmp_path / "run", "train.amp_level=O2", "train.loss_scale.initial=16777216", "train.save=full",
-                     "train.max_steps=1")
+    argv = arguments(
+        tmp_path / "run",
+        "train.amp_level=O2",
+        "train.loss_scale.initial=16777216",
+        "train.save=full",
+        "train.max_steps=1",
+    )
     with pytest.raises(UserError, match="none of the 1 steps changed the weights.*--train.resume=latest"):
         train.main(argv)
     (line,) = read_metrics(tmp_path / "run")
@@ -196,8 +222,10 @@ def test_a_resumed_run_with_other_settings_says_which(arguments, tmp_path, capsy
     changed = ("train.max_steps=2", "train.resume=latest", "train.optimizer.learning_rate=2e-3")
     assert train.main(arguments(tmp_path / "run", *changed)) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "before" in line]
-    assert said == ["warning: train.max_steps: 1 before, 2 now",
-                    "warning: train.optimizer.learning_rate: 0.001 before, 0.002 now"]
+    assert said == [
+        "warning: train.max_steps: 1 before, 2 now",
+        "warning: train.optimizer.learning_rate: 0.001 before, 0.002 now",
+    ]
 
 
 def test_another_size_than_the_models_is_a_warning(arguments, tmp_path, capsys):
@@ -226,9 +254,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_encoded(arguments, tmp_
 
 
 def test_the_remedies_of_training_take_less(arguments, tmp_path):
-    settings = load_settings(ROOT / "configs/svd_train.yaml", [
-        option[2:] for option in arguments(tmp_path / "run", "train.loader.batch_size=4",
-                                           "train.dataset.init_args.height=48")[1:]])
+    settings = load_settings(
+        ROOT / "configs/svd_train.yaml",
+        [
+            option[2:]
+            for option in arguments(tmp_path / "run", "train.loader.batch_size=4", "train.dataset.init_args.height=48")[
+                1:
+            ]
+        ],
+    )
     plan = Plan(settings, load_model_config(arguments(tmp_path)[0].partition("=")[2]))
     sizes = {words: memory.peak(stages()) for words, stages in _remedies(plan)}
     now = memory.peak(needed(plan))
@@ -387,8 +421,12 @@ def test_help(capsys):
 def test_sample_videos_show_the_weights_of_the_moment(arguments, tmp_path):
     image = tmp_path / "picture.png"
     write_png(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8), image)
-    common = (f"train.sample.image={image}", "train.sample.every=2", "train.max_steps=3",
-              "train.optimizer.learning_rate=0.1")
+    common = (
+        f"train.sample.image={image}",
+        "train.sample.every=2",
+        "train.max_steps=3",
+        "train.optimizer.learning_rate=0.1",
+    )
     assert train.main(arguments(tmp_path / "run", *common)) == 0
     paths = sorted((tmp_path / "run/samples").iterdir())
     assert [path.name for path in paths] == ["step-00000002.mp4", "step-00000003.mp4"]
@@ -408,9 +446,13 @@ def test_sampling_changes_nothing_in_the_training(arguments, tmp_path):
     assert not changed(plain, sampled)
 
 
-@pytest.mark.parametrize("option, words", [
-    ("train.sample.every=2", "needs both"), ("train.sample.image=no.png", "needs both"),
-])
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("train.sample.every=2", "needs both"),
+        ("train.sample.image=no.png", "needs both"),
+    ],
+)
 def test_a_sample_needs_a_picture_and_a_time(arguments, tmp_path, option, words):
     with pytest.raises(UserError, match=words):
         train.main(arguments(tmp_path / "run", option))

@@ -27,8 +27,11 @@ class Clips:
 
 
 def validation(held_out):
-    train = SimpleNamespace(seed=0, validation=SimpleNamespace(clips=2, sigmas=[1.0, 10.0]),
-                            loss=SimpleNamespace(cond_aug_mean=-3.0, cond_aug_std=0.5))
+    train = SimpleNamespace(
+        seed=0,
+        validation=SimpleNamespace(clips=2, sigmas=[1.0, 10.0]),
+        loss=SimpleNamespace(cond_aug_mean=-3.0, cond_aug_std=0.5),
+    )
 
     def loss(values, frames):
         assert frames == 2
@@ -52,6 +55,7 @@ def test_each_size_has_a_loss_of_its_own():
     found = validation({(16, 16): Clips(), (8, 16): Clips(6, 1)})
     for _ in range(2):
         assert found.run() == {
-            "loss": pytest.approx((155.5 * 2 + 705.5) / 3), "loss_of_size": {"16x16": 155.5, "8x16": 705.5},
+            "loss": pytest.approx((155.5 * 2 + 705.5) / 3),
+            "loss_of_size": {"16x16": 155.5, "8x16": 705.5},
             "loss_at": {"1": pytest.approx((151 * 2 + 701) / 3), "10": pytest.approx((160 * 2 + 710) / 3)},
         }

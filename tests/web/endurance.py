@@ -70,8 +70,11 @@ def main():
                 number += 1
                 use(pages[number % 2], number)
                 (worker,) = server.children()
-                print(f"{(time.monotonic() - begun) / 60:5.1f} min, round {number}: page "
-                      f"{memory(server.process.pid):.0f} MB, model {memory(worker):.0f} MB", flush=True)
+                print(
+                    f"{(time.monotonic() - begun) / 60:5.1f} min, round {number}: page "
+                    f"{memory(server.process.pid):.0f} MB, model {memory(worker):.0f} MB",
+                    flush=True,
+                )
         finally:
             server.close()
 

@@ -34,11 +34,27 @@ class Server:
         self.outputs = outputs or self.folder / "outputs"
         temporary = self.folder / "temporary"
         temporary.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={self.port}", "--",
-                   f"--output_dir={self.outputs}", "--device_target=CPU", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "streamlit",
+            "run",
+            "app.py",
+            f"--server.port={self.port}",
+            "--",
+            f"--output_dir={self.outputs}",
+            "--device_target=CPU",
+            *options,
+        ]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                            env={**os.environ, "TMPDIR": str(temporary)})
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "TMPDIR": str(temporary)},
+            )
         self._wait()
 
     def _wait(self):
@@ -103,7 +119,8 @@ def send(page, name, content, uploader=0):
     settled(page)
     for attempt in range(10):
         page.locator('[data-testid="stFileUploader"] input[type="file"]').nth(uploader).set_input_files(
-            {"name": name, "mimeType": "image/png", "buffer": content})
+            {"name": name, "mimeType": "image/png", "buffer": content}
+        )
         if in_time(shown.wait_for, attempt):
             break
     settled(page)

@@ -70,8 +70,9 @@ def main():
             see(page, "Gallery")
             page.get_by_text("demo 003").wait_for()
             keep(page, "gallery", folder)
-            phone = open_page(chromium, server, viewport={"width": 390, "height": 844}, color_scheme="dark",
-                              device_scale_factor=1.5)
+            phone = open_page(
+                chromium, server, viewport={"width": 390, "height": 844}, color_scheme="dark", device_scale_factor=1.5
+            )
             keep(phone, "phone", folder, 390)
         finally:
             server.close()

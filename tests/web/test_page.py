@@ -187,8 +187,10 @@ def test_cancel_in_the_middle_frees_the_model_for_the_next(session, server):
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("text.png", b"not a picture at all", "This picture cannot be used"),
-     ("cut.jpg", picture(512, 512, "JPEG")[1][:4000], "This picture cannot be used.*(truncated|damaged)")],
+    [
+        ("text.png", b"not a picture at all", "This picture cannot be used"),
+        ("cut.jpg", picture(512, 512, "JPEG")[1][:4000], "This picture cannot be used.*(truncated|damaged)"),
+    ],
     ids=["text", "cut off"],
 )
 def test_a_bad_upload_is_one_message(session, server, name, content, words):
@@ -258,8 +260,14 @@ def test_presets_set_the_controls(session):
     choose(session, "Preset", "Fast: 10 steps, dpmpp_2m, ays")
     holds(session, "Steps", "10"), holds(session, "Sampler", "dpmpp_2m"), holds(session, "Noise levels", "ays")
     choose(session, "Preset", "As the original")
-    for label, value in {"Steps": "25", "Sampler": "euler", "Noise levels": "karras", "Frames per second": "7",
-                         "Noise on the picture": "0.02", "Frames decoded at a time": "14"}.items():
+    for label, value in {
+        "Steps": "25",
+        "Sampler": "euler",
+        "Noise levels": "karras",
+        "Frames per second": "7",
+        "Noise on the picture": "0.02",
+        "Frames decoded at a time": "14",
+    }.items():
         holds(session, label, value)
     session.get_by_test_id("stSlider").filter(has_text="Motion").get_by_text("127", exact=True).wait_for()
     choose(session, "Preset", "The model's own")
@@ -381,11 +389,14 @@ def test_keyboard_alone(session, server):
 def test_pasted_picture(session):
     give(session, {"Width": 64, "Height": 64})
     pixels, content = picture(64, 64)
-    session.evaluate("""bytes => {
+    session.evaluate(
+        """bytes => {
         const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
         document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
-    }""", list(content))
+    }""",
+        list(content),
+    )
     session.get_by_text("pasted.png").first.wait_for()
     session.get_by_text("What the model gets").wait_for()
     settled(session)
@@ -445,7 +456,10 @@ def test_gallery_after_a_restart_newest_first_and_settings_used_again(chromium, 
     shown_video(page)
     page.get_by_text("seed 11").wait_for()
     again = sorted(second.outputs.glob("demo_000_image_*.mp4"))
-    frames = [np.frombuffer(frame, np.uint8) for path in (again[0], second.outputs / "demo_000.mp4")
-              for frame in list(imageio_ffmpeg.read_frames(str(path)))[1:]]
+    frames = [
+        np.frombuffer(frame, np.uint8)
+        for path in (again[0], second.outputs / "demo_000.mp4")
+        for frame in list(imageio_ffmpeg.read_frames(str(path)))[1:]
+    ]
     np.testing.assert_array_equal(np.stack(frames[:3]), np.stack(frames[3:]))
     second.close()

@@ -82,25 +82,47 @@ def test_the_gallery_shows_the_newest_first_and_only_what_lies_beside_the_record
 
 
 def test_settings_of_a_record_are_what_the_controls_take():
-    record = {**defaults("svd"), "seed": 2**63 - 1, "motion_bucket_id": 300.0, "fps": 6.0, "sampler": "other",
-              "min_guidance": True, "max_guidance": "3", "config": "/x/configs/svd_xt.yaml"}
+    record = {
+        **defaults("svd"),
+        "seed": 2**63 - 1,
+        "motion_bucket_id": 300.0,
+        "fps": 6.0,
+        "sampler": "other",
+        "min_guidance": True,
+        "max_guidance": "3",
+        "config": "/x/configs/svd_xt.yaml",
+    }
     found = settings_of(record)
     assert (found["motion_bucket_id"], found["fps"], found["seed"]) == (255, 6, 2**53 - 1)
     assert isinstance(found["fps"], int) and not {"sampler", "min_guidance", "max_guidance"} & set(found)
     assert version_of(record) == "svd_xt" and version_of({}) is None
     assert settings_of({}) == {"num_videos": 1, "camera": OWN_CAMERA, "loop": False}
-    longer = settings_of({"segments": 4, "overlap": 3, "segment_motion": "160,60,60,160", "segment_fps": 7,
-                          "loop": True})
-    assert longer == {"num_videos": 1, "camera": OWN_CAMERA, "segments": 4, "overlap": 3, "loop": True,
-                      "segment_motion": "160,60,60,160"}
+    longer = settings_of(
+        {"segments": 4, "overlap": 3, "segment_motion": "160,60,60,160", "segment_fps": 7, "loop": True}
+    )
+    assert longer == {
+        "num_videos": 1,
+        "camera": OWN_CAMERA,
+        "segments": 4,
+        "overlap": 3,
+        "loop": True,
+        "segment_motion": "160,60,60,160",
+    }
 
 
 def test_the_camera_of_a_record_is_one_that_the_page_offers():
     (label, path), *_ = [(label, path) for label, path in cameras("svd_tiny").items() if path is not None]
     used = [{"path": str(path), "strength": 1.0}]
     assert camera_of({"config": "configs/svd_tiny.yaml", "delta": used}) == label
-    for config, delta in (("svd_xt", used), ("svd_tiny", used * 2), ("svd_tiny", [{"path": "/elsewhere"}]),
-                          ("svd_tiny", None), ("svd_tiny", "text"), (None, used), ("svd_tiny", ["text"])):
+    for config, delta in (
+        ("svd_xt", used),
+        ("svd_tiny", used * 2),
+        ("svd_tiny", [{"path": "/elsewhere"}]),
+        ("svd_tiny", None),
+        ("svd_tiny", "text"),
+        (None, used),
+        ("svd_tiny", ["text"]),
+    ):
         record = {"config": config and f"configs/{config}.yaml", "delta": delta}
         assert camera_of(record) == OWN_CAMERA, record
 
@@ -127,13 +149,15 @@ def test_longer_videos_are_what_the_command_line_makes_of_the_same_settings():
 
 @pytest.mark.parametrize(
     ("changes", "end", "words"),
-    [({"loop": True}, "end.png", "give one of them"),
-     ({"loop": True, "segments": 2}, None, "no end that could be given"),
-     ({"segments": 2}, "end.png", "no end that could be given"),
-     ({"segments": 2, "overlap": 14}, None, "overlap 14: must be less than the 14 frames"),
-     ({"segments": 3, "segment_motion": "160,60"}, None, "2 numbers for 3 segments"),
-     ({"segments": 2, "segment_fps": "24,fast"}, None, "give numbers with commas"),
-     ({"segments": 2, "segment_motion": "160,-1"}, None, "motion_bucket_id -1.0: must be at least 0")],
+    [
+        ({"loop": True}, "end.png", "give one of them"),
+        ({"loop": True, "segments": 2}, None, "no end that could be given"),
+        ({"segments": 2}, "end.png", "no end that could be given"),
+        ({"segments": 2, "overlap": 14}, None, "overlap 14: must be less than the 14 frames"),
+        ({"segments": 3, "segment_motion": "160,60"}, None, "2 numbers for 3 segments"),
+        ({"segments": 2, "segment_fps": "24,fast"}, None, "give numbers with commas"),
+        ({"segments": 2, "segment_motion": "160,-1"}, None, "motion_bucket_id -1.0: must be at least 0"),
+    ],
 )
 def test_what_cannot_be_is_said_before_anything_is_loaded(changes, end, words):
     with pytest.raises(UserError, match=words):
@@ -179,8 +203,11 @@ def test_words():
     assert place(1) == "In the queue: 1 other comes first" and "3 others come" in place(3)
     numbers = {"first_frame_psnr": 30.0, "motion_bucket": 20.0, "flicker": 0.1}
     said = {what: words for what, words, _ in quality(numbers, 160)}
-    assert said == {"First frame": "close to the picture", "Motion": "less than asked for",
-                    "Brightness": "no flicker to be seen"}
+    assert said == {
+        "First frame": "close to the picture",
+        "Motion": "less than asked for",
+        "Brightness": "no flicker to be seen",
+    }
     assert quality({**numbers, "motion_bucket": 150.0}, 160)[1][1] == "about what was asked for"
     assert quality({**numbers, "motion_bucket": 2.0}, 160)[1][1] == "it hardly moves"
     assert quality({}, 160) == []

@@ -81,8 +81,11 @@ def test_a_request_that_is_done_with_cannot_cancel_the_next(queue):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("bad", "this cannot be"), ("fault", "a fault of the program.*ZeroDivisionError: of the program"),
-     ("crash", "killed, as systems do when memory is out")],
+    [
+        ("bad", "this cannot be"),
+        ("fault", "a fault of the program.*ZeroDivisionError: of the program"),
+        ("crash", "killed, as systems do when memory is out"),
+    ],
 )
 def test_what_fails_is_told_and_the_next_request_is_done(queue, name, words):
     assert re.search(words, ended(queue.submit(make(name))).fault)
