@@ -3,23 +3,23 @@
 `generation` and `training` give {stage: `Need`}: what the process holds at most in each of its stages. `gm.memory`
 shows them and compares them with what is left. No mindspore here.
 
-Shapes decide most of it: weights, gradients, moments, pixels. What the framework adds is measured, on a CPU with
-MindSpore 2.8.0 (`benchmarks/memory.py` prints prediction and measurement side by side): the compiler's memory for each
-block of a network, and how many copies of a network's widest activation are alive at once. The last are counted in
-units, one unit being a float32 activation of all frames at full resolution with the narrowest level's channels.
+Shapes decide most of it: weights, gradients, moments, pixels, activations (`gm.activations`). What the framework adds
+is measured, on a CPU with MindSpore 2.8.0 (`benchmarks/memory.py` prints prediction and measurement side by side): the
+compiler's memory for each block of a network.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from gm import activations
+from gm.activations import FLOAT, Setting, Size, unet_blocks
+
 if TYPE_CHECKING:
-    from gm.model_config import Networks, Unet, Vae
+    from gm.model_config import Networks, Vae
     from gm.options import Options
 
-FLOAT = 4  # bytes
 # Bytes of the process when MindSpore is imported: of its own, and pages of libraries.
 _PROGRAM, _LIBRARIES = 0.16e9, 0.25e9
 _FIRST_CALL, _FIRST_STEP = 0.05e9, 0.03e9  # what is set up, buffers of threads, by the first network and by the UNet
@@ -27,15 +27,6 @@ _FIRST_CALL, _FIRST_STEP = 0.05e9, 0.03e9  # what is set up, buffers of threads,
 # block of the other networks. It keeps them. Training's graphs have a backward half too.
 _COMPILED, _COMPILED_SMALL = 22.5e6, 4.5e6
 _COMPILED_TRAINING, _COMPILED_RECOMPUTED = 35e6, 72e6
-# Units alive at once, in graph mode and in PyNative; and without the compiled kernels, whose operations are then
-# several operators each.
-_UNITS = {"encoder": (3.7, 5.4), "resblock": (14, 14), "transformer": (48, 48), "decoder": (4, 8)}
-_UNITS_PLAIN = {"encoder": (10, 10), "resblock": (14, 14), "transformer": (48, 48), "decoder": (4.5, 9)}
-_PLAIN_COMPILED = 1.35  # without kernels, as a multiple of with
-_LOWER_UNITS = 10  # of a decoder at the latents' resolution, with that level's channels; only tiles tell it apart
-# Units that the backward pass keeps of a block, of its own level's pixels and channels.
-_KEPT = {"resblock": 15, "transformer": 58, "inputs": 3}
-_KEPT_PYNATIVE = 1.75  # as a multiple of graph mode's
 _FRAME = 30  # bytes for a pixel of a decoded frame: float32 twice, and bytes
 _KEPT_FRAME = 6  # of a longer video's frame: bytes, twice while they are joined and written
 
@@ -64,29 +55,6 @@ class Need(NamedTuple):
         return self.own + self.mapped
 
 
-class Setting(NamedTuple):
-    """What of the program decides memory: graph mode or PyNative, and whether the compiled kernels are there."""
-
-    graph: bool = True
-    kernels: bool = True
-
-    def units(self, network: str) -> float:
-        return (_UNITS if self.kernels else _UNITS_PLAIN)[network][0 if self.graph else 1]
-
-    def compiled(self, size: float) -> float:
-        """Bytes of the compiler for `size` bytes of blocks."""
-        return size * (1 if self.kernels else _PLAIN_COMPILED) if self.graph else 0
-
-
-class Size(NamedTuple):
-    """Pixels and frames. evaluated: frames of one call of the UNet, of both halves of guidance and all of a batch."""
-
-    height: int
-    width: int
-    frames: int
-    evaluated: int
-
-
 def held(values: Iterable[tuple[int, int, int]]) -> Held:
     """`Held` of weights: (number of values, bytes of each in the file, bytes of each in the network) of each."""
     own = mapped = 0
@@ -98,82 +66,8 @@ def held(values: Iterable[tuple[int, int, int]]) -> Held:
     return Held(own, mapped)
 
 
-def unet_blocks(unet: Unet) -> list[tuple[bool, int, int]]:
-    """[(is a transformer, channels, how often its side is halved)] of the UNet's blocks, from its config section."""
-    blocks = []
-    for level, mult in enumerate(unet.channel_mult):
-        kinds = [False, True] if 2**level in unet.attention_resolutions else [False]
-        # The way down has one block of each kind fewer than the way up.
-        blocks += [(kind, mult * unet.model_channels, level) for kind in kinds * (2 * unet.num_res_blocks + 1)]
-    last = len(unet.channel_mult) - 1
-    widest = unet.channel_mult[-1] * unet.model_channels
-    return blocks + [(kind, widest, last) for kind in (False, True, False)]
-
-
 def _vae_blocks(vae: Vae, per_level: int) -> int:
     return len(vae.ch_mult) * per_level + 3
-
-
-def _factor(vae: Vae) -> int:
-    return 2 ** (len(vae.ch_mult) - 1)
-
-
-def _latent_pixels(model: Networks, size: Size) -> float:
-    return size.height * size.width / _factor(model.vae) ** 2
-
-
-def _encoder_activations(model: Networks, size: Size, setting: Setting, tile: int | None = None) -> float:
-    vae = model.vae
-    pixels = size.height * size.width
-    if tile is not None:
-        pixels = min(pixels, _tile_side(vae, tile, vae.num_res_blocks) ** 2)
-    return setting.units("encoder") * pixels * vae.ch * FLOAT
-
-
-def _tile_side(vae: Vae, tile: int, blocks: int) -> int:
-    """Pixels of a tile's side with its margins (`gm.networks.tiles`)."""
-    margin = math.ceil(sum((2 * blocks + 1) / 2**i for i in range(len(vae.ch_mult))))
-    return tile + 2 * margin * _factor(vae)
-
-
-def _unet_units(model: Networks, size: Size) -> list[tuple[str, float]]:
-    """[(kind, bytes of an activation)] of the UNet's blocks."""
-    values = size.evaluated * _latent_pixels(model, size) * FLOAT
-    return [
-        ("transformer" if transformer else "resblock", values * channels / 4**level)
-        for transformer, channels, level in unet_blocks(model.unet)
-    ]
-
-
-def _unet_activations(model: Networks, size: Size, setting: Setting) -> float:
-    return max(setting.units(kind) * unit for kind, unit in _unet_units(model, size))
-
-
-def _scores(model: Networks, size: Size, setting: Setting, most: int) -> float:
-    """Attention's scores and their softmax: the kernels hold none."""
-    if setting.kernels:
-        return 0
-    pixels, unet = _latent_pixels(model, size), model.unet
-    found = max(
-        (
-            size.evaluated * (pixels / 4**level) ** 2 * channels / unet.num_head_channels
-            for transformer, channels, level in unet_blocks(unet)
-            if transformer
-        )
-    )
-    return 2 * FLOAT * min(found, most)
-
-
-def _decoder_activations(model: Networks, size: Size, setting: Setting, chunk: int, tile: int | None = None) -> float:
-    vae = model.vae
-    frames = min(chunk, size.frames)
-    pixels = size.height * size.width
-    upper = pixels if tile is None else min(pixels, _tile_side(vae, tile, vae.num_res_blocks + 1) ** 2)
-    found = setting.units("decoder") * frames * upper * vae.ch * FLOAT
-    if upper < pixels:
-        found += _LOWER_UNITS * frames * _latent_pixels(model, size) * vae.ch * vae.ch_mult[-1] * FLOAT
-        found += 2 * 3 * FLOAT * frames * pixels  # of this round and the one before
-    return found
 
 
 def generation(
@@ -210,9 +104,9 @@ def generation(
     }
     mapped: dict[str, float] = {"program": _LIBRARIES}
     stages: dict[str, Need] = {}
-    activations = 0.0
+    active = 0.0
     if sampled:
-        stages, activations = _sampling(model, weights, size, setting, low_memory, tiles[0], scores, parts, mapped)
+        stages, active = _sampling(model, weights, size, setting, low_memory, tiles[0], scores, parts, mapped)
     if not decoded:
         return stages
     blocks = _vae_blocks(model.vae, model.vae.num_res_blocks + 1)
@@ -221,9 +115,9 @@ def generation(
         parts["UNet"] = 0
     parts["decoder"], mapped["decoder"] = weights["decoder"]
     # What was freed is not given back to the system, and little of it serves again.
-    activations += _decoder_activations(model, size, setting, chunk, tiles[1])
-    activations += (_FRAME * size.frames + _KEPT_FRAME * kept) * size.height * size.width
-    stages["decoding"] = _need(parts, activations, mapped)
+    active += activations.decoder(model, size, setting, chunk, tiles[1])
+    active += (_FRAME * size.frames + _KEPT_FRAME * kept) * size.height * size.width
+    stages["decoding"] = _need(parts, active, mapped)
     return stages
 
 
@@ -241,18 +135,18 @@ def _sampling(
     """The stages before decoding, and bytes of their activations; adds to `parts` and `mapped` what they leave."""
     small = model.clip.layers + _vae_blocks(model.vae, model.vae.num_res_blocks)
     parts["compiled graphs"] += setting.compiled(_COMPILED_SMALL * small)
-    activations = _encoder_activations(model, size, setting, encode_tile)
+    active = activations.encoder(model, size, setting, encode_tile)
     mapped.update({name: weights[name].mapped for name in ("clip", "condition_encoder")})
     parts["encoders"] = weights["clip"].own + weights["condition_encoder"].own
-    stages = {"conditioning": _need(parts, activations, mapped)}
+    stages = {"conditioning": _need(parts, active, mapped)}
 
     parts["compiled graphs"] += setting.compiled(_COMPILED * len(unet_blocks(model.unet))) + _FIRST_STEP
     if low_memory:  # pages of the file stay until the system wants them back
         parts["encoders"] = 0
     parts["UNet"], mapped["unet"] = weights["unet"]
-    activations += _unet_activations(model, size, setting) + _scores(model, size, setting, scores)
-    stages["sampling"] = _need(parts, activations, mapped)
-    return stages, activations
+    active += activations.unet_widest(model, size, setting) + activations.scores(model, size, setting, scores)
+    stages["sampling"] = _need(parts, active, mapped)
+    return stages, active
 
 
 def _need(parts: Mapping[str, float], activations: float, mapped: Mapping[str, float]) -> Need:
@@ -340,8 +234,8 @@ def training(
         "clips read ahead": pixels,
     }
     mapped = {"program": _LIBRARIES, "encoders": sum(part.mapped for part in coders)}
-    activations = _encoder_activations(model, size, setting)
-    stages = {"encoding": _need(encoding, activations, mapped)}
+    active = activations.encoder(model, size, setting)
+    stages = {"encoding": _need(encoding, active, mapped)}
 
     blocks = unet_blocks(model.unet)
     parts = {
@@ -362,24 +256,11 @@ def training(
     if ema:
         parts["running mean of the weights"] = FLOAT * trained
     mapped["unet"] = weights["unet"].mapped
-    activations += _kept_activations(model, size, setting, recompute)
-    stages["training"] = _need(parts, activations, mapped)
+    active += activations.kept_for_backward(model, size, setting, recompute)
+    stages["training"] = _need(parts, active, mapped)
     if sample:
         video = generation(model, weights, size._replace(evaluated=2 * size.frames), size.frames, setting)
         decoding = video["decoding"].parts
         parts["sample video"] = sum(decoding.get(name, 0) for name in ("decoder", "activations", "compiled graphs"))
-        stages["sample video"] = _need(parts, activations, {**mapped, "decoder": weights["decoder"].mapped})
+        stages["sample video"] = _need(parts, active, {**mapped, "decoder": weights["decoder"].mapped})
     return stages
-
-
-def _kept_activations(model: Networks, size: Size, setting: Setting, recompute: bool) -> float:
-    """Bytes of what the forward pass leaves for the backward pass, which is then computed beside it."""
-    blocks = _unet_units(model, size)
-    if not recompute:
-        return sum(_KEPT[kind] * unit for kind, unit in blocks) * (1 if setting.graph else _KEPT_PYNATIVE)
-    inputs = sum(_KEPT["inputs"] * unit for kind, unit in blocks if kind == "resblock")
-    # The stage whose inside is there, a ResBlock and perhaps a transformer, and its gradients.
-    inside = 2 * max(
-        (_KEPT["resblock"] + _KEPT["transformer"] * (kind == "transformer")) * unit for kind, unit in blocks
-    )
-    return inputs + inside + _unet_activations(model, size, setting)

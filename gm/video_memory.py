@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gm import estimate, ops
+from gm.activations import FLOAT
 from gm.ops import reference
 from gm.pipeline import PARTS
 from gm.sizes import size_multiple
@@ -34,7 +35,7 @@ def basis(pipeline: ImageToVideo, low_memory: bool | None = None) -> estimate.Ba
     low_memory = pipeline.low_memory if low_memory is None else low_memory
     weights = {name: pipeline.weights.held(name, pipeline.amp_level, low_memory) for name in PARTS.values()}
     changed = sum(math.prod(pipeline.weights.shapes[name]) for name in pipeline.deltas.names())
-    weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + estimate.FLOAT * changed)
+    weights["unet"] = weights["unet"]._replace(own=weights["unet"].own + FLOAT * changed)
     return estimate.Basis(pipeline.config.model, weights, ops.memory_setting(), low_memory, reference.MAX_SCORES)
 
 

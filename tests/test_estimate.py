@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 
 from gm import estimate, memory
+from gm.activations import Setting, Size
 from gm.errors import UserError
-from gm.estimate import Held, Need, Setting, Size
+from gm.estimate import Held, Need
 from gm.model import COMPONENTS, build_component, load_model_config
 from gm.training.step import is_temporal
 from tests.untrained import CONFIG

@@ -28,7 +28,7 @@ from mindspore.ops import (
 )
 
 from gm import interrupts
-from gm.estimate import Setting
+from gm.activations import Setting
 from gm.memory import attention_scores, available_memory
 from gm.ops import context, cuda, float32, fused, gpu, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
@@ -142,7 +142,7 @@ def why_no_bfloat16() -> str | None:
 
 
 def memory_setting() -> Setting:
-    """What of the choices made here decides how much memory networks take: `gm.estimate.Setting`."""
+    """What of the choices made here decides how much memory networks take: `gm.activations.Setting`."""
     kernels = device() != "CPU" or native.library() is not None  # other devices' own operations hold no scores either
     return Setting(context.mode() == GRAPH_MODE, kernels)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
 from gm import estimate, memory, ops
+from gm.activations import Size
 from gm.checkpoint.lora import WEIGHT
 from gm.model import COMPONENTS
 from gm.ops import parallel
@@ -57,7 +58,7 @@ def needed(
     return estimate.training(
         plan.config.model,
         {name: plan.base.held(name, precision(train)) for name in COMPONENTS},
-        estimate.Size(height, width, data.frames, data.frames * batch),
+        Size(height, width, data.frames, data.frames * batch),
         ops.memory_setting(),
         sum(trainable(plan.base.shapes, train, rank).values()),
         half=train.amp_level == "O2",
