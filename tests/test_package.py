@@ -63,7 +63,7 @@ def test_every_program_is_a_command():
 
 def test_the_version_is_in_one_place():
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "pyproject.toml", ROOT / "setup.py")]
-    assert not [text for text in texts if re.search(r'version\s*=\s*"\d', text)]
+    assert not [text for text in texts if re.search(r'\bversion\s*=\s*"\d', text)]
     assert f"\n## {gm.__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 

@@ -71,7 +71,7 @@ def set_device(device_target: str | None = None, mode: int = GRAPH_MODE, fast_fl
 def _keep_nchw() -> None:
     """Turn off the GPU back end's own turn of float16 graphs from NCHW to NHWC: it gets wrong what is added to a
     convolution's result, the bias and a value for each channel (2.8.0 on an H200: wrong by 0.6 and 0.9 of the largest
-    value, 6e-4 without; docs/devices.md)."""
+    value, 6e-4 without; docs/gpu.md)."""
     ms.set_context(disable_format_transform=True)
 
 
