@@ -415,7 +415,7 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as left:
         train.main(["--help", "--config=none.yaml"])
     printed = capsys.readouterr().out
-    assert not left.value.code and "--train.optimizer.learning_rate  [3.0e-5]" in printed and "--dry_run" in printed
+    assert not left.value.code and "--train.optimizer.learning_rate  [3e-05]" in printed and "--dry_run" in printed
 
 
 def test_sample_videos_show_the_weights_of_the_moment(arguments, tmp_path):
@@ -449,8 +449,8 @@ def test_sampling_changes_nothing_in_the_training(arguments, tmp_path):
 @pytest.mark.parametrize(
     "option, words",
     [
-        ("train.sample.every=2", "needs both"),
-        ("train.sample.image=no.png", "needs both"),
+        ("train.sample.every=2", "give both"),
+        ("train.sample.image=no.png", "give both"),
     ],
 )
 def test_a_sample_needs_a_picture_and_a_time(arguments, tmp_path, option, words):
