@@ -18,6 +18,7 @@ from gm.ops import parallel
 from gm.ops.pair import Pair
 from gm.options import ModelSettings, VideoSettings
 from tests.stand_ins import denoiser_of
+from tests.together import together
 from tests.untrained import CONFIG
 
 
@@ -46,22 +47,14 @@ def pair(monkeypatch):
 
 def on_both(function, pair):
     """[what function(pair) gave or raised on each of two devices]."""
-    found, lock = [None, None], threading.Lock()
+    lock = threading.Lock()
 
     def run(rank):
-        try:
-            with lock:
-                own = pair(rank)
-            found[rank] = function(own)
-        except UserError as error:
-            found[rank] = error
+        with lock:
+            own = pair(rank)
+        return function(own)
 
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return found
+    return together(lambda: run(0), lambda: run(1))
 
 
 def test_each_device_computes_one_half_and_both_get_the_result_of_one(pair):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gm.sharing import folder, launcher, supervisor
 from gm.sharing.folder import RunFolder
 from gm.sharing.launcher import Worker
 from gm.sharing.member import Member
+from tests.together import together
 
 PATHS = [Path(f"/pictures/{name}.png") for name in "abc"]
 LAUNCHED = {
@@ -30,24 +30,6 @@ LAUNCHED = {
 
 def devices(size):
     return [Worker(rank, size, rank, "host:1") for rank in range(size)]
-
-
-def together(*functions):
-    """What each function, in a thread of its own, returned or raised."""
-    found = [None] * len(functions)
-
-    def run(place, function):
-        try:
-            found[place] = function()
-        except UserError as error:
-            found[place] = error
-
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in enumerate(functions)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return found
 
 
 def test_a_worker_knows_its_place_and_its_process_sees_one_device(monkeypatch):
