@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before all that takes time
 
 import argparse
 import functools
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from gm import compile_cache
 from gm.cli import run
 from gm.cli.arguments import check_arguments, choose_model, make_job
+from gm.console import say
 from gm.errors import UserError, run_cli
 from gm.inference_options import make_parser
 from gm.sharing import roles
@@ -70,7 +70,7 @@ def work(arguments: argparse.Namespace, member: Member | None = None, second: bo
 
 
 def kept_graphs(
-    arguments: argparse.Namespace, job: Job, paths: Sequence[Path], member: Member | None, say: bool
+    arguments: argparse.Namespace, job: Job, paths: Sequence[Path], member: Member | None, first: bool
 ) -> AbstractContextManager[bool]:
     """The `compile_cache` of this run: None of it where nobody can know what this device will compile."""
     place, asked = compile_cache.chosen(arguments.compile_cache, **job.record())
@@ -80,8 +80,8 @@ def kept_graphs(
         why = "several devices need --height and --width with it, and no --low_memory"
     elif place and arguments.guidance_devices > 1:
         why = "not with --guidance_devices"
-    if why and asked and say:
-        print(f"warning: --compile_cache is not used: {why}", file=sys.stderr)
+    if why and asked and first:
+        say(f"warning: --compile_cache is not used: {why}")
     return compile_cache.compile_cache(None if why else place, conditions, asked)
 
 

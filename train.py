@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from gm import compile_cache, places
+from gm.console import say
 from gm.errors import UserError, run_cli
 from gm.inference_options import add_option
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         plan = Plan(settings, config)
         for warning in plan.warnings():
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}")
         print(dry_run.describe(plan))
         print(memory.check(plan) if check else "memory is not checked")
         return 0

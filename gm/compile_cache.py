@@ -22,12 +22,12 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gm import places, trust
+from gm.console import say
 from gm.errors import UserError, run_cli
 from gm.files import temporary_folder
 
@@ -48,9 +48,8 @@ def quiet() -> None:
 def ignore_environment() -> None:
     """MindSpore's own switch would mix the graphs of different runs up (see above); with a line if it is on."""
     if os.environ.get(_ENABLE) == "1":
-        print(
+        say(
             f"warning: {_ENABLE} is left out of account: it gives wrong results; --compile_cache is safe",
-            file=sys.stderr,
         )
     stop()
 
@@ -165,7 +164,7 @@ def _own_folder(folder: Path, asked: bool) -> Path | None:
         reason = f"{folder}: {reason}"
     if reason is not None:
         what = "--compile_cache is not used" if asked else "compiled networks are not kept for the next run"
-        print(f"warning: {what}: {reason}", file=sys.stderr)
+        say(f"warning: {what}: {reason}")
         return None
     return folder
 
@@ -196,7 +195,7 @@ def _is_whole(kept: Path) -> bool:
                 return True
     except (OSError, ValueError):
         pass
-    print(f"warning: the compile cache {kept} is damaged or was changed, and is made anew", file=sys.stderr)
+    say(f"warning: the compile cache {kept} is damaged or was changed, and is made anew")
     shutil.rmtree(kept, ignore_errors=True)
     return False
 

@@ -56,9 +56,9 @@ def show(events: Iterable[Event], who: str = "") -> None:
     try:
         for event in events:
             if isinstance(event, Warned):
-                print(f"{who}warning: {event.text}", file=sys.stderr)
+                say(f"{who}warning: {event.text}")
             elif isinstance(event, Failed):
-                print(f"{who}error: {event.path}: {event.text}", file=sys.stderr)
+                say(f"{who}error: {event.path}: {event.text}")
             elif isinstance(event, Skipped):
                 print(f"{who}{event.video}: was there already")
             elif isinstance(event, Compiling):

@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before all that takes time
 
     interrupts.catch()
 
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from jsonargparse import ArgumentParser
 
 from gm.checkpoint.conversion import DTYPES, FORMATS, convert
 from gm.checkpoint.export import LAYOUTS, MINDSPORE
+from gm.console import say
 from gm.errors import run_cli
 
 
@@ -85,7 +85,7 @@ def _configs(config: str, parts: Collection[str]) -> dict[str, Any]:
 
     loaded = load_model_config(config)
     if "vae" in parts and loaded.model.vae.num_res_blocks != 2:
-        print("warning: diffusers builds the video VAE only with num_res_blocks 2", file=sys.stderr)
+        say("warning: diffusers builds the video VAE only with num_res_blocks 2")
     return model_configs(loaded, parts)
 
 

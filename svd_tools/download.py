@@ -18,7 +18,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from jsonargparse import ArgumentParser
 
 from gm import places
 from gm.checkpoint.published import REPOSITORIES, checkpoints_folder
-from gm.console import progress_bar
+from gm.console import progress_bar, say
 from gm.data.outputs import make_folder
 from gm.errors import UserError, run_cli
 from gm.files import require_space
@@ -101,7 +100,7 @@ def _fetch(hub: Any, repository: str, name: str, about: Any, partial: Path) -> s
             got = _so_far(partial, about.etag)
             if got <= before or _status(error) is not None or error.errno is not None:
                 raise
-            print(f"the connection broke at {got / 1e9:.2f} of {about.size / 1e9:.2f} GB; going on", file=sys.stderr)
+            say(f"the connection broke at {got / 1e9:.2f} of {about.size / 1e9:.2f} GB; going on")
 
 
 def _so_far(partial: Path, sha256: str) -> int:

@@ -11,14 +11,13 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
-from gm.console import progress
+from gm.console import progress, say
 from gm.data.frame_folder import open_clip
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import MEANINGS, evaluate
@@ -87,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(finite, options.json)
         print(f"{options.json}: the same as JSON, null where a number is infinite or undefined")
     for fault in faults:
-        print(fault, file=sys.stderr)
+        say(fault)
     return 1 if faults else 0
 
 

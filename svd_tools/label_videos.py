@@ -16,7 +16,6 @@ import functools
 import io
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -172,9 +171,9 @@ def _label_videos(
     found = find_clips(folder)
     videos = found.clips
     if found.others:
-        print(f"left out by suffix: {count_suffixes(found.others)}", file=sys.stderr)
+        say(f"left out by suffix: {count_suffixes(found.others)}")
     for path in found.repeated:
-        print(f"left out: {folder / path}: a link to a folder that is searched anyway", file=sys.stderr)
+        say(f"left out: {folder / path}: a link to a folder that is searched anyway")
     done, unfinished = read_rows(output, columns), read_rows(partial, columns)
     if split_scenes and unfinished:
         unfinished.popitem()  # the last video: other scenes of it may not have been written
@@ -184,7 +183,7 @@ def _label_videos(
     todo = [path for path in videos if path not in done]
     failures = list(found.unreadable)
     for _, fault in failures:
-        print(f"left out: {fault}", file=sys.stderr)
+        say(f"left out: {fault}")
     with open(partial, "a", newline="", encoding="utf-8") as file:
         one = functools.partial(_labelled, folder.absolute() if scheduler else folder, (frames_fps, hdr, split_scenes))
         for path, rows, reason in spread(
@@ -306,9 +305,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.calibrate or scale:
         print(f"{beside(options.output)}: bucket 127 is {set_scale(options.output, scale).describe(127)}")
     if failures:
-        print(f"{len(failures)} videos left out:", file=sys.stderr)
+        say(f"{len(failures)} videos left out:")
         for _, reason in failures:
-            print(f"  {reason}", file=sys.stderr)
+            say(f"  {reason}")
     return 1 if failures else 0
 
 

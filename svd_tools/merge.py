@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from gm import places
-from gm.console import progress_bar
+from gm.console import progress_bar, say
 from gm.errors import UserError, run_cli
 
 
@@ -116,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.overwrite,
     )
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}")
     print(f"{options.output}: {options.checkpoint} with {options.delta}")
 
 

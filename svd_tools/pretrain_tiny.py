@@ -15,13 +15,13 @@ if __name__ == "__main__":  # before all that takes time
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from gm import places
+from gm.console import say
 from gm.errors import run_cli
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = pretrain(recipe, options.output_dir, Path(options.config).parent)
     except Stopped as stopped:
         place, status = stopped.args
-        print(f"stopped in {place}; the same command goes on", file=sys.stderr)
+        say(f"stopped in {place}; the same command goes on")
         return status
     print(f"{output}: the trained model, float16")
     return 0

@@ -18,7 +18,6 @@ import functools
 import html
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
 
 from gm import places
-from gm.console import progress
+from gm.console import progress, say
 from gm.data.outputs import write_png
 from gm.data.sized_clips import SizedClips
 from gm.data.spread import spread
@@ -220,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         header, samples = draw_samples(train, options.count, options.draw, options.scheduler)
     for sample in samples:
         for path, reason in sample["failures"]:
-            print(f"left out, another clip takes its place: {path} ({reason})", file=sys.stderr)
+            say(f"left out, another clip takes its place: {path} ({reason})")
     for write, path in ((write_sheet, options.output), (write_page, options.html)):
         if path is not None:
             write(header, samples, data_dir, path)

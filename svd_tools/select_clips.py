@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jsonargparse import ArgumentParser
 
+from gm.console import say
 from gm.data import duplicates, selection
 from gm.data.calibration import beside, of_list
 from gm.data.metadata import REQUIRED
@@ -91,7 +91,7 @@ def drop_duplicates(
     found = duplicates.alike(bits, distance, [index for index, _ in failed])
     for index, reason in failed:
         line = chosen.lines[chosen.rows[index]]
-        print(f"warning: line {line} stays, as it cannot be compared: {reason}", file=sys.stderr)
+        say(f"warning: line {line} stays, as it cannot be compared: {reason}")
     _drop(chosen, found, "duplicates, near", "looks like")
     return len(failed)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import collections
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gm import compile_cache
-from gm.console import peak_memory, show
+from gm.console import peak_memory, say, show
 from gm.errors import EndsAll, UserError
 from gm.events import Failed
 from gm.memory import report
@@ -73,7 +72,7 @@ def introduce(job: Job) -> None:
     for line in (*job.model.pipeline.sources(), *job.motion()):
         print(line)
     for warning in job.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}")
 
 
 def _noted(events: Iterable[Event], failed: dict[Path, str]) -> Iterator[Event]:
@@ -102,7 +101,7 @@ def for_each(
                 raise
             failed = {path: str(error)}
             if not silent:
-                print(f"error: {error if str(path) in str(error) else f'{path}: {error}'}", file=sys.stderr)
+                say(f"error: {error if str(path) in str(error) else f'{path}: {error}'}")
         for place, why in failed.items():
             compile_cache.stop()
             failures.setdefault(place, why if str(place) in why else f"{place}: {why}")

@@ -6,13 +6,12 @@ import ctypes
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gm import compile_cache
-from gm.console import show
+from gm.console import say, show
 from gm.errors import UserError
 from gm.events import Failed, Skipped, Written
 from gm.sharing.folder import RunFolder
@@ -71,7 +70,7 @@ class Member:
                 show(self.noted(job.gather(source, numbers)), f"{self.name}: ")
             except UserError as error:
                 compile_cache.stop()
-                print(f"{self.name}: error: {error}", file=sys.stderr)
+                say(f"{self.name}: error: {error}")
                 self.failed(path, numbers, str(error))
         show(self.noted(job.finish()), f"{self.name}: ")
 

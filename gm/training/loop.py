@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -13,6 +12,7 @@ import numpy as np
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.compile_cache import stop as stop_caching
+from gm.console import say
 from gm.data import calibration
 from gm.errors import UserError, memory_faults
 from gm.files import require_space
@@ -143,19 +143,18 @@ class _Run:
             f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips"
         )
         if plan.train.pretrained is None:
-            print(
+            say(
                 "warning: no --train.pretrained: all starts from random values, and only the UNet is trained, not "
                 "the encoders",
-                file=sys.stderr,
             )
         for line in plan.describe_sizes():
             print(line)
         for warning in plan.warnings():
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}")
         if self.source is not None:
             print(f"resumed from {self.source}, step {self.state.step}")
             for change in changes:
-                print(f"warning: {change}", file=sys.stderr)
+                say(f"warning: {change}")
         elif plan.train.resume is not None:
             print("no checkpoint to resume from yet: starting at step 0")
 
