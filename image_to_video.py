@@ -73,16 +73,18 @@ def kept_graphs(
     arguments: argparse.Namespace, job: Job, paths: Sequence[Path], member: Member | None, first: bool
 ) -> AbstractContextManager[bool]:
     """The `compile_cache` of this run: None of it where nobody can know what this device will compile."""
+    from gm.graphs import conditions, conditions_of_any  # imports mindspore
+
     place, asked = compile_cache.chosen(arguments.compile_cache, **job.record())
-    conditions = job.graph_conditions_of_any if member else functools.partial(job.graph_conditions, paths)
+    known = functools.partial(conditions_of_any, job) if member else functools.partial(conditions, job, paths)
     why = None
-    if place and member and conditions() is None:
+    if place and member and known() is None:
         why = "several devices need --height and --width with it, and no --low_memory"
     elif place and arguments.guidance_devices > 1:
         why = "not with --guidance_devices"
     if why and asked and first:
         say(f"warning: --compile_cache is not used: {why}")
-    return compile_cache.compile_cache(None if why else place, conditions, asked)
+    return compile_cache.compile_cache(None if why else place, known, asked)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gm.options import ModelSettings, Options, VideoSettings
 from gm.results import ENDINGS, fingerprint
+from gm.settings import Decides, defaults, indifferent
 
+_KINDS = (ModelSettings, VideoSettings, Options)
+_OF_THE_RUN = {"video", "files", "seconds", "peak_memory_bytes", "frames", "command", "versions", "attention_scores"}
 # What a JSON file tells that decides nothing of the result, or rounding alone.
-_INDIFFERENT = {
-    "video",
-    "files",
-    "seconds",
-    "peak_memory_bytes",
-    "frames",
-    "command",
-    "versions",
-    "attention_scores",
-    "mode",
-    "low_memory",
-    "device_target",
-    "batch",
-    "guidance_devices",
-}
+_INDIFFERENT = _OF_THE_RUN | indifferent(Decides.RESULT, *_KINDS)
 
 
 class Done:
@@ -71,6 +61,8 @@ class Done:
 
 
 def _other_settings(told: dict[str, Any], before: dict[str, Any]) -> str | None:
+    # What an older file does not tell was not there to be chosen: it was as it is by default.
+    before = {**{name: value for kind in _KINDS for name, value in defaults(kind).items()}, **before}
     for name in told.keys() - _INDIFFERENT:
         if told[name] != before.get(name):
             return f"{name} was {before.get(name)} and is {told[name]}"

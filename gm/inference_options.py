@@ -100,19 +100,12 @@ def _options(group: str) -> Iterator[Option]:
             known, expected = about(field), types_of(kind)[name][0]
             if known.group != group:
                 continue
-            default = None if field.default is MISSING else field.default
+            names = tuple((known.names or kind.names).format(name).split())
             parse = known.parse or (switch if expected is bool else None)
             typed: Any = _parsed(parse) if parse else expected if expected in (int, float) else str
-            # Of `Options` the model's config has the last word.
-            yield Option(
-                name,
-                tuple((known.names or f"--{name}").split()),
-                known.help,
-                typed,
-                None if kind is Options else default,
-                known.choices or None,
-                default,
-            )
+            shown = None if field.default is MISSING else field.default
+            default = None if kind is Options else shown  # of which the model's config has the last word
+            yield Option(name, names, known.help, typed, default, known.choices or None, shown)
 
 
 GROUPS = {group: list(_options(group)) for group in (MOST, WEIGHTS, MOTION, MEMORY, SPEED, DEVICE)}

@@ -27,10 +27,9 @@ With skip_done `Skipped` stands for all events of a video that is there already.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Generator, Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +42,9 @@ from gm.events import Failed, Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
 from gm.making import Making
 from gm.options import Options
-from gm.picture import plan
 from gm.pipeline import PARTS
-from gm.settings import plain
+from gm.picture import plan
+from gm.settings import recorded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,25 +54,6 @@ if TYPE_CHECKING:
     from gm.loaded import Model
     from gm.options import VideoSettings
     from gm.picture import Picture
-
-# Settings that only go through the networks as numbers, or not at all: compiled graphs do not depend on them.
-_NUMBERS = {
-    "seed",
-    "fps",
-    "motion_bucket_id",
-    "noise_aug_strength",
-    "config",
-    "checkpoint",
-    "base",
-    "use_ema",
-    "delta",
-    "output_fps",
-    "watermark",
-    "command",
-    "end_image",
-    "segment_motion",
-    "segment_fps",
-}
 
 # Of the options, what sampling alone needs.
 _SAMPLED = {f.name for f in fields(Options)} - {"num_frames", "decode_chunk_size", "decode_tile"}
@@ -93,10 +73,6 @@ class Job:
     def __init__(self, model: Model, settings: VideoSettings, command: str | None = None) -> None:
         self.model, self.settings, self.command = model, settings, command
         self.pipeline = model.pipeline
-        known = [f.name for f in fields(Options)]
-        unknown = [name for name in settings.sampling if name not in known]
-        if unknown:
-            raise UserError(f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}")
         self.options = self.pipeline.options(**settings.sampling)
         self.overlap = segments.overlap_of(self.options, settings)
         segments.options_of(self.options, settings)  # says what cannot be
@@ -132,20 +108,14 @@ class Job:
         return self.options.warnings() + self.model.warnings() + self._motion()[1]
 
     def record(self) -> dict[str, Any]:
-        """Everything that decides the result, for the JSON file."""
+        """Everything that decides anything, for the JSON file: all options but those whose fields say otherwise."""
         return {
             **self.model.record(),
-            **asdict(self.options),
+            **recorded(self.options),
+            **recorded(self.settings),
             "output_fps": self.settings.output_fps or self.options.fps,
-            "watermark": self.settings.watermark,
-            "command": self.command,
-            "loop": self.settings.loop,
-            "end_image": self.settings.end_image and str(Path(self.settings.end_image).resolve()),
-            "segments": self.settings.segments,
             "overlap": self.overlap if self.settings.segments > 1 else None,
-            "segment_motion": self.settings.segment_motion,
-            "segment_fps": self.settings.segment_fps,
-            "batch": self.settings.batch,
+            "command": self.command,
         }
 
     def motion(self) -> list[str]:
@@ -155,32 +125,6 @@ class Job:
     def _motion(self) -> tuple[list[str], list[str]]:
         weights = self.model.settings.checkpoint, *(delta.path for delta in self.pipeline.deltas)
         return calibration.meaning(self.options.motion_bucket_id, weights)
-
-    def graph_conditions(self, paths: Iterable[str | Path]) -> list[Any]:
-        """For `gm.compile_cache`: every setting but the numbers that only go through the networks."""
-        batches: list[list[tuple[int, int]]] = []
-        waiting: Batches[tuple[int, int]] = Batches(self.settings.batch)
-        for path in paths:
-            with contextlib.suppress(UserError):  # it is told when its turn comes
-                source = self.plan(path)
-                batches += [waiting.add(source.size, source.size) for *_, there, _ in self._look(source) if not there]
-        sizes = [(*batch[0], len(batch)) for batch in (*batches, *waiting.rest()) if batch] * self.settings.segments
-        if not self.model.settings.low_memory:  # which makes the networks anew for every video
-            sizes = list(dict.fromkeys(sizes))
-        return self._conditions(sizes)
-
-    def graph_conditions_of_any(self) -> list[Any] | None:
-        """`graph_conditions` of whatever pictures come, for one of several devices; None where they decide."""
-        height, width = self.settings.height, self.settings.width
-        if height is None or width is None or self.model.settings.low_memory or self.settings.batch > 1:
-            return None
-        return self._conditions([(height, width, 1)])
-
-    def _conditions(self, sizes: list[tuple[int, int, int]]) -> list[Any]:
-        settings = {name: value for name, value in self.record().items() if name not in _NUMBERS}
-        done = self.settings.output_type != "latents", bool(self.settings.end_image)  # what else is computed
-        narrow = sorted(self.pipeline.narrow())
-        return [settings, plain(self.pipeline.config.model), ops.compiled_library(), done, sizes, narrow]
 
     def plan(self, path: str | Path) -> Picture:
         """The `Picture` of a file, at the size that the settings ask for."""
@@ -227,7 +171,7 @@ class Job:
 
     def told(self, source: Picture | GivenLatents, options: Options) -> dict[str, Any]:
         """What the JSON file of a video of `source` says of its making."""
-        told = {**self.record(), **asdict(options), "height": source.size[0], "width": source.size[1]}
+        told = {**self.record(), **recorded(options), "height": source.size[0], "width": source.size[1]}
         if not isinstance(source, GivenLatents):
             return {**told, "image": str(source.path.resolve()), "crop": source.crop}
         told["latents_in"] = str(source.path.resolve())
@@ -249,7 +193,7 @@ class Job:
     def _done(self) -> Done:
         return Done(self.settings.output_dir)
 
-    def _look(
+    def look(
         self, source: Picture | GivenLatents, numbers: Iterable[int] | None = None
     ) -> list[tuple[int, Options, Path | None, str | None]]:
         """[(number, its options, path of the video that is there or None, why what is there will not do or None)]."""
@@ -278,7 +222,7 @@ class Job:
             raise UserError(
                 f"{source.path}: {given} frames cannot be continued with --overlap={self.overlap}: it must be less"
             )
-        found = self._look(source, numbers)
+        found = self.look(source, numbers)
         for number, _, there, why in found:
             if there:
                 yield Skipped(there, source.path, number)

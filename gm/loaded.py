@@ -12,6 +12,7 @@ from gm.options import ModelSettings
 from gm.pipeline import ImageToVideo
 from gm.precision import level
 from gm.results import made_by
+from gm.settings import recorded
 from gm.sharing import launcher
 
 
@@ -54,20 +55,11 @@ class Model:
         return found + self.pipeline.warnings
 
     def record(self) -> dict[str, Any]:
-        """What of the model decides the result, for the JSON file."""
-        settings = self.settings
+        """What of the model decides anything, for the JSON file."""
         return {
-            "config": str(settings.config),
-            "checkpoint": str(Path(settings.checkpoint).resolve()),
-            "base": settings.base and str(Path(settings.base).resolve()),
-            "use_ema": settings.use_ema,
+            **recorded(self.settings),
+            "config": str(self.settings.config),
             "delta": self.pipeline.deltas.record(),
-            "amp_level": settings.amp_level,
-            "dtype": settings.dtype,
-            "fast_float32": settings.fast_float32,
-            "mode": settings.mode,
-            "low_memory": settings.low_memory,
-            "guidance_devices": settings.guidance_devices,
             "attention_scores": self.attention_scores,
             "device_target": ops.device(),
             "versions": versions(),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gm.config import load
 from gm.options import Options
@@ -22,7 +23,7 @@ class Unet(Settings):
     out_channels: int = option("of latents", least=1)
     num_res_blocks: int = option("of a level", least=1)
     attention_resolutions: tuple[int, ...] = option("halvings (1, 2, 4 …) of the levels with transformers", least=1)
-    channel_mult: tuple[int, ...] = option("channels of each level", least=1)
+    channel_mult: tuple[int, ...] = option("channels of each level", least=1, filled=True)
     num_head_channels: int = option("of an attention's head", least=1)
     context_dim: int = option("width of the context tokens", least=1)
     adm_in_channels: int = option("width of the vector conditioning", least=1)
@@ -33,7 +34,7 @@ class Vae(Settings):
     """Arguments of `gm.networks.vae.VaeEncoder` and `VaeDecoder`."""
 
     ch: int = option("channels of the largest level, of which ch_mult has multiples", least=1)
-    ch_mult: tuple[int, ...] = option("channels of each level", least=1)
+    ch_mult: tuple[int, ...] = option("channels of each level", least=1, filled=True)
     num_res_blocks: int = option("of a level", least=1)
     z_channels: int = option("of latents", least=1)
     temporal_decoder: bool = option("frames are decoded together, by layers over time")
@@ -61,9 +62,6 @@ class Networks(Settings):
     def contradictions(self) -> Iterable[str]:
         """Faults that would surface deep inside a network."""
         unet, vae, clip = self.unet, self.vae, self.clip
-        for name, levels in (("unet.channel_mult", unet.channel_mult), ("vae.ch_mult", vae.ch_mult)):
-            if not levels:
-                yield f"{name}: must not be empty"
         if 0 in (unet.num_head_channels, clip.head_width, clip.patch_size):  # which is told already
             return
         widths = {f"unet level {i}": unet.model_channels * m for i, m in enumerate(unet.channel_mult)}
@@ -96,8 +94,9 @@ class TrainedSize(Settings):
 class Sampling(Options, TrainedSize):
     """The defaults of a model: `Options` and the size of its videos."""
 
-    def options(self) -> Options:
-        return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__})
+    def options(self, **changes: Any) -> Options:
+        """With changes; None leaves a value as it is. UserError for what cannot be."""
+        return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__}).changed(**changes)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ The command line, its help and the page are made from the fields (`gm.inference_
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from gm.diffusion.sampling import SAMPLERS
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import UserError
 from gm.memory import parse_size
-from gm.settings import Settings, option
+from gm.settings import About, Decides, Settings, option
 
 DEVICES = ("CPU", "GPU", "Ascend")
 _DEVICE_NAMES = {"cpu": "CPU", "gpu": "GPU", "cuda": "GPU", "ascend": "Ascend", "npu": "Ascend"}
@@ -29,6 +30,15 @@ OVERLAP = 4  # frames, where none are asked for
 # Groups of the help.
 MOST, WEIGHTS, MOTION = "what most people need", "weights", "motion and likeness"
 MEMORY, SPEED, DEVICE = "memory", "speed", "device"
+# An option of each.
+usual, motion, memory, speed, hardware = (
+    functools.partial(option, group=group) for group in (MOST, MOTION, MEMORY, SPEED, DEVICE)
+)
+weights = functools.partial(option, group=WEIGHTS, names="--SVD.{}")
+
+# What an option decides, where it is not all. RESULT: numbers that compiled graphs are given; GRAPHS: how it is
+# computed, with the same result up to rounding.
+RESULT, GRAPHS, NOTHING = Decides.RESULT, Decides.GRAPHS, Decides.NOTHING
 
 
 def device(text: str) -> str:
@@ -49,108 +59,74 @@ class Options(Settings):
         UserError: naming every value that cannot be.
     """
 
-    num_frames: int = option(
-        "frames of the video (svd 14, svd_xt 25)", least=1, most=1000, names="--SVD.num_frames --num_frames", group=MOST
+    names = "--SVD.{}"
+    num_frames: int = usual(
+        "frames of the video (svd 14, svd_xt 25)", least=1, most=1000, names="--SVD.{} --num_frames"
     )
-    sampling_steps: int = option(
+    sampling_steps: int = usual(
         "evaluations of the network (svd 25, svd_xt 30); heun takes two a step, one in the last",
         least=1,
         most=1000,
-        names="--SVD.sampling_steps --num_steps",
-        group=MOST,
+        names="--SVD.{} --num_steps",
     )
-    min_guidance: float = option(
-        "guidance scale of the first frame (svd 1.0, svd_xt 1.5)",
-        least=-1e3,
-        most=1e3,
-        names="--SVD.min_guidance",
-        group=MOTION,
+    min_guidance: float = motion("guidance scale of the first frame (svd 1.0, svd_xt 1.5)", least=-1e3, most=1e3)
+    max_guidance: float = motion("guidance scale of the last frame (svd 2.5, svd_xt 3.0)", least=-1e3, most=1e3)
+    fps: float = motion(
+        "frames per second that the model is told; good values are 5 to 30 (7)", above=0, most=1e3, decides=RESULT
     )
-    max_guidance: float = option(
-        "guidance scale of the last frame (svd 2.5, svd_xt 3.0)",
-        least=-1e3,
-        most=1e3,
-        names="--SVD.max_guidance",
-        group=MOTION,
+    motion_bucket_id: float = motion(
+        "amount of motion, 0 to 255 (127)", least=0, most=1e4, names="--SVD.{} --motion_bucket_id", decides=RESULT
     )
-    fps: float = option(
-        "frames per second that the model is told; good values are 5 to 30 (7)",
-        above=0,
-        most=1e3,
-        names="--SVD.fps",
-        group=MOTION,
-    )
-    motion_bucket_id: float = option(
-        "amount of motion, 0 to 255 (127)",
-        least=0,
-        most=1e4,
-        names="--SVD.motion_bucket_id --motion_bucket_id",
-        group=MOTION,
-    )
-    noise_aug_strength: float = option(
+    noise_aug_strength: float = motion(
         "noise on the conditioning picture: more is less like it (0.02)",
         least=0,
         most=1e3,
-        names="--SVD.noise_aug_strength --cond_aug",
-        group=MOTION,
+        names="--SVD.{} --cond_aug",
+        decides=RESULT,
     )
-    decode_chunk_size: int = option(
+    decode_chunk_size: int = memory(
         "frames decoded at a time; fewer need less memory, and the temporal decoder's result depends on it (14)",
         least=1,
         most=10**6,
-        names="--SVD.decode_chunk_size --decoding_t",
-        group=MEMORY,
+        names="--SVD.{} --decoding_t",
     )
-    seed: int = option(
-        "seed of the noise; the k-th video of a picture uses seed + k", 23, least=0, most=2**63 - 1, group=MOST
+    seed: int = usual(
+        "seed of the noise; the k-th video of a picture uses seed + k",
+        23,
+        least=0,
+        most=2**63 - 1,
+        names="--{}",
+        decides=RESULT,
     )
-    schedule: str = option(
+    schedule: str = speed(
         "noise levels: SVD's are karras; ays are NVIDIA's Align Your Steps, made for 10 steps",
         "karras",
         choices=SCHEDULES,
-        names="--SVD.schedule",
-        group=SPEED,
     )
-    sampler: str = option(
-        "euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's",
-        "euler",
-        choices=SAMPLERS,
-        names="--SVD.sampler",
-        group=SPEED,
+    sampler: str = speed(
+        "euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's", "euler", choices=SAMPLERS
     )
-    guidance_sigma_min: float | None = option(
-        "no guidance below this noise level: half the work there", None, names="--SVD.guidance_sigma_min", group=SPEED
-    )
-    guidance_sigma_max: float | None = option(
-        "no guidance above this noise level", None, names="--SVD.guidance_sigma_max", group=SPEED
-    )
-    guidance_shape: str = option(
+    guidance_sigma_min: float | None = speed("no guidance below this noise level: half the work there", None)
+    guidance_sigma_max: float | None = speed("no guidance above this noise level", None)
+    guidance_shape: str = motion(
         "how the scale goes over the frames: from the first to the last (linear), to the last in the middle and back "
         "(triangle), nearly at once (trapezoid), throughout (constant)",
         "linear",
         choices=SHAPES,
-        names="--SVD.guidance_shape",
-        group=MOTION,
     )
-    cache_interval: int = option(
+    cache_interval: int = speed(
         "DeepCache: only every so many evaluations compute the whole network; faster, not the same",
         1,
         least=1,
         most=1000,
-        names="--SVD.cache_interval",
-        group=SPEED,
     )
-    decode_tile: int | None = option(
+    decode_tile: int | None = memory(
         "pixels of the square tiles that frames are decoded in, by default whole; less memory, several times slower",
         None,
         least=64,
         most=10**6,
-        names="--SVD.decode_tile",
-        group=MEMORY,
     )
-    encode_tile: int | None = option(
-        "the same for the picture's encoding", None, least=64, most=10**6, names="--SVD.encode_tile", group=MEMORY
-    )
+    encode_tile: int | None = memory("the same for the picture's encoding", None, least=64, most=10**6)
 
     def contradictions(self) -> Iterable[str]:
         low, high = self.guidance_sigma_min, self.guidance_sigma_max
@@ -193,73 +169,62 @@ class ModelSettings(Settings):
         UserError: naming every value that cannot be.
     """
 
-    config: str | Path = option(
-        "YAML file of the model and its default settings, in place of configs/<version>.yaml",
-        names="--SVD.config",
-        group=WEIGHTS,
+    config: str | Path = weights(
+        "YAML file of the model and its default settings, in place of configs/<version>.yaml", decides=RESULT
     )
-    checkpoint: str | Path = option(
+    checkpoint: str | Path = weights(
         "weights, known by their content: the original .safetensors, a diffusers folder, a UNet alone with --SVD.base, "
         "the older port's .ckpt, what svd_tools/convert.py made; by default <version>.safetensors or "
         "<version>_fp16.safetensors of --checkpoints_dir",
-        names="--SVD.checkpoint",
-        group=WEIGHTS,
+        decides=RESULT,
     )
-    delta: str | Path | None = option(
+    delta: str | Path | None = weights(
         "changes put on the checkpoint's weights: what train.py saved alone, LoRA files; one, or "
         "[a.safetensors:0.8,b.safetensors] with strengths",
         None,
-        names="--SVD.delta",
-        group=WEIGHTS,
+        decides=RESULT,
     )
-    base: str | Path | None = option(
-        "a whole model that completes the checkpoint where that is a part of one",
-        None,
-        names="--SVD.base",
-        group=WEIGHTS,
+    base: str | Path | None = weights(
+        "a whole model that completes the checkpoint where that is a part of one", None, decides=RESULT
     )
-    use_ema: bool = option(
-        "take the running mean (EMA) that lies beside the weights in the checkpoint",
-        False,
-        names="--SVD.use_ema",
-        group=WEIGHTS,
+    use_ema: bool = weights(
+        "take the running mean (EMA) that lies beside the weights in the checkpoint", False, decides=RESULT
     )
-    device_target: str | None = option(
+    device_target: str | None = hardware(
         "CPU, GPU (or cuda) or Ascend (or npu); by default the best that MindSpore finds",
         None,
         choices=DEVICES,
         parse=device,
         names="--device_target --device",
-        group=DEVICE,
+        decides=GRAPHS,
     )
-    mode: int = option("0 graph mode (compiles first, then fast), 1 PyNative", 0, choices=(0, 1), group=DEVICE)
-    amp_level: str = option("O0 float32; O2 float16 for UNet and CLIP", "O0", choices=AMP_LEVELS, group=DEVICE)
-    dtype: str | None = option("of O2 (float16); bfloat16: Ascend 910B and later", None, choices=DTYPES, group=DEVICE)
-    low_memory: bool = option(
+    mode: int = hardware("0 graph mode (compiles first, then fast), 1 PyNative", 0, choices=(0, 1), decides=GRAPHS)
+    amp_level: str = hardware("O0 float32; O2 float16 for UNet and CLIP", "O0", choices=AMP_LEVELS)
+    dtype: str | None = hardware("of O2 (float16); bfloat16: Ascend 910B and later", None, choices=DTYPES)
+    low_memory: bool = memory(
         "hold one part of the model at a time, float16 weights as they are, and half of a step; slower, the same "
         "result up to rounding",
         False,
-        group=MEMORY,
+        decides=GRAPHS,
     )
-    fast_float32: bool = option(
+    fast_float32: bool = hardware(
         "let GPUs (TF32) and Ascend (HF32; on 910A float16) narrow float32 convolutions and products: faster, wrong by "
         "about 5e-4 of the largest value",
         False,
-        group=DEVICE,
     )
-    memory_budget: int | None = option(
+    memory_budget: int | None = memory(
         "8GB, 500MB or bytes: attention's scores take a sixteenth of it, 1 GB at most; by default of what is left on a "
         "CPU's machine, 256 MB at most; the same result up to rounding; without effect where compiled kernels hold no "
         "scores",
         None,
         parse=parse_size,
-        group=MEMORY,
+        decides=NOTHING,
     )
-    guidance_devices: int = option(
+    guidance_devices: int = speed(
         "2: two devices make one video, each one half of guidance, in half the time; started by msrun --worker_num=2",
         1,
         choices=(1, 2),
-        group=SPEED,
+        decides=GRAPHS,
     )
 
 
@@ -275,59 +240,66 @@ class VideoSettings(Settings):
         UserError: naming every value that cannot be.
     """
 
-    sampling: dict[str, object] = field(default_factory=dict)
-    num_videos: int = option("videos for each picture", 1, least=1, most=10**6, group=MOST)
-    height: int | None = option(
-        "height in pixels; by default the picture's own, see docs/inference.md on sizes", None, group=MOST
+    # Recorded as the `Options` that they lead to.
+    sampling: dict[str, object] = field(default_factory=dict, metadata={"about": About(decides=NOTHING)})
+    num_videos: int = usual("videos for each picture", 1, least=1, most=10**6, decides=NOTHING)
+    height: int | None = usual(
+        "height in pixels; by default the picture's own, see docs/inference.md on sizes", None, decides=RESULT
     )
-    width: int | None = option("width in pixels; the same", None, group=MOST)
-    output_dir: str | Path = option(
-        "folder for the results; made if it is not there", "outputs", names="--output_dir --output_folder", group=MOST
+    width: int | None = usual("width in pixels; the same", None, decides=RESULT)
+    output_dir: str | Path = usual(
+        "folder for the results; made if it is not there",
+        "outputs",
+        names="--output_dir --output_folder",
+        decides=NOTHING,
     )
-    output_fps: float | None = option(
-        "frames per second of the written video; by default SVD.fps", None, least=0.01, most=1000, group=MOST
+    output_fps: float | None = usual(
+        "frames per second of the written video; by default SVD.fps", None, least=0.01, most=1000, decides=RESULT
     )
-    output_type: str = option(
-        "what is written; frames: a folder of PNG; latents: .npy", "mp4", choices=OUTPUT_TYPES, group=MOST
+    output_type: str = usual(
+        "what is written; frames: a folder of PNG; latents: .npy",
+        "mp4",
+        choices=OUTPUT_TYPES,
+        decides=NOTHING,  # the video's name tells it
     )
-    watermark: bool = option("put the original's invisible mark on the frames", False, group=MOST)
-    memory_check: str = option(
-        "off: try also what, by the estimate of memory, will not fit", "on", choices=("on", "off"), group=MEMORY
+    watermark: bool = usual("put the original's invisible mark on the frames", False, decides=RESULT)
+    memory_check: str = memory(
+        "off: try also what, by the estimate of memory, will not fit", "on", choices=("on", "off"), decides=NOTHING
     )
-    end_image: str | Path | None = option(
-        "a picture that the video ends with, in twice the time; with a folder, all of them do", None, group=MOST
+    end_image: str | Path | None = usual(
+        "a picture that the video ends with, in twice the time; with a folder, all of them do", None, decides=RESULT
     )
-    loop: bool = option("the video ends with the picture that it begins with, in twice the time", False, group=MOST)
-    segments: int = option(
-        "a longer video of so many, each going on from the one before; --latents_in is the first",
-        1,
-        least=1,
-        most=1000,
-        group=MOST,
+    loop: bool = usual("the video ends with the picture that it begins with, in twice the time", False)
+    segments: int = usual(
+        "a longer video of so many, each going on from the one before; --latents_in is the first", 1, least=1, most=1000
     )
-    overlap: int | None = option(
-        f"frames that a segment shares with the one before, by default {OVERLAP}", None, least=1, group=MOST
+    overlap: int | None = usual(
+        f"frames that a segment shares with the one before, by default {OVERLAP}", None, least=1
     )
-    segment_motion: str | None = option("SVD.motion_bucket_id of each segment, such as 160,60", None, group=MOST)
-    segment_fps: str | None = option(
-        "SVD.fps of each segment; the file plays at SVD.fps, or --output_fps", None, group=MOST
+    segment_motion: str | None = usual("SVD.motion_bucket_id of each segment, such as 160,60", None, decides=RESULT)
+    segment_fps: str | None = usual(
+        "SVD.fps of each segment; the file plays at SVD.fps, or --output_fps", None, decides=RESULT
     )
-    skip_done: bool = option(
+    skip_done: bool = usual(
         "leave out what an earlier run has made in the same folder: the same picture, seed and settings, all files as "
         "they were written",
         False,
-        group=MOST,
+        decides=NOTHING,
     )
-    batch: int = option(
+    batch: int = speed(
         "videos of one size, of several seeds or pictures, that are sampled at once; the same result up to rounding, "
         "in more memory",
         1,
         least=1,
         most=1000,
-        group=SPEED,
+        decides=GRAPHS,
     )
 
     def contradictions(self) -> Iterable[str]:
+        known = Options.__dataclass_fields__
+        unknown = [name for name in self.sampling if name not in known]
+        if unknown:
+            yield f"sampling has no {', '.join(unknown)}: there are {', '.join(known)}"
         if self.end_image and self.loop:
             yield "--loop ends with the picture itself and --end_image with another one: give one of them"
         told = [name for name in ("overlap", "segment_motion", "segment_fps") if getattr(self, name) is not None]

@@ -11,12 +11,14 @@ here.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import math
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from gm.errors import UserError
@@ -24,12 +26,23 @@ from gm.errors import UserError
 REQUIRED = "???"  # a value that a file leaves open, as omegaconf writes it
 
 
+class Decides(enum.Flag):
+    """What depends on an option: the RESULT, beyond rounding; the GRAPHS that are compiled."""
+
+    NOTHING = 0
+    RESULT = 1
+    GRAPHS = 2
+    ALL = 3
+
+
 class About(NamedTuple):
     """What an option's field says of it besides type and default.
 
     help: its meaning, a phrase. least, most: the smallest and the largest value of a number, or of each in a list;
-    above: what it must be more than. choices: all values that there are. On a command line: names: what it is called,
-    ours first, with a space between; parse: from what is typed to the value; group: its headline in the help.
+    above: what it must be more than. choices: all values that there are. filled: a list must have something in it.
+    decides: what of earlier work cannot be used where the value is another, results by --skip_done, graphs by
+    --compile_cache. On a command line: names: what it is called, ours first, with a space between, {} for the field's
+    name; parse: from what is typed to the value; group: its headline in the help.
     """
 
     help: str = ""
@@ -37,6 +50,8 @@ class About(NamedTuple):
     most: float = math.inf
     above: float = -math.inf
     choices: tuple[Any, ...] = ()
+    filled: bool = False
+    decides: Decides = Decides.ALL
     names: str = ""
     parse: Callable[[str], Any] | None = None
     group: str = ""
@@ -58,6 +73,8 @@ class Settings:
     Raises:
         UserError: every fault of every field, each with its path.
     """
+
+    names = "--{}"  # of its options on a command line, where their fields say nothing
 
     def __post_init__(self) -> None:
         faults: list[str] = []
@@ -104,6 +121,8 @@ def read(kind: type, values: Any, path: str, faults: list[str]) -> Any:
 def _limit_faults(value: Any, known: About) -> Iterable[str]:
     """What is wrong with a value of the right type: the first thing of it."""
     if isinstance(value, tuple):
+        if known.filled and not value:
+            return ["must not be empty"]
         return [f"each {fault}" for item in value for fault in _limit_faults(item, known)][:1]
     if known.choices and value is not None and value not in known.choices:
         return [f"must be one of {', '.join(map(str, known.choices))}"]
@@ -167,6 +186,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return list(map(plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def recorded(settings: Settings) -> dict[str, Any]:
+    """{field: value} of the options that decide anything; a path is told in full."""
+    found = {}
+    for name, field in options_of(type(settings)):
+        value = getattr(settings, name)
+        if about(field).decides:
+            is_path = value is not None and "Path" in str(field.type).split(" | ")
+            found[name] = str(Path(value).resolve()) if is_path else plain(value)
+    return found
+
+
+def indifferent(what: Decides, *kinds: type) -> set[str]:
+    """Names of the fields of `kinds` on which `what` does not depend."""
+    return {field.name for kind in kinds for field in dataclasses.fields(kind) if not about(field).decides & what}
 
 
 def defaults(kind: type) -> dict[str, Any]:

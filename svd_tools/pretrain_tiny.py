@@ -34,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     from gm import ops
+    from gm.config import load
     from gm.pretraining.recipe import pretrain
-    from gm.pretraining.settings import load_recipe
+    from gm.pretraining.settings import Recipe
     from gm.pretraining.stage import Stopped
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    recipe = load_recipe(options.config)
+    recipe = load(Recipe, options.config)
     ops.set_device()
     try:
         output = pretrain(recipe, options.output_dir, Path(options.config).parent)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from gm import compile_cache
+from gm import compile_cache, graphs
 from gm.cli.arguments import check_arguments, make_job
 from gm.errors import UserError
 from gm.inference_options import make_parser
@@ -159,7 +159,7 @@ def conditions(tmp_path, checkpoint, *extra):
         ]
     )
     check_arguments(arguments)
-    return json.dumps(make_job(arguments).graph_conditions([picture]), default=str, sort_keys=True)
+    return json.dumps(graphs.conditions(make_job(arguments), [picture]), default=str, sort_keys=True)
 
 
 def test_conditions_are_all_that_changes_graphs_and_nothing_that_does_not(tmp_path, untrained, monkeypatch):

@@ -1,17 +1,25 @@
 """Which results of an earlier run are left as they are, and why others are made anew."""
 
+import copy
 import json
 import os
 import shutil
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from gm import done
 from gm.events import Sampling, Skipped, Started, Warned, Written
+from gm.graphs import INDIFFERENT, conditions
 from gm.job import Job
 from gm.loaded import Model
-from gm.options import ModelSettings, VideoSettings
+from gm.options import ModelSettings, Options, VideoSettings
+from gm.picture import Picture
+from gm.settings import about, option
 from tests.untrained import CONFIG
 
 SHORT = {"num_frames": 2, "sampling_steps": 1}
@@ -75,7 +83,7 @@ def test_what_is_there_is_left_and_nothing_is_loaded(copied, untrained):
     assert [event.video.name for event in events] == ["sea_000.mp4", "sea_001.mp4"]
     assert what(events)[0][Skipped] == 2 and "denoiser" not in fresh.pipeline.components
     job = Job(fresh, VideoSettings(SHORT, output_dir=folder, num_videos=2, skip_done=True))
-    assert job.graph_conditions([path])[-2] == [], "no graph is compiled for it"
+    assert conditions(job, [path])[-2] == [], "no graph is compiled for it"
 
 
 def test_of_several_videos_the_missing_one_is_made_with_its_own_seed(copied, model):
@@ -163,3 +171,100 @@ def test_other_files_in_the_folder_are_no_results(copied, model):
     (folder / "list.json").write_text("[1]")
     (folder / "sea_099.json").write_text('{"image": 3}')
     assert what(made(model, path, folder, skip_done=True))[0][Skipped] == 1
+
+
+# What decides the result, and what compiled graphs depend on, where it is not both; what says nothing is in neither.
+RESULT_ALONE = {
+    *("config", "checkpoint", "delta", "base", "use_ema", "seed", "fps", "motion_bucket_id", "noise_aug_strength"),
+    *("height", "width", "output_fps", "watermark", "end_image", "segment_motion", "segment_fps"),
+}
+GRAPHS_ALONE = {"device_target", "mode", "low_memory", "guidance_devices", "batch"}
+NEITHER = {"memory_budget", "sampling", "num_videos", "output_dir", "output_type", "memory_check", "skip_done"}
+# Where the other value of an option makes sense.
+AT = {"overlap": {"segments": 2}, "segment_motion": {"segments": 2}, "segment_fps": {"segments": 2}}
+FILES = {"config": Path("other.yaml"), "segment_motion": "1,2", "segment_fps": "3,4", "sampling": {"fps": 9.0}}
+
+
+def other(kind, field, value):
+    """Another value of an option."""
+    if field.name in FILES:
+        return FILES[field.name]
+    known, types = about(field), str(field.type).split(" | ")
+    if known.choices:
+        return next(choice for choice in known.choices if choice != value)
+    if types[0] in ("bool", "int", "float"):
+        return not value if types[0] == "bool" else max(known.least, 128) if value is None else value + 1
+    return "other"
+
+
+def told(model, settings, options, kind=Job):
+    """What the JSON file would tell, of a job that is not made: no file is looked at."""
+    job = object.__new__(kind)
+    job.model, job.settings, job.options, job.command, job.overlap = model, settings, options, None, settings.overlap
+    size = (settings.height or 64, settings.width or 64, 3)
+    return json.loads(json.dumps(job.told(Picture(Path("sea.png"), np.zeros(size), ""), options), default=str))
+
+
+def with_settings(model, settings):
+    model = copy.copy(model)
+    model.settings = settings
+    model.pipeline = SimpleNamespace(deltas=SimpleNamespace(record=lambda: settings.delta))
+    return model
+
+
+@pytest.fixture
+def ours(untrained):
+    """(model, its settings, a job's, the options)."""
+    settings = ModelSettings(CONFIG, untrained, device_target="CPU", mode=1)
+    model = object.__new__(Model)
+    model.attention_scores = 1
+    options = Options(3, 2, 1.0, 2.5, 7.0, 127.0, 0.02, 2)
+    return with_settings(model, settings), settings, VideoSettings(output_dir="out"), options
+
+
+@pytest.mark.parametrize("kind", [ModelSettings, VideoSettings, Options])
+def test_every_option_counts_but_those_that_say_otherwise(ours, kind):
+    model, of_model, of_video, options = ours
+    for field in fields(kind):
+        video = replace(of_video, **AT.get(field.name, {}))
+        mine = {ModelSettings: of_model, VideoSettings: video, Options: options}
+        before = told(model, video, options)
+        mine[kind] = replace(mine[kind], **{field.name: other(kind, field, getattr(mine[kind], field.name))})
+        after = told(with_settings(model, mine[ModelSettings]), mine[VideoSettings], mine[Options])
+        changed = {name for name in after if after[name] != before[name]}
+        here, result, graphs = field.name, bool(changed - done._INDIFFERENT), bool(changed - INDIFFERENT)
+        assert changed or here in NEITHER | {"device_target"}, f"{here} is not recorded"  # the device in use is
+        assert result == (here not in NEITHER | GRAPHS_ALONE), here
+        assert graphs == (here not in NEITHER | RESULT_ALONE | {"device_target"}), here
+        assert bool(done._other_settings(after, before)) == result, here
+
+
+def test_an_option_that_is_new_counts_and_is_as_it_was_by_default_in_older_files(ours, monkeypatch):
+    @dataclass(frozen=True)
+    class More(VideoSettings):
+        another: "int" = option("an option of a later program", 1)
+
+    monkeypatch.setattr(done, "_KINDS", (ModelSettings, More, Options))
+    model, _, video, options = ours
+    older = told(model, video, options)
+    assert "another" not in older
+    for value, why in ((1, None), (2, "another was 1 and is 2")):
+        assert done._other_settings(told(model, More(output_dir="out", another=value), options), older) == why
+
+
+def test_results_of_0_2_0_are_known(copied, model):
+    """Its files told these names; no option that has come since is among them."""
+    path, folder = copied
+    names = {
+        *("video", "config", "checkpoint", "base", "use_ema", "delta", "amp_level", "dtype", "fast_float32", "mode"),
+        *("low_memory", "guidance_devices", "attention_scores", "device_target", "versions", "num_frames"),
+        *("sampling_steps", "min_guidance", "max_guidance", "fps", "motion_bucket_id", "noise_aug_strength"),
+        *("decode_chunk_size", "seed", "schedule", "sampler", "guidance_sigma_min", "guidance_sigma_max"),
+        *("guidance_shape", "cache_interval", "decode_tile", "encode_tile", "output_fps", "watermark", "command"),
+        *("loop", "end_image", "segments", "overlap", "segment_motion", "segment_fps", "batch", "height", "width"),
+        *("image", "crop", "frames", "seconds", "peak_memory_bytes", "files"),
+    }
+    for about_it in folder.glob("*.json"):
+        record = json.loads(about_it.read_text())
+        about_it.write_text(json.dumps({name: record[name] for name in names}))
+    assert what(made(model, path, folder, num_videos=2, skip_done=True))[0][Skipped] == 2

@@ -111,7 +111,7 @@ def write(tmp_path, text):
         ("sampling:\n  frames: 3\n", ["sampling.frames"]),
         (
             "model:\n  unet:\n    num_head_channels: 0\n    channel_mult: []\n",
-            ["model.unet.num_head_channels 0", "model.unet.channel_mult: must not be empty"],
+            ["model.unet.num_head_channels 0", "model.unet.channel_mult []: must not be empty"],
         ),
         (
             "model:\n  vae:\n    ch_mult: [1, 0]\n    num_res_blocks: -1\n",

@@ -40,7 +40,7 @@ def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
     """Run every stage of `recipe` that is not complete yet; returns the path of the finished model, float16.
 
     Args:
-        recipe: of `gm.pretraining.settings.load_recipe`.
+        recipe: `gm.pretraining.settings.Recipe`.
         folder: gets a folder for each stage; a run that was cut off goes on in it.
         configs: folder with the model's config and svd_train.yaml.
 

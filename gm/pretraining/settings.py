@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from gm.config import load
 from gm.settings import Settings, option
 from gm.training.settings import Optimizer, Schedule
 
@@ -75,8 +73,3 @@ class Recipe(Settings):
     tower: Tower
     unet: UnetStages
     train: dict[str, Any] = option("options of train.py, below train, of all stages of the UNet")
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe from its YAML file and `key.sub=value` overrides. UserError with every fault."""
-    return load(Recipe, path, overrides)

@@ -121,12 +121,11 @@ class Lora(Settings):
     )
     alpha: float | None = option("the change is multiplied by alpha / rank; null: by 1", None, least=1e-30)
     targets: tuple[str, ...] = option(
-        "the linear layers that get one; temporal_only says in which attention", LORA_TARGETS
+        "the linear layers that get one; temporal_only says in which attention",
+        LORA_TARGETS,
+        choices=LORA_TARGETS,
+        filled=True,
     )
-
-    def contradictions(self) -> Iterable[str]:
-        if not self.targets or not set(self.targets) <= set(LORA_TARGETS):
-            yield f"targets {list(self.targets)}: choose from {', '.join(LORA_TARGETS)}"
 
 
 @dataclass(frozen=True)
@@ -160,12 +159,13 @@ class Validating(Settings):
     data_dir: str | None = option("folder of that file's paths; null: the same as for training", None)
     clips: int = option("at most that many clips", 8, least=1)
     sigmas: tuple[float, ...] = option(
-        "noise levels, the same at every validation, as are clips and noise", (0.3, 1.0, 3.0, 10.0, 30.0)
+        "noise levels, the same at every validation, as are clips and noise",
+        (0.3, 1.0, 3.0, 10.0, 30.0),
+        above=0,
+        filled=True,
     )
 
     def contradictions(self) -> Iterable[str]:
-        if not self.sigmas or not all(0 < sigma < float("inf") for sigma in self.sigmas):
-            yield f"sigmas {list(self.sigmas)}: needs one noise level or more, each above 0"
         if self.share and self.metadata:
             yield "share and metadata both say which clips are held out; give one of them"
 

@@ -29,7 +29,6 @@ from gm.web.settings import (
     config_of,
     defaults,
     help_of,
-    options_of,
     preset,
     video_settings,
 )  # fmt: skip
@@ -128,7 +127,7 @@ def _memory(model: ModelSettings, loaded: bool) -> str:
         return f"Not loaded; {free}."
     try:
         video = video_settings(state.version, _values(), server()[0].output_dir)
-        options = options_of(config_of(state.version), video.sampling)
+        options = config_of(state.version).sampling.options(**video.sampling)
         kept = segments.length(options, video) if video.segments > 1 else 0
         stages = ready.basis.stages((state.height, state.width), options, kept=kept)
     except UserError:

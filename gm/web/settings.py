@@ -88,11 +88,6 @@ def config_of(version: str) -> ModelConfig:
     return load_model_config(config_path(version))
 
 
-def options_of(config: ModelConfig, changes: dict[str, Any]) -> Options:
-    """`Options` of a config with changes, None leaves a value; no model is loaded. UserError for what cannot be."""
-    return config.sampling.options().changed(**changes)
-
-
 def defaults(version: str) -> dict[str, Any]:
     """{name of SETTINGS, "height", "width": value} that the page begins with for a version."""
     values = {
@@ -142,7 +137,7 @@ def video_settings(
         segments=values["segments"],
         **longer,
     )
-    options = options_of(config_of(version), video.sampling)
+    options = config_of(version).sampling.options(**video.sampling)
     segments.overlap_of(options, video)
     segments.options_of(options, video)
     return video

@@ -10,6 +10,7 @@ from gm import compile_cache
 from gm.cli import run
 from gm.errors import UserError
 from gm.inference_options import make_parser
+from gm.options import VideoSettings
 
 
 def test_many_bad_pictures_are_not_all_told_twice(capsys):
@@ -35,8 +36,7 @@ def test_many_bad_pictures_are_not_all_told_twice(capsys):
 def test_where_no_compile_cache_can_be_used_who_asked_for_it_is_told(options, member, words, capsys, monkeypatch):
     monkeypatch.setattr(compile_cache, "_used", [])
     monkeypatch.delenv(compile_cache._VARIABLE, raising=False)
-    job = SimpleNamespace(record=lambda: {"device_target": "CPU", "mode": 0}, graph_conditions_of_any=lambda: None)
-    job.graph_conditions = lambda paths: None
+    job = SimpleNamespace(record=lambda: {"device_target": "CPU", "mode": 0}, settings=VideoSettings())
     arguments = make_parser("").parse_args(["--image=a.png", *options])
     with image_to_video.kept_graphs(arguments, job, [], member, True) as found:
         assert found is False

@@ -13,6 +13,7 @@ from mindspore import Tensor
 
 from gm import interrupts
 from gm.checkpoint.formats import open_checkpoint
+from gm.config import load
 from gm.data.images import to_signed
 from gm.data.motion import bucket
 from gm.data.procedural import clip, picture
@@ -23,7 +24,7 @@ from gm.networks.init import initialize
 from gm.pipeline import ImageToVideo
 from gm.pretraining.clips import ProceduralClips
 from gm.pretraining.first_stage import autoencoder_phase, pass_frames_through, scale_latents
-from gm.pretraining.settings import load_recipe
+from gm.pretraining.settings import Recipe
 from gm.pretraining.stage import Stopped, run_stage
 from svd_tools import pretrain_tiny
 
@@ -68,7 +69,7 @@ def cells(recipe_path):
 
 
 def settings(recipe_path, **changes):
-    return replace(load_recipe(recipe_path).autoencoder, **changes)
+    return replace(load(Recipe, recipe_path).autoencoder, **changes)
 
 
 def test_a_stage_that_was_stopped_goes_on_as_if_nothing_had_happened(recipe_path, tmp_path, cells, monkeypatch):
@@ -148,5 +149,5 @@ def test_clips_are_labelled_by_their_measured_motion():
 
 def test_a_recipe_with_faults_names_them_all(recipe_path):
     with pytest.raises(UserError) as error:
-        load_recipe(recipe_path, ["decoder.steps=many", "tower.size=big"])
+        load(Recipe, recipe_path, ["decoder.steps=many", "tower.size=big"])
     assert "decoder.steps" in str(error.value) and "tower.size" in str(error.value)

@@ -116,7 +116,7 @@ def test_parts_that_do_not_fit_are_refused(checkpoint, model_path, tmp_path, dow
 @pytest.mark.parametrize(
     "option, words",
     [
-        ("train.lora.targets=[to_x]", "choose from to_q, to_k"),
+        ("train.lora.targets=[to_x]", "each must be one of to_q, to_k"),
         ("train.lora.rank=-1", "at least 0"),
     ],
 )

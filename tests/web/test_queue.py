@@ -194,6 +194,5 @@ def test_the_model_s_own_process_makes_measures_cancels_and_goes_on(tmp_path, un
 
 def _options(video):
     from gm.model_config import load_model_config
-    from gm.web.settings import options_of
 
-    return options_of(load_model_config(CONFIG), video.sampling)
+    return load_model_config(CONFIG).sampling.options(**video.sampling)
