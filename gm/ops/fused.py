@@ -17,15 +17,6 @@ from gm.ops.arguments import constant, of_length
 
 _FLOAT = ms.float32
 _SHORT = 28  # tokens up to which attention by loops beats matrix products and transpositions; SVD-XT has 25 frames
-# The kernels, of `use`.
-_short_attention: Any = None
-_long_attention: Any = None
-_pixel_attention: Any = None
-_geglu: Any = None
-_silu: Any = None
-_layer_norm: Any = None
-_group_norm: Any = None
-_group_norm_silu: Any = None
 
 
 def _like(*indices: int) -> Callable:
@@ -41,123 +32,88 @@ def _with_two_rows(x: list[int], weight: list[int], *_: Any) -> tuple[list[int],
     return x, [2, *weight]
 
 
-@functools.cache
-def _kernels(library: str) -> dict[str, Any]:
-    """{name: primitive} of everything in the library that a network calls, each with its gradient."""
+def _gradient(kernel: Callable) -> Callable:
+    """The backward pass of a kernel of three tensors and a constant, by a kernel that is given them and `dout`."""
 
-    def kernel(name: str, shape: Callable, outputs: Callable, bprop: Callable | None = None) -> Any:
-        return ops.Custom(f"{library}:{name}", shape, outputs, func_type="aot", bprop=bprop)
+    def bprop(a: Tensor, b: Tensor, c: Tensor, known: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return (*kernel(a, b, c, known, dout), ops.zeros_like(known))
 
-    geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
-    silu_gradient = kernel("SiluGradient", _like(0), _like(0))
-    layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
-    group_norm_gradient = kernel("GroupNormGradient", _like(0, 1, 2), _like(0, 1, 2))
-    short_gradient = kernel("ShortAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
-    long_gradient = kernel("LongAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
-    pixel_gradient = kernel("PixelAttentionGradient", _like(0, 1, 2), _like(0, 1, 2))
-    group_norm_silu_gradient = kernel("GroupNormSiluGradient", _like(0, 1, 2), _like(0, 1, 2))
+    return bprop
 
-    def geglu_bprop(projected: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return geglu_gradient(projected, bias, dout)
 
-    def silu_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return (silu_gradient(x, dout),)
+@ms.jit_class
+class _Kernels:
+    """The primitives of everything in a library that a network calls, each with its gradient."""
 
-    def layer_norm_bprop(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: Tensor,
-        out: Tensor,
-        dout: Tensor,
-    ) -> tuple[Tensor, ...]:
-        dx, sums = layer_norm_gradient(x, weight, eps, dout)
-        return dx, sums[0], sums[1], ops.zeros_like(eps)
+    def __init__(self, library: str) -> None:
+        def kernel(name: str, shape: Callable, outputs: Callable, bprop: Callable | None = None) -> Any:
+            return ops.Custom(f"{library}:{name}", shape, outputs, func_type="aot", bprop=bprop)
 
-    def group_norm_bprop(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: Tensor,
-        out: Tensor,
-        dout: Tensor,
-    ) -> tuple[Tensor, ...]:
-        dx, dweight, dbias = group_norm_gradient(x, weight, bias, eps, dout)
-        return dx, dweight, dbias, ops.zeros_like(eps)
+        def gradient(name: str) -> Any:
+            return kernel(f"{name}Gradient", _like(0, 1, 2), _like(0, 1, 2))
 
-    def group_norm_silu_bprop(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: Tensor,
-        out: Tensor,
-        dout: Tensor,
-    ) -> tuple[Tensor, ...]:
-        dx, dweight, dbias = group_norm_silu_gradient(x, weight, bias, eps, dout)
-        return dx, dweight, dbias, ops.zeros_like(eps)
+        geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
+        silu_gradient = kernel("SiluGradient", _like(0), _like(0))
+        layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
+        long_gradient, pixel_gradient = gradient("LongAttention"), gradient("PixelAttention")
 
-    def short_bprop(q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        dq, dk, dv = short_gradient(q, k, v, heads, dout)
-        return dq, dk, dv, ops.zeros_like(heads)
+        def geglu_bprop(projected: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return geglu_gradient(projected, bias, dout)
 
-    def long_bprop(q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        dq, dk, dv = long_gradient(q, k, v, heads, out, dout)
-        return dq, dk, dv, ops.zeros_like(heads)
+        def silu_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return (silu_gradient(x, dout),)
 
-    def pixel_bprop(q: Tensor, k: Tensor, v: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return pixel_gradient(q, k, v, out, dout)
+        def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            dx, sums = layer_norm_gradient(x, weight, eps, dout)
+            return dx, sums[0], sums[1]
 
-    return {
-        "_short_attention": kernel("ShortAttention", _like(0), _like(0), short_bprop),
-        "_long_attention": kernel("LongAttention", _like(0), _like(0), long_bprop),
-        "_pixel_attention": kernel("PixelAttention", _like(0), _like(0), pixel_bprop),
-        "_geglu": kernel("Geglu", _halved, _like(0), geglu_bprop),
-        "_silu": kernel("Silu", _like(0), _like(0), silu_bprop),
-        "_layer_norm": kernel("LayerNorm", _like(0), _like(0), layer_norm_bprop),
-        "_group_norm": kernel("GroupNorm", _like(0), _like(0), group_norm_bprop),
-        "_group_norm_silu": kernel("GroupNormSilu", _like(0), _like(0), group_norm_silu_bprop),
-    }
+        def long_bprop(q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return (*long_gradient(q, k, v, heads, out, dout), ops.zeros_like(heads))
+
+        def pixel_bprop(q: Tensor, k: Tensor, v: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return pixel_gradient(q, k, v, out, dout)
+
+        def of_first(name: str, bprop: Callable) -> Any:
+            """Its result has the first input's shape and type."""
+            return kernel(name, _like(0), _like(0), bprop)
+
+        self.short_attention = of_first("ShortAttention", _gradient(gradient("ShortAttention")))
+        self.long_attention = of_first("LongAttention", long_bprop)
+        self.pixel_attention = of_first("PixelAttention", pixel_bprop)
+        self.geglu = kernel("Geglu", _halved, _like(0), geglu_bprop)
+        self.silu = of_first("Silu", silu_bprop)
+        self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
+        self.group_norm = of_first("GroupNorm", _gradient(gradient("GroupNorm")))
+        self.group_norm_silu = of_first("GroupNormSilu", _gradient(gradient("GroupNormSilu")))
+
+
+_made = functools.cache(_Kernels)
+_kernels: Any = None  # those of `use`
 
 
 def use(library: str) -> None:
     """Make the shared library at this path the one that the forms below call."""
-    global \
-        _short_attention, \
-        _long_attention, \
-        _pixel_attention, \
-        _geglu, \
-        _silu, \
-        _layer_norm, \
-        _group_norm, \
-        _group_norm_silu
-    kernels = _kernels(library)
-    _short_attention = kernels["_short_attention"]
-    _long_attention = kernels["_long_attention"]
-    _pixel_attention = kernels["_pixel_attention"]
-    _geglu = kernels["_geglu"]
-    _silu = kernels["_silu"]
-    _layer_norm = kernels["_layer_norm"]
-    _group_norm = kernels["_group_norm"]
-    _group_norm_silu = kernels["_group_norm_silu"]
+    global _kernels
+    _kernels = _made(library)
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`reference.geglu`: both halves in one product, then one pass."""
     if x.dtype != _FLOAT:
         return reference.geglu(x, weight, bias)
-    return _geglu(reference.linear(x, weight), bias)
+    return _kernels.geglu(reference.linear(x, weight), bias)
 
 
 def silu(x: Tensor) -> Tensor:
     """`reference.silu` in one pass."""
-    return _silu(x) if x.dtype == _FLOAT else reference.silu(x)
+    return _kernels.silu(x) if x.dtype == _FLOAT else reference.silu(x)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`reference.layer_norm` in one pass over memory, its gradient too, on all cores."""
     if x.dtype != _FLOAT:
         return cpu.layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, constant(eps))
+    return _kernels.layer_norm(x, weight, bias, constant(eps))
 
 
 def _by_group(kernel: Callable, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -170,14 +126,14 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     """`reference.group_norm`; each group is read from memory once if it fits the cache."""
     if x.dtype != _FLOAT:
         return cpu.group_norm(x, weight, bias, groups, eps)
-    return _by_group(_group_norm, x, weight, bias, groups, eps)
+    return _by_group(_kernels.group_norm, x, weight, bias, groups, eps)
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """`group_norm` and `silu` in the same pass."""
     if x.dtype != _FLOAT:
         return cpu.group_norm_silu(x, weight, bias, groups, eps)
-    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)
+    return _by_group(_kernels.group_norm_silu, x, weight, bias, groups, eps)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -188,9 +144,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     if q.dtype != _FLOAT:
         return cpu.attention(q, k, v, heads)
     short = q.shape[1] <= _SHORT and k.shape[1] <= _SHORT
-    return (_short_attention if short else _long_attention)(q, k, v, of_length(heads))
+    return (_kernels.short_attention if short else _kernels.long_attention)(q, k, v, of_length(heads))
 
 
 def attention_over_pixels(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`reference.attention_over_pixels` without scores in memory and without transpositions."""
-    return _pixel_attention(q, k, v) if q.dtype == _FLOAT else cpu.attention_over_pixels(q, k, v)
+    return _kernels.pixel_attention(q, k, v) if q.dtype == _FLOAT else cpu.attention_over_pixels(q, k, v)

@@ -19,17 +19,6 @@ _TYPES = (ms.float16, ms.float32)
 _HEADS = (32, 64)  # channels of a head that the kernel was written for
 _PART = 1 << 15  # values of a group that one block of threads takes
 _gradients = ops.GradOperation(get_all=True, sens_param=True)
-# The kernels, of `use`.
-_attention: Any = None
-_add_per_channel: Any = None
-_add_to_tokens: Any = None
-_mix: Any = None
-_upsample: Any = None
-_geglu: Any = None
-_silu: Any = None
-_layer_norm: Any = None
-_group_norm: Any = None
-_group_norm_silu: Any = None
 
 
 def _first(x: Any, *_: Any) -> Any:
@@ -107,86 +96,6 @@ def _softmax_gradient(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, scale: floa
 _bmm_first_transposed = ops.BatchMatMul(transpose_a=True)
 
 
-@functools.cache
-def _kernels(library: str) -> dict[str, Any]:
-    """{name: primitive} of everything in the library, each with its gradient."""
-
-    def kernel(name: str, shape: Callable, outputs: Callable, bprop: Callable | None) -> Any:
-        return ops.Custom(f"{library}:{name}", shape, outputs, func_type="aot", bprop=bprop)
-
-    def attention_bprop(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        heads: Tensor,
-        out: Tensor,
-        dout: Tensor,
-    ) -> tuple[Tensor, ...]:
-        dq, dk, dv = _attention_gradient(q, k, v, heads.shape[0], dout)
-        return dq, dk, dv, ops.zeros_like(heads)
-
-    def silu_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return _gradients(reference.silu)(x, dout)
-
-    def geglu_bprop(projected: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return _gradients(_geglu_reference)(projected, bias, dout)
-
-    def layer_norm_bprop(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: Tensor,
-        out: Tensor,
-        dout: Tensor,
-    ) -> tuple[Tensor, ...]:
-        return (*_gradients(_layer_norm_reference)(x, weight, bias, eps, dout)[:3], ops.zeros_like(eps))
-
-    def norm_bprop(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: Tensor,
-        out: Tensor,
-        dout: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, ...]:
-        return (*_gradients(_norm_reference)(x, weight, bias, eps, dout[0])[:3], ops.zeros_like(eps))
-
-    def norm_silu_bprop(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: Tensor,
-        out: Tensor,
-        dout: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, ...]:
-        return (*_gradients(_norm_silu_reference)(x, weight, bias, eps, dout[0])[:3], ops.zeros_like(eps))
-
-    def add_per_channel_bprop(x: Tensor, values: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return _gradients(reference.add_per_channel)(x, values, dout)
-
-    def add_to_tokens_bprop(x: Tensor, values: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return _gradients(reference.add_to_tokens)(x, values, dout)
-
-    def mix_bprop(first: Tensor, second: Tensor, share: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return _gradients(reference.mix)(first, second, share, dout)
-
-    def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-        return _gradients(reference.upsample_nearest)(x, dout)
-
-    return {
-        "_attention": kernel("Attention", _first, _first, attention_bprop),
-        "_add_per_channel": kernel("AddPerChannel", _first, _first, add_per_channel_bprop),
-        "_add_to_tokens": kernel("AddToTokens", _first, _first, add_to_tokens_bprop),
-        "_mix": kernel("Mix", _first, _first, mix_bprop),
-        "_upsample": kernel("UpsampleNearest", _doubled, _first, upsample_bprop),
-        "_geglu": kernel("Geglu", _geglu_shape, _first, geglu_bprop),
-        "_silu": kernel("Silu", _first, _first, silu_bprop),
-        "_layer_norm": kernel("LayerNorm", _first, _first, layer_norm_bprop),
-        "_group_norm": kernel("GroupNorm", _norm_shapes, _norm_types, norm_bprop),
-        "_group_norm_silu": kernel("GroupNormSilu", _norm_shapes, _norm_types, norm_silu_bprop),
-    }
-
-
 def _layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return reference.layer_norm(x, weight, bias, eps)
 
@@ -201,80 +110,123 @@ def _norm_silu_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float) ->
     return reference.silu(_norm_reference(x, weight, bias, eps))
 
 
+def _of_one(form: Callable) -> Callable:
+    """The backward pass of a kernel of one tensor: that of its reference form."""
+
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return _gradients(form)(x, dout)
+
+    return bprop
+
+
+def _of_two(form: Callable) -> Callable:
+    """The same, of two tensors."""
+
+    def bprop(x: Tensor, y: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return _gradients(form)(x, y, dout)
+
+    return bprop
+
+
+def _of_norm(form: Callable, several: bool) -> Callable:
+    """The same, of a tensor, weight, bias and a constant. several: the kernel returns more than the result."""
+
+    def bprop(x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, out: Any, dout: Any) -> tuple[Tensor, ...]:
+        of_result = dout[0] if several else dout
+        return (*_gradients(form)(x, weight, bias, eps, of_result)[:3], ops.zeros_like(eps))
+
+    return bprop
+
+
+def _attention_bprop(q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+    return (*_attention_gradient(q, k, v, heads.shape[0], dout), ops.zeros_like(heads))
+
+
+def _mix_bprop(first: Tensor, second: Tensor, share: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+    return _gradients(reference.mix)(first, second, share, dout)
+
+
+@ms.jit_class
+class _Kernels:
+    """The primitives of everything in a library, each with its gradient."""
+
+    def __init__(self, library: str) -> None:
+        def kernel(name: str, bprop: Callable, shape: Callable = _first, types: Callable = _first) -> Any:
+            return ops.Custom(f"{library}:{name}", shape, types, func_type="aot", bprop=bprop)
+
+        def norm(name: str, form: Callable) -> Any:
+            return kernel(name, _of_norm(form, True), _norm_shapes, _norm_types)
+
+        self.attention = kernel("Attention", _attention_bprop)
+        self.add_per_channel = kernel("AddPerChannel", _of_two(reference.add_per_channel))
+        self.add_to_tokens = kernel("AddToTokens", _of_two(reference.add_to_tokens))
+        self.mix = kernel("Mix", _mix_bprop)
+        self.upsample = kernel("UpsampleNearest", _of_one(reference.upsample_nearest), _doubled)
+        self.geglu = kernel("Geglu", _of_two(_geglu_reference), _geglu_shape)
+        self.silu = kernel("Silu", _of_one(reference.silu))
+        self.layer_norm = kernel("LayerNorm", _of_norm(_layer_norm_reference, False))
+        self.group_norm = norm("GroupNorm", _norm_reference)
+        self.group_norm_silu = norm("GroupNormSilu", _norm_silu_reference)
+
+
+_made = functools.cache(_Kernels)
+_kernels: Any = None  # those of `use`
+
+
 def use(library: str) -> None:
     """Make the shared library at this path the one that the forms below call."""
-    global \
-        _attention, \
-        _add_per_channel, \
-        _add_to_tokens, \
-        _mix, \
-        _upsample, \
-        _geglu, \
-        _silu, \
-        _layer_norm, \
-        _group_norm, \
-        _group_norm_silu
-    kernels = _kernels(library)
-    _attention = kernels["_attention"]
-    _add_per_channel = kernels["_add_per_channel"]
-    _add_to_tokens = kernels["_add_to_tokens"]
-    _mix = kernels["_mix"]
-    _upsample = kernels["_upsample"]
-    _geglu = kernels["_geglu"]
-    _silu = kernels["_silu"]
-    _layer_norm = kernels["_layer_norm"]
-    _group_norm = kernels["_group_norm"]
-    _group_norm_silu = kernels["_group_norm_silu"]
+    global _kernels
+    _kernels = _made(library)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """`reference.attention` without scores in memory and without transpositions; float16, heads of 32 or 64."""
     if q.dtype != ms.float16 or q.shape[2] // heads not in _HEADS:
         return reference.attention(q, k, v, heads)
-    return _attention(q, k, v, of_length(heads))
+    return _kernels.attention(q, k, v, of_length(heads))
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`reference.geglu`: both halves in one product, then one pass."""
     if x.dtype not in _TYPES:
         return reference.geglu(x, weight, bias)
-    return _geglu(reference.linear(x, weight), bias)
+    return _kernels.geglu(reference.linear(x, weight), bias)
 
 
 def silu(x: Tensor) -> Tensor:
     """`reference.silu` in one pass."""
-    return _silu(x) if x.dtype in _TYPES else reference.silu(x)
+    return _kernels.silu(x) if x.dtype in _TYPES else reference.silu(x)
 
 
 def add_per_channel(x: Tensor, values: Tensor) -> Tensor:
     """`reference.add_per_channel` without the broadcast's own arithmetic of places."""
-    return _add_per_channel(x, values) if x.dtype in _TYPES else reference.add_per_channel(x, values)
+    return _kernels.add_per_channel(x, values) if x.dtype in _TYPES else reference.add_per_channel(x, values)
 
 
 def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
     """`reference.add_to_tokens`, likewise."""
     if x.dtype not in _TYPES or x.ndim != 3 or values.shape[:2] != (x.shape[0], 1):
         return reference.add_to_tokens(x, values)
-    return _add_to_tokens(x, values)
+    return _kernels.add_to_tokens(x, values)
 
 
 def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     """`reference.mix` in one pass instead of three, where there is one share for all."""
     if first.dtype not in _TYPES or share.size != 1:
         return reference.mix(first, second, share)
-    return _mix(first, second, share)
+    return _kernels.mix(first, second, share)
 
 
 def upsample_nearest(x: Tensor) -> Tensor:
     """`reference.upsample_nearest` in one pass."""
-    return _upsample(x) if x.dtype in _TYPES else reference.upsample_nearest(x)
+    return _kernels.upsample(x) if x.dtype in _TYPES else reference.upsample_nearest(x)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`reference.layer_norm` in one kernel."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
         return reference.layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, constant(eps))
+    return _kernels.layer_norm(x, weight, bias, constant(eps))
 
 
 def _by_group(kernel: Callable, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -287,11 +239,11 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     """`reference.group_norm` in two kernels, each over many parts of a group at once."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
         return reference.group_norm(x, weight, bias, groups, eps)
-    return _by_group(_group_norm, x, weight, bias, groups, eps)
+    return _by_group(_kernels.group_norm, x, weight, bias, groups, eps)
 
 
 def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """`group_norm` and `silu` in the same pass."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
         return reference.group_norm_silu(x, weight, bias, groups, eps)
-    return _by_group(_group_norm_silu, x, weight, bias, groups, eps)
+    return _by_group(_kernels.group_norm_silu, x, weight, bias, groups, eps)

@@ -4,11 +4,12 @@ their gradients; and which compiler makes them. docs/gpu.md says what a GPU said
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from gm import built
 from gm.ops import cuda, gpu, reference
@@ -31,6 +32,10 @@ def stand_ins(monkeypatch):
         y = gpu._norm_reference(x, weight, bias, float(eps))
         return y, Tensor(np.zeros(gpu._norm_shapes(x.shape)[1], np.float32))
 
+    def norm_silu(*inputs):
+        y, statistics = norm(*inputs)
+        return reference.silu(y), statistics
+
     def attention(q, k, v, heads):
         return reference.attention(q, k, v, len(heads))
 
@@ -43,20 +48,19 @@ def stand_ins(monkeypatch):
         return reference.mix(first, second, share)
 
     kernels = {
-        "_attention": attention,
-        "_geglu": gpu._geglu_reference,
-        "_silu": reference.silu,
-        "_group_norm": norm,
-        "_group_norm_silu": lambda *inputs: (reference.silu(norm(*inputs)[0]), None),
-        "_layer_norm": lambda x, weight, bias, eps: reference.layer_norm(x, weight, bias, float(eps)),
-        "_add_per_channel": reference.add_per_channel,
-        "_add_to_tokens": add_to_tokens,
-        "_mix": mix,
-        "_upsample": reference.upsample_nearest,
+        "attention": attention,
+        "geglu": gpu._geglu_reference,
+        "silu": reference.silu,
+        "group_norm": norm,
+        "group_norm_silu": norm_silu,
+        "layer_norm": lambda x, weight, bias, eps: reference.layer_norm(x, weight, bias, float(eps)),
+        "add_per_channel": reference.add_per_channel,
+        "add_to_tokens": add_to_tokens,
+        "mix": mix,
+        "upsample": reference.upsample_nearest,
     }
-    assert set(kernels) == set(gpu._kernels("kernels.so"))
-    for name, function in kernels.items():
-        monkeypatch.setattr(gpu, name, function)
+    assert kernels.keys() == vars(gpu._made("kernels.so")).keys()
+    monkeypatch.setattr(gpu, "_kernels", SimpleNamespace(**kernels))
 
 
 CALLS = {
@@ -81,6 +85,39 @@ def test_forms_equal_the_reference(stand_ins, name):
     for arguments in CALLS[name]:
         expected = getattr(reference, name)(*arguments)
         assert difference(getattr(gpu, name)(*arguments), expected) <= LIMIT
+
+
+class Kernel(nn.Cell):
+    """A stand-in with the gradient of the kernel itself."""
+
+    def __init__(self, forward, backward):
+        super().__init__()
+        self.forward, self.backward = forward, backward
+
+    def construct(self, *inputs):
+        return self.forward(*inputs)
+
+    def bprop(self, *inputs):
+        return self.backward(*inputs)
+
+
+def gradients(form, arguments):
+    """By all tensors."""
+    places = tuple(place for place, argument in enumerate(arguments) if isinstance(argument, Tensor))
+    found = ms.grad(lambda *inputs: (form(*inputs) ** 2).sum(), places)(*arguments)
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "attention"])
+def test_gradients_are_the_references(stand_ins, monkeypatch, name):
+    forward, kernels = vars(gpu._kernels), vars(gpu._made("kernels.so"))
+    both = {each: Kernel(forward[each], kernels[each].get_bprop()) for each in kernels}
+    monkeypatch.setattr(gpu, "_kernels", SimpleNamespace(**both))
+    for arguments in CALLS[name]:
+        found, expected = gradients(getattr(gpu, name), arguments), gradients(getattr(reference, name), arguments)
+        for one, other in zip(found, expected):
+            scale = max(1, abs(other.asnumpy()).max())  # of single pixels the norm's gradient is 0
+            np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), rtol=0, atol=10 * LIMIT * scale)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -131,7 +168,7 @@ def test_gradients_of_attention_in_pieces_of_any_size(monkeypatch, most, mode):
 
 def test_python_and_cuda_name_the_same_kernels():
     sources = "".join(path.read_text() for path in cuda.FOLDER.glob("*.cu"))
-    called = {kernel.func.split(":")[1] for kernel in gpu._kernels("kernels.so").values()}
+    called = {kernel.func.split(":")[1] for kernel in vars(gpu._made("kernels.so")).values()}
     assert set(re.findall(r"^KERNEL\((\w+)\)", sources, re.M)) == called
 
 
