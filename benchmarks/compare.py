@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from report import write_report
+from report import check_count, check_known, write_report
 
 from gm.checkpoint.writer import write_safetensors
 from gm.data.images import fit_image, load_image, to_signed
@@ -312,11 +312,8 @@ def main(argv=None):
     add_compile_cache(parser)
     parser.add_argument("--output_dir", default="outputs/compare", help="folder for the logs and report.json")
     options = parser.parse_args(argv)
-    unknown = [case for case in options.cases if case not in CASES]
-    if unknown:
-        raise UserError(f"--cases {unknown}: choose from {', '.join(CASES)}")
-    if options.pairs < 1:
-        raise UserError(f"--pairs {options.pairs}: must be 1 or more")
+    check_known("--cases", options.cases, CASES)
+    check_count("--pairs", options.pairs)
     make_folder(options.output_dir)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

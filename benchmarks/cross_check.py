@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
+from report import check_count, check_known
 
 from gm.console import peak_memory, timed, versions
 from gm.errors import UserError, run_cli
@@ -187,10 +188,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if not Path(options.checkpoint).is_file():
         raise UserError(f"no such checkpoint: {options.checkpoint}")
-    if not set(options.parts) <= PARTS.keys():
-        raise UserError(f"--parts {options.parts}: choose from {list(PARTS)}")
-    if options.calls < 1:
-        raise UserError(f"--calls {options.calls}: must be 1 or more")
+    check_known("--parts", options.parts, PARTS)
+    check_count("--calls", options.calls)
     rows, lines = [], []
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:

@@ -28,7 +28,7 @@ from compare import MEDIUM, write_weights
 from jsonargparse import ArgumentParser
 from make_random_checkpoint import write as write_checkpoint
 from omegaconf import OmegaConf
-from report import write_report
+from report import check_count, check_known, write_report
 from tqdm import tqdm
 
 from gm.data.outputs import make_folder
@@ -148,11 +148,8 @@ def main(argv=None):
     parser.add_argument("--folder", type=Path, default=Path("build/first_call"), help="for the weights, which stay")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/first_call"), help="for report.json")
     options = parser.parse_args(argv)
-    unknown = [case for case in options.cases if case not in CASES]
-    if unknown:
-        raise UserError(f"--cases {unknown}: choose from {', '.join(CASES)}")
-    if options.pairs < 1:
-        raise UserError(f"--pairs {options.pairs}: must be 1 or more")
+    check_known("--cases", options.cases, CASES)
+    check_count("--pairs", options.pairs)
     make_folder(options.folder)
     make_folder(options.output_dir)
     rows = []

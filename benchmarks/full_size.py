@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
+from report import check_known
 
 from gm.data.outputs import make_folder
 from gm.errors import UserError, run_cli
@@ -127,8 +128,7 @@ def main(argv=None):
     parser.add_argument("--image", default=str(ROOT / "assets" / "demo.png"), help="the picture")
     parser.add_argument("--runs", type=list[str], default=list(RUNS), help="which of them to do, in this order")
     options = parser.parse_args(argv)
-    if not options.runs or not set(options.runs) <= RUNS.keys():
-        raise UserError(f"--runs {options.runs}: choose from {list(RUNS)}")
+    check_known("--runs", options.runs, RUNS)
     if not Path(options.image).is_file():
         raise UserError(f"no such picture: {options.image}")
     folder = Path(options.folder).resolve()

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from compare import MEDIUM, write_weights
 from jsonargparse import ArgumentParser
-from report import write_report
+from report import check_known, write_report
 from tqdm import tqdm
 
 from gm.data.outputs import make_folder
@@ -189,9 +189,7 @@ def main(argv=None):
     parser.add_argument("--checkpoint", help="weights of the full size; by default random ones: 9 GB of disk")
     parser.add_argument("--output_dir", default="outputs/memory", help="folder for report.json, log and weights")
     options = parser.parse_args(argv)
-    unknown = [case for case in options.cases if case not in CASES]
-    if unknown:
-        raise UserError(f"--cases {unknown}: choose from {', '.join(CASES)}")
+    check_known("--cases", options.cases, CASES)
     make_folder(options.output_dir)
     folder, rows = Path(options.output_dir), []
     with open(folder / "log.txt", "w", encoding="utf-8") as log:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from compare import MEDIUM, Case, add_compile_cache, agreement, compare
 from jsonargparse import ArgumentParser
-from report import write_report
+from report import check_count, write_report
 from tqdm import tqdm
 
 from gm.data.outputs import make_folder
-from gm.errors import UserError, run_cli
+from gm.errors import run_cli
 
 FRAMES, SIDE = 4, 32  # of the latents, where they are not what is varied
 AXES = {
@@ -45,8 +45,7 @@ def main(argv=None):
     add_compile_cache(parser)
     parser.add_argument("--output_dir", default="outputs/scaling", help="folder for the logs and report.json")
     options = parser.parse_args(argv)
-    if options.pairs < 1:
-        raise UserError(f"--pairs {options.pairs}: must be 1 or more")
+    check_count("--pairs", options.pairs)
     make_folder(options.output_dir)
     rows, measured = [], {}  # the usual size is on every axis and measured once
     points = [(axis, value, case) for axis, cases in AXES.items() for value, case in cases.items()]
