@@ -42,7 +42,7 @@ from gm.events import Failed, Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
 from gm.making import Making
 from gm.options import Options
-from gm.pipeline import PARTS
+from gm.parts import PARTS
 from gm.picture import plan
 from gm.settings import recorded
 

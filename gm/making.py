@@ -22,7 +22,7 @@ from gm.errors import UserError
 from gm.events import Compiling, Decoding, Encoding, Failed, Loading, Sampling, Started, Written
 from gm.files import require_space
 from gm.latents_file import GivenLatents
-from gm.pipeline import PARTS
+from gm.parts import PARTS
 from gm.results import fingerprint, write_results
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gm import estimate, ops
 from gm.activations import FLOAT
 from gm.ops import reference
-from gm.pipeline import PARTS
+from gm.parts import PARTS
 from gm.sizes import size_multiple
 
 if TYPE_CHECKING:

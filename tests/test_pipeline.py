@@ -16,7 +16,8 @@ from gm.diffusion.sampling import SAMPLERS
 from gm.errors import UserError
 from gm.model import load_model_config
 from gm.networks.tiles import TiledDecoder, TiledEncoder, Upper
-from gm.pipeline import PARTS, ImageToVideo
+from gm.parts import PARTS
+from gm.pipeline import ImageToVideo
 from gm.precision import kept_narrow
 from gm.sizes import choose_size
 from svd_tools.golden.limits import PRECISIONS

@@ -58,7 +58,7 @@ class Holder:
 def load(model: Model) -> Iterator[Loading]:
     """Load all parts of a `gm.loaded.Model`, unless it holds one at a time: a generator of `gm.events.Loading`."""
     from gm.events import Loading
-    from gm.pipeline import PARTS
+    from gm.parts import PARTS
 
     for part, name in PARTS.items() if not model.settings.low_memory else ():
         for done, total in model.pipeline.load(part):
