@@ -224,31 +224,20 @@ def training(
         clips: how many are decoded ahead, with their pixels. sample: videos are made on the way. sizes: of clips, of
             which `size` is the largest: each has graphs of its own.
     """
-    pixels = clips * size.frames * size.height * size.width * 3 * FLOAT
-    small = model.clip.layers + 2 * _vae_blocks(model.vae, model.vae.num_res_blocks)
-    coders = [weights[name] for name in ("clip", "condition_encoder", "first_stage_encoder")]
-    encoding = {
-        "program": _PROGRAM + _FIRST_CALL,
-        "encoders": sum(part.own for part in coders),
-        "compiled graphs": setting.compiled(sizes * _COMPILED_SMALL * small),
-        "clips read ahead": pixels,
-    }
-    mapped = {"program": _LIBRARIES, "encoders": sum(part.mapped for part in coders)}
+    parts, mapped = _encoders(model, weights, setting, sizes)
+    parts["clips read ahead"] = clips * size.frames * size.height * size.width * 3 * FLOAT
     active = activations.encoder(model, size, setting)
-    stages = {"encoding": _need(encoding, active, mapped)}
+    stages = {"encoding": _need(parts, active, mapped)}
 
-    blocks = unet_blocks(model.unet)
-    parts = {
-        **encoding,
+    parts |= {
         "UNet": weights["unet"].own,
         "trained weights": FLOAT * trained,
         "sums of gradients": FLOAT * trained,
         "gradients of one batch": FLOAT * trained,
         "two moments": 2 * FLOAT * trained / devices,
     }
-    parts["compiled graphs"] += _FIRST_STEP + setting.compiled(
-        sizes * (_COMPILED_RECOMPUTED if recompute else _COMPILED_TRAINING) * len(blocks)
-    )
+    compiled = sizes * (_COMPILED_RECOMPUTED if recompute else _COMPILED_TRAINING) * len(unet_blocks(model.unet))
+    parts["compiled graphs"] += _FIRST_STEP + setting.compiled(compiled)
     if not encoders:
         parts["encoders"] = parts["clips read ahead"] = mapped["encoders"] = 0
     if half:
@@ -264,3 +253,17 @@ def training(
         parts["sample video"] = sum(decoding.get(name, 0) for name in ("decoder", "activations", "compiled graphs"))
         stages["sample video"] = _need(parts, active, {**mapped, "decoder": weights["decoder"].mapped})
     return stages
+
+
+def _encoders(
+    model: Networks, weights: Mapping[str, Held], setting: Setting, sizes: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """(parts, mapped) of training's three encoders, with graphs for so many sizes."""
+    blocks = model.clip.layers + 2 * _vae_blocks(model.vae, model.vae.num_res_blocks)
+    coders = [weights[name] for name in ("clip", "condition_encoder", "first_stage_encoder")]
+    parts = {
+        "program": _PROGRAM + _FIRST_CALL,
+        "encoders": sum(part.own for part in coders),
+        "compiled graphs": setting.compiled(sizes * _COMPILED_SMALL * blocks),
+    }
+    return parts, {"program": _LIBRARIES, "encoders": sum(part.mapped for part in coders)}

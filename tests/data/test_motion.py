@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from gm.data import motion
-from svd_tools.label_videos import label
+from gm.data.labelling import label
 from tests.data.made_videos import ffmpeg, make
 
 

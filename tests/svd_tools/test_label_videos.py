@@ -12,6 +12,7 @@ import pytest
 
 from gm import locks
 from gm.data import motion
+from gm.data.frame_folder import open_clip
 from gm.data.metadata import read_metadata
 from gm.data.videos import write_frames, write_gif, write_video
 from gm.errors import UserError
@@ -302,7 +303,7 @@ def test_scenes_are_rows_that_can_be_trained_on(joins, tmp_path, capsys):
     with pytest.raises(UserError, match="does not have the columns path,length,motion_bucket_id,fps,motion_score;"):
         tool.label_videos(folder, output, resume=True)  # of another kind of labelling
     # Each scene has the motion that it has as a video of its own.
-    with tool.open_clip(folder / "a.mp4") as video:
+    with open_clip(folder / "a.mp4") as video:
         row = rows[1]
         start, length = int(row["start"]), int(row["length"])
         alone = motion.motion_score(video.frames(range(start, start + length)), 12)
