@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -287,7 +288,7 @@ def test_latents_that_are_no_numbers_are_not_written(tmp_path, model, monkeypatc
 
     def spoilt(*arguments, **more):
         for step in steps(*arguments, **more):
-            yield step._replace(latents=step.latents * np.float32(np.nan))
+            yield replace(step, latents=step.latents * np.float32(np.nan))
 
     monkeypatch.setattr(model.pipeline, "steps", spoilt)
     with pytest.raises(UserError, match="NaN"):

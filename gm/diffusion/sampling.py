@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, NamedTuple, Union
+from dataclasses import dataclass
+from typing import Any, Callable, Union
 
 import numpy as np
 
 Denoise = Callable[[np.ndarray, float], np.ndarray]  # (x, sigma) -> estimate of the clean latents
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What a sampler yields: steps are counted from 1; `denoised` is the estimate at the step's beginning."""
 
-    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody looks for here
+    index: int
     total: int
     sigma: float
     latents: np.ndarray
