@@ -28,6 +28,18 @@ def _halved(projected: list[int], bias: list[int]) -> list[int]:
     return [*projected[:-1], projected[-1] // 2]
 
 
+def _convolved(x: list[int], weight: list[int], bias: list[int]) -> list[int]:
+    return [x[0], weight[0], *x[2:]]
+
+
+def _convolved_back(weight: list[int], dout: list[int]) -> list[int]:
+    return [dout[0], weight[1], *dout[2:]]
+
+
+def _weight_and_bias(x: list[int], weight: list[int], dout: list[int]) -> tuple[list[int], list[int]]:
+    return weight, weight[:1]
+
+
 def _with_two_rows(x: list[int], weight: list[int], *_: Any) -> tuple[list[int], list[int]]:
     return x, [2, *weight]
 
@@ -57,6 +69,12 @@ class _Kernels:
         layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
         long_gradient, pixel_gradient = gradient("LongAttention"), gradient("PixelAttention")
 
+        input_gradient = kernel("ConvolutionInputGradient", _convolved_back, _like(0))
+        weight_gradient = kernel("ConvolutionWeightGradient", _weight_and_bias, _like(1, 2))
+
+        def convolution_bprop(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return (input_gradient(weight, dout), *weight_gradient(x, weight, dout))
+
         def geglu_bprop(projected: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return geglu_gradient(projected, bias, dout)
 
@@ -80,6 +98,7 @@ class _Kernels:
         self.short_attention = of_first("ShortAttention", _gradient(gradient("ShortAttention")))
         self.long_attention = of_first("LongAttention", long_bprop)
         self.pixel_attention = of_first("PixelAttention", pixel_bprop)
+        self.convolution = kernel("Convolution", _convolved, _like(0), convolution_bprop)
         self.geglu = kernel("Geglu", _halved, _like(0), geglu_bprop)
         self.silu = of_first("Silu", silu_bprop)
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
@@ -95,6 +114,25 @@ def use(library: str) -> None:
     """Make the shared library at this path the one that the forms below call."""
     global _kernels
     _kernels = _made(library)
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1),
+) -> Tensor:
+    """`reference.conv2d`: kernels of three by three that keep the size without the matrix that im2col makes of x."""
+    keeps_size = weight.shape[2:] == (3, 3) and stride == 1 and padding == (1, 1, 1, 1)
+    if x.dtype != _FLOAT or not keeps_size:
+        return reference.conv2d(x, weight, bias, stride, padding)
+    return _kernels.convolution(x, weight, of_length(weight.shape[0]) if bias is None else bias)
+
+
+def temporal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`reference.temporal_conv` in the same way."""
+    return _kernels.convolution(x, weight, bias) if x.dtype == _FLOAT else reference.temporal_conv(x, weight, bias)
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,7 +7,8 @@
 DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
 DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
-DECLARE(PixelAttention) DECLARE(PixelAttentionGradient)
+DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
+DECLARE(ConvolutionWeightGradient)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -75,6 +76,16 @@ int main() {
       failed += call(PixelAttention, {x, x, x, x});
       failed += call(PixelAttentionGradient, {x, x, x, x, x, x, x, x});
     }
+  for (int64_t in : {1, 7, 70})
+    for (int64_t out : {1, 6, 13})
+      for (int64_t h : {1, 3, 40})
+        for (int64_t w : {1, 5, 16, 72})
+          for (const Shape &weight : {Shape{out, in, 3, 3}, Shape{out, in, 3, 1, 1}}) {
+            const Shape x{3, in, h, w}, y{3, out, h, w};
+            failed += call(Convolution, {x, weight, {out}, y});
+            failed += call(ConvolutionInputGradient, {weight, y, x});
+            failed += call(ConvolutionWeightGradient, {x, weight, y, weight, {out}});
+          }
   for (int64_t n : {0, 1, 15, 16, 33, 65536}) {
     std::vector<uint16_t> from(n);
     std::vector<float> to(n);

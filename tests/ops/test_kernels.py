@@ -70,6 +70,38 @@ def test_norms_of_numbers_far_from_zero(kernels):
 
 
 @needs_kernels
+@pytest.mark.parametrize("shape", [(2, 70, 9, 32), (3, 5, 6, 7), (1, 9, 5, 80)])
+@pytest.mark.parametrize("taps", [3, 1])
+def test_a_convolution_by_its_definition(kernels, shape, taps):
+    """In double precision: where a picture ends, zeros are beside it, in rows and channels of every remainder."""
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((13, shape[1], 3, taps)).astype(np.float32)
+    x, bias = random.standard_normal(shape).astype(np.float32), random.standard_normal(13).astype(np.float32)
+    around = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (taps // 2, taps // 2)))
+    expected = bias[:, None, None] + sum(
+        np.einsum("oi,nihw->nohw", weight[:, :, i, j], around[:, :, i : i + shape[2], j : j + shape[3]])
+        for i in range(3)
+        for j in range(taps)
+    )
+    if taps == 3:
+        found = kernels.conv2d(Tensor(x), Tensor(weight), Tensor(bias))
+    else:
+        found = kernels.temporal_conv(Tensor(x), Tensor(weight[..., None]), Tensor(bias))
+    np.testing.assert_allclose(found.asnumpy(), expected, atol=1e-6 * np.abs(expected).max())
+
+
+@needs_kernels
+def test_a_convolution_with_not_a_number_beside_others(kernels):
+    """It reaches the pixels around it, no others: what a thread's memory holds of an image before does not count."""
+    x = np.ones((2, 3, 5, 7), np.float32)
+    x[0, 0, 2, 3] = np.nan
+    found = kernels.conv2d(Tensor(x), Tensor(np.ones((6, 3, 3, 3), np.float32))).asnumpy()
+    around = np.zeros((5, 7), bool)
+    around[1:4, 2:5] = True
+    assert (np.isnan(found[0]) == around).all() and np.isfinite(found[1]).all()
+
+
+@needs_kernels
 def test_not_a_number_stays_one(kernels):
     x = np.ones((1, 64, 2, 2), np.float32)
     x[0, 0, 0, 0] = np.nan
@@ -197,11 +229,19 @@ def test_the_number_of_threads_changes_no_bit(kernels):
     x = Tensor(np.random.default_rng(0).standard_normal((3, 64, 40, 40)).astype(np.float32))
     tokens = x.reshape((3, 1600, 64))
     weight, bias = Tensor(np.linspace(0.5, 1.5, 64, dtype=np.float32)), Tensor(np.zeros(64, np.float32))
+    taps = Tensor(np.random.default_rng(1).standard_normal((64, 64, 3, 3)).astype(np.float32))
 
     def results():
         gradient = ms.grad(lambda v: kernels.attention(v, v, v, 2).sum())(tokens)
         normed = kernels.group_norm_silu(x, weight, bias, 32, 1e-5)
-        return [normed, kernels.attention(tokens, tokens, tokens, 2), gradient]
+        convolved = ms.grad(lambda v, w: (kernels.conv2d(v, w, bias) ** 2).sum(), (0, 1))(x, taps)
+        return [
+            normed,
+            kernels.attention(tokens, tokens, tokens, 2),
+            gradient,
+            kernels.conv2d(x, taps, bias),
+            *convolved,
+        ]
 
     try:
         found = []

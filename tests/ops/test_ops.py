@@ -60,6 +60,22 @@ CASES = {
         lambda dtype: (normal(2, 5, 6, dtype=dtype), normal(4, 6, dtype=dtype), normal(4, dtype=dtype)),
         lambda dtype: (normal(1, 1, 3, dtype=dtype), normal(3, 3, dtype=dtype), normal(3, dtype=dtype)),
     ],
+    "conv2d": [
+        lambda dtype: (normal(2, 5, 4, 6, dtype=dtype), normal(7, 5, 3, 3, dtype=dtype), normal(7, dtype=dtype)),
+        lambda dtype: (normal(1, 70, 3, 16, dtype=dtype), normal(13, 70, 3, 3, dtype=dtype)),
+        lambda dtype: (normal(1, 3, 37, 45, dtype=dtype), normal(6, 3, 3, 3, dtype=dtype), normal(6, dtype=dtype)),
+        lambda dtype: (normal(2, 9, 150, 32, dtype=dtype), normal(8, 9, 3, 3, dtype=dtype), normal(8, dtype=dtype)),
+        lambda dtype: (normal(1, 3, 1, 1, dtype=dtype), normal(4, 3, 3, 3, dtype=dtype), normal(4, dtype=dtype)),
+    ],
+    "temporal_conv": [
+        lambda dtype: (normal(2, 5, 4, 6, dtype=dtype), normal(7, 5, 3, 1, 1, dtype=dtype), normal(7, dtype=dtype)),
+        lambda dtype: (
+            normal(1, 70, 14, 331, dtype=dtype),
+            normal(13, 70, 3, 1, 1, dtype=dtype),
+            normal(13, dtype=dtype),
+        ),
+        lambda dtype: (normal(1, 3, 1, 1, dtype=dtype), normal(8, 3, 3, 1, 1, dtype=dtype), normal(8, dtype=dtype)),
+    ],
     "add_per_channel": [
         lambda dtype: (normal(2, 3, 5, 7, dtype=dtype), normal(2, 3, dtype=dtype)),
         lambda dtype: (normal(1, 4, 9, dtype=dtype), normal(1, 4, dtype=dtype)),
