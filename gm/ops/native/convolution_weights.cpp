@@ -26,12 +26,16 @@ struct Part {
 
 // `channels` of an image, at most kColumns, to (rows + 2, columns + 2 * zeros, kColumns): zeros outside it.
 void copy(const float *image, float *to, const Images &x, const Part &part, int64_t channels, int64_t zeros) {
-  for (int64_t y = part.top - 1; y <= part.top + part.rows; ++y)
-    for (int64_t column = part.left - zeros; column < part.left + part.columns + zeros; ++column, to += kColumns) {
-      const bool inside = y >= 0 && y < x.height && column >= 0 && column < x.width;
-      for (int64_t c = 0; c < kColumns; ++c)
-        to[c] = inside && c < channels ? image[c * x.plane() + y * x.width + column] : 0.0f;
+  const int64_t columns = part.columns + 2 * zeros, shift = part.left - zeros;
+  const int64_t start = std::max<int64_t>(0, -shift), end = std::min(columns, x.width - shift);
+  for (int64_t y = part.top - 1; y <= part.top + part.rows; ++y, to += columns * kColumns) {
+    const bool inside = y >= 0 && y < x.height, whole = inside && start == 0 && end == columns && channels == kColumns;
+    if (!whole) std::fill_n(to, columns * kColumns, 0.0f);
+    for (int64_t c = 0; inside && c < channels; ++c) {
+      const float *from = image + c * x.plane() + y * x.width + shift;
+      for (int64_t column = start; column < end; ++column) to[column * kColumns + c] = from[column];
     }
+  }
 }
 
 // sums (3 * taps, last - first, kColumns) += the products for a part of an image of dy (channels, height * width).
