@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gm import compile_cache
+from gm import compile_cache, kernels
 from gm.cli import run
 from gm.cli.arguments import check_arguments, choose_model, make_job
 from gm.console import say
@@ -54,6 +54,7 @@ def work(arguments: argparse.Namespace, member: Member | None = None, second: bo
     latents = arguments.latents_in
     paths = [Path(latents)] if latents else list_images(arguments.image) if member is None else []
     choose_model(arguments, first)
+    kernels.begin()
     job = make_job(arguments)
     if first:
         run.introduce(job)

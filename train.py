@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gm import compile_cache, places
+from gm import compile_cache, imports, kernels, places
 from gm.console import say
 from gm.errors import UserError, run_cli
 from gm.inference_options import add_option
@@ -69,12 +69,14 @@ def _overrides(rest: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
     compile_cache.quiet()
-    from gm import ops
-    from gm.model import load_model_config
-    from gm.ops import parallel
-    from gm.training import dry_run, loop, memory
-    from gm.training.plan import Plan
-    from gm.training.settings import load_settings, precision
+    kernels.begin()
+    with imports.for_good():
+        from gm import ops
+        from gm.model import load_model_config
+        from gm.ops import parallel
+        from gm.training import dry_run, loop, memory
+        from gm.training.plan import Plan
+        from gm.training.settings import load_settings, precision
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     settings = load_settings(arguments.config, overrides)

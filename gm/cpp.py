@@ -12,11 +12,12 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gm import built
+from gm import built, system
 
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -50,7 +51,14 @@ def key(compiler: str, units: Sequence[Path], headers: Sequence[Path]) -> str:
 
 
 def _compile(compiler: str, units: Sequence[Path], path: Path) -> None:
-    built.output(compiler, *_FLAGS, *units, "-o", path)
+    def compiled(unit: Path) -> Path:
+        part = path.with_name(f"{unit.stem}.o")
+        built.output(compiler, *_FLAGS, "-c", unit, "-o", part)
+        return part
+
+    with ThreadPoolExecutor(system.processors()) as pool:
+        parts = list(pool.map(compiled, units))
+    built.output(compiler, "-shared", "-pthread", *parts, "-o", path)
 
 
 def _processor() -> str:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -31,6 +30,8 @@ def made_by(model: str, weights: str) -> str:
 
 def read_about(path: str | Path) -> str:
     """What `made_by` wrote into a video's or a picture's metadata, or any other comment there; "" without one."""
+    import av  # nobody who only writes waits for it
+
     path = Path(path)
     try:
         if path.suffix.lower() in (".gif", ".png"):

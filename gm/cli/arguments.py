@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gm import places
+from gm import imports, places
 from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_checkpoint
 from gm.errors import UserError
 from gm.options import ModelSettings, Options, VideoSettings
@@ -70,8 +70,9 @@ def make_job(arguments: argparse.Namespace) -> Job:
     Raises:
         UserError: see `gm.job.Job` and `gm.loaded.Model`.
     """
-    from gm.job import Job
-    from gm.loaded import Model
+    with imports.for_good():
+        from gm.job import Job
+        from gm.loaded import Model
 
     chosen = vars(arguments)
 

@@ -133,7 +133,8 @@ def set_device(device_target: str | None = None, mode: int = GRAPH_MODE, fast_fl
 
 def compiled_library() -> str | None:
     """Path of the kernels that are compiled for the device in use, or None where there are none."""
-    return {"CPU": native.library, "GPU": cuda.library}.get(device(), lambda: None)()
+    libraries: dict[str, Callable[[], str | None]] = {"CPU": native.library, "GPU": cuda.library}
+    return libraries.get(device(), lambda: None)()
 
 
 def why_no_bfloat16() -> str | None:

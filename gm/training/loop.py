@@ -11,7 +11,6 @@ from typing import Any, Callable
 import numpy as np
 
 from gm.checkpoint.formats import open_checkpoint
-from gm.compile_cache import stop as stop_caching
 from gm.console import say
 from gm.data import calibration
 from gm.errors import UserError, memory_faults
@@ -172,8 +171,6 @@ class _Run:
                 rate = learning_rate(state.step, train.optimizer.learning_rate, train.schedule, total)
                 losses, sigmas = trainer.accumulate(loader, batches)
                 norm = trainer.update(rate)
-                if not math.isfinite(norm):  # the update may be compiled later than something else now
-                    stop_caching()
                 stop.unsaved = True
                 stopped = self._note(window, losses, sigmas, rate, norm, stop, start)
                 if state.step % train.validation.every == 0 or state.step == total:

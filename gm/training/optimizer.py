@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from gm import compile_cache
 from gm.ops import parallel
 from gm.training.settings import Optimizer
 from gm.training.step import Clear, zeros_like_each
@@ -180,6 +181,7 @@ class AdamW:
         if math.isfinite(norm):
             self._apply(learning_rate, self._clip(norm) / divisor)
         else:
+            compile_cache.stop()  # clearing is compiled in the update's place, which comes later, after something else
             self._clear()
         return norm
 

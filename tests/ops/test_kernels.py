@@ -161,6 +161,16 @@ def test_a_compiler_that_fails(tmp_path):
     assert not list(tmp_path.glob("**/*.so"))
 
 
+def test_who_asks_while_they_are_compiled_waits_and_mindspore_is_not_wanted(tmp_path):
+    fake = tmp_path / "g++"
+    fake.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\n[ "$1" = --version ] && exec sleep 0.3\nexit 1\n')
+    fake.chmod(0o755)
+    ask = "import sys; from gm import kernels; kernels.begin(); print(kernels.library(), 'mindspore' in sys.modules)"
+    done = in_new_process(ask, PATH=f"{tmp_path}:/bin:/usr/bin", XDG_CACHE_HOME=str(tmp_path))
+    assert done.stdout.strip() == "None False" and done.stderr.count("could not compile") == 1
+    assert (tmp_path / "calls").read_text().split().count("--version") == 1
+
+
 @needs_kernels
 def test_compiled_once_and_found_again_but_not_where_it_is_damaged(tmp_path):
     first = in_new_process(SHOW, XDG_CACHE_HOME=str(tmp_path)).stdout

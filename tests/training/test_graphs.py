@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gm import places
 from gm.training import graphs
@@ -137,3 +138,27 @@ def test_no_bit_depends_on_kept_graphs(arguments, start, tmp_path, read_metrics)
     assert without[0] == first[0] == second[0] != run("other", tmp_path / "graphs", "train.seed=1")[0]
     assert all(line["grad_norm"] > 0 for line in first[1] if line["kind"] == "train")
     assert [line["loss"] for line in without[1]] == [line["loss"] for line in second[1]]
+
+
+@pytest.mark.slow
+def test_a_step_without_an_update_leaves_no_graph_in_the_place_of_another(arguments, start, tmp_path, checkpoint):
+    tensors = load_file(checkpoint)
+    tensors["model.diffusion_model.out.2.bias"][0] = np.nan
+    save_file(tensors, tmp_path / "nan.safetensors")
+
+    def run(name, cache, pretrained=checkpoint):
+        argv = arguments(tmp_path / name, "environment.mode=0", f"train.pretrained={pretrained}")
+        return start([*argv, f"--compile_cache={tmp_path / cache}"]).communicate()[0]
+
+    def weights(name, cache):
+        text = run(name, cache)
+        path = tmp_path / name / "weights" / "delta.safetensors"
+        assert path.exists(), text
+        return path.read_bytes()
+
+    expected = weights("alone", "other")
+    # Graphs of a run that updates come after those of one that never does, and before.
+    for name in ("before", "after"):
+        assert "none of the 2 steps changed the weights" in run(f"{name} nan", "graphs", tmp_path / "nan.safetensors")
+        assert weights(name, "graphs") == expected
+    assert len(list((tmp_path / "graphs").glob("*"))) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from types import SimpleNamespace
 
 import mindspore as ms
@@ -100,6 +101,20 @@ def test_the_global_norm_is_clipped(mode):
         scale = min(1.0, 0.5 / norm)
         reference.step(0.1, {name: g * scale for name, g in gradients.items()})
     assert difference(optimizer, reference) < 2e-6
+
+
+def test_without_an_update_no_graph_is_kept_from_there_on(monkeypatch):
+    """What clears the sums would be found in the place of the update by a run that makes one."""
+    monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
+    random = np.random.default_rng(0)
+    _, optimizer = make(random)
+    kept = []
+    for name in ("_clear", "_apply"):
+        monkeypatch.setattr(optimizer, name, lambda *_: kept.append("MS_COMPILER_CACHE_ENABLE" in os.environ))
+    for value in (1, np.inf, 1):
+        give(optimizer, {name: np.full(shape, value, np.float32) for name, shape in SHAPES.items()})
+        optimizer.step(1e-3, 1.0)
+    assert kept == [True, False, False]
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])

@@ -1,31 +1,16 @@
-"""Fused kernels in C++, compiled with the machine's own compiler at first use (`gm.cpp`). Never required."""
+"""Fused kernels in C++ (`gm.kernels` compiles them). Never required."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gm import cpp, system
+from gm.kernels import FOLDER, library, sources
 
-FOLDER = Path(__file__).parent
-
-
-def sources() -> tuple[list[Path], list[Path]]:
-    """(.cpp files, what they include)."""
-    return sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
-
-
-@functools.cache
-def library() -> str | None:
-    """Path of the compiled kernels as a string, or None where they can't be had; a line on stderr says why."""
-    path = cpp.library("kernels", *sources(), "networks faster on this CPU", "networks run without them")
-    if path is not None:
-        ctypes.CDLL(path).UseThreads(ctypes.c_int64(system.processors()))
-    return path
+__all__ = ["FOLDER", "convert", "library", "sources"]
 
 
 @functools.cache
