@@ -140,7 +140,7 @@ class Chain:
         self.frames = self._joined(self.frames, frames)
         if plain is not None:
             right = unshifted(plain, self.overlap)
-            self.image, self._shared = right[0], (self._own, plain[-self.overlap :], right)
+            self.image, self._shared = right[0], (self._own, plain[-self.overlap :].copy(), right)
 
     def known(self, encode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
         """The latents float32 (overlap, z, h/8, w/8) of the next segment's first frames, None for the first segment.
