@@ -207,7 +207,7 @@ class ImageToVideo:
 
         pixel_noise: unit noise float32 (1, 3, h, w); None draws the seed's. keep: with low_memory too the encoders
         stay, for another picture. latents: clean ones float32 (z, h/8, w/8) of the picture, scaled, for the network to
-        see instead of those that encoding it gives.
+        see, with the noise, instead of those that encoding it gives.
         """
         check_picture(image, self.config.model)
         if pixel_noise is None:
@@ -221,8 +221,8 @@ class ImageToVideo:
             options.noise_aug_strength,
             self.config.model.clip.image_size,
         )
-        if latents is not None:
-            concat = latents[None] / np.float32(SCALE_FACTOR)
+        if latents is not None:  # what the noise adds to them stays
+            concat += latents[None] / np.float32(SCALE_FACTOR) - encode_mean(encoder, to_signed(image))
         if self.low_memory and not keep:
             self.release("clip", "condition_encoder")
         width = embedding_width(self.config.model)

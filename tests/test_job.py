@@ -411,7 +411,11 @@ def test_a_longer_video_goes_on_from_what_it_had(tmp_path, model, monkeypatch):
         was, is_now = (np.stack([model.pipeline.encode(each, now[1]) for each in two]) for two in (plain[-2:], right))
         np.testing.assert_allclose(now[2], before[3][-2:] + is_now - was, atol=1e-5)
         np.testing.assert_array_equal(latents, now[2][0])  # it sees what it begins with, not a picture encoded anew
-        np.testing.assert_allclose(conditioning.concat * np.float32(SCALE_FACTOR), np.stack([latents] * 3), rtol=1e-6)
+        clean = condition(now[0], now[1].changed(noise_aug_strength=0.0), latents=latents).concat
+        np.testing.assert_allclose(clean * np.float32(SCALE_FACTOR), np.stack([latents] * 3), atol=1e-5)
+        noise = condition(now[0], now[1]).concat - condition(now[0], now[1].changed(noise_aug_strength=0.0)).concat
+        np.testing.assert_allclose(conditioning.concat, clean + noise, atol=1e-5)
+        assert np.abs(noise).max() > 1e-3
         np.testing.assert_allclose(now[3][0], now[2][0], atol=1e-5)  # where all of the weight is the earlier one's
     assert (record["segments"], record["overlap"], record["frames"]) == (3, 2, 5)
     assert record["segment_motion"] == "100,50,20" and record["segment_fps"] == "8,9,10"
