@@ -42,6 +42,7 @@ class _Begun:
         self.base, self.rescue = base, Rescue(base)
         self.seconds: dict[str, float] = {}
         self.chain = segments.Chain(getattr(self.source, "image", None), overlap)
+        self.known: np.ndarray | None = None  # latents of the frames that the segment under way begins with
 
 
 class Making:
@@ -162,15 +163,17 @@ class Making:
                 keep = video is not begun[-1]
                 image, end = video.chain.image, getattr(video.source, "end", None)
                 assert image is not None  # given latents are a first segment, which is not sampled
-                first, last = self._condition(image, end, each, keep)
+                video.known = video.chain.known(functools.partial(self.pipeline.encode, options=each))
+                latents = None if video.known is None else video.known[0]
+                first, last = self._condition(image, end, each, keep, latents)
                 conditionings.append(first)
                 ends.append(last)
         start = time.monotonic()
-        latents = yield from self._sample(begun, options, conditionings, ends)
+        sampled = yield from self._sample(begun, options, conditionings, ends)
         for video in begun:
             seconds = (time.monotonic() - start) / len(begun)
             video.seconds["sampling"] = video.seconds.get("sampling", 0.0) + seconds
-        return np.split(latents, len(begun))
+        return np.split(sampled, len(begun))
 
     def _load(self, *parts: str) -> Iterator[Event]:
         for part in parts:
@@ -178,14 +181,14 @@ class Making:
                 yield Loading(PARTS[part], done, total)
 
     def _condition(
-        self, image: np.ndarray, end: np.ndarray | None, options: Options, keep: bool
+        self, image: np.ndarray, end: np.ndarray | None, options: Options, keep: bool, latents: np.ndarray | None
     ) -> tuple[Conditioning, Conditioning | None]:
-        """`Conditioning` of the picture and of what the video ends with, or None. keep: see
-        `gm.pipeline.ImageToVideo.condition`."""
+        """`Conditioning` of the picture and of what the video ends with, or None. keep, latents:
+        see `gm.pipeline.ImageToVideo.condition`."""
         if end is not None and end is not image:
             first = self.pipeline.condition(image, options, keep=True)
             return first, self.pipeline.condition(end, options, keep=keep)
-        conditioning = self.pipeline.condition(image, options, keep=keep)
+        conditioning = self.pipeline.condition(image, options, keep=keep, latents=latents)
         return conditioning, None if end is None else conditioning
 
     def _sample(
@@ -204,7 +207,7 @@ class Making:
         preview = Preview(images[0], conditionings[0].concat[0])
         yield Sampling(0, options[0].sampling_steps)
         if len(begun) == 1:
-            end, known = ends[0], begun[0].chain.known
+            end, known = ends[0], begun[0].known
             steps = self.pipeline.steps(images[0], options[0], conditionings[0], end=end, known=known)
         else:
             steps = self.pipeline.steps_together(images, options, conditionings, ends)

@@ -10,7 +10,7 @@ import numpy as np
 from gm.data.images import to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.between import between
-from gm.diffusion.conditioning import Conditioning, condition, encode_picture
+from gm.diffusion.conditioning import Conditioning, condition, encode_mean, encode_picture
 from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
@@ -76,11 +76,13 @@ class ImageToVideo(Parts):
         options: Options,
         pixel_noise: np.ndarray | None = None,
         keep: bool = False,
+        latents: np.ndarray | None = None,
     ) -> Conditioning:
         """`Conditioning` of all frames from a picture uint8 (h, w, 3), h and w multiples of `size_multiple`.
 
         pixel_noise: unit noise float32 (1, 3, h, w); None draws the seed's. keep: with low_memory too the encoders
-        stay, for another picture.
+        stay, for another picture. latents: clean ones float32 (z, h/8, w/8) of the picture, scaled, for the network to
+        see, with the noise, instead of those that encoding it gives.
         """
         check_picture(image, self.config.model)
         if pixel_noise is None:
@@ -94,11 +96,18 @@ class ImageToVideo(Parts):
             options.noise_aug_strength,
             self.config.model.clip.image_size,
         )
+        if latents is not None:  # what the noise adds to them stays
+            concat += latents[None] / np.float32(SCALE_FACTOR) - encode_mean(encoder, to_signed(image))
         if self.low_memory and not keep:
             self.release("clip", "condition_encoder")
         width = embedding_width(self.config.model)
         numbers = options.fps, options.motion_bucket_id, options.noise_aug_strength
         return condition(context, concat, *numbers, width, options.num_frames)
+
+    def encode(self, image: np.ndarray, options: Options) -> np.ndarray:
+        """The latents float32 (z, h/8, w/8) of a picture uint8 (h, w, 3) without noise, scaled."""
+        encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
+        return encode_mean(encoder, to_signed(image))[0] * np.float32(SCALE_FACTOR)
 
     def steps(
         self,

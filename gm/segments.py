@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from gm.options import OVERLAP
 
 if TYPE_CHECKING:
     from gm.options import Options, VideoSettings
+
+GRAIN = 2.0  # of 255: a deviation of colours that is none of the picture's, but noise
 
 
 def numbers(text: str | None, count: int, name: str) -> list[float] | None:
@@ -69,23 +71,45 @@ def length(options: Options, settings: VideoSettings, given: int | None = None) 
     return (given or each) + (settings.segments - 1) * (each - overlap_of(options, settings))
 
 
-def unshifted(picture: np.ndarray | None, frames: np.ndarray) -> np.ndarray:
-    """The last of `frames`, in the colours that its points have in `picture`: uint8 (h, w, 3).
+def unshifted(frames: np.ndarray, shared: int) -> np.ndarray:
+    """The last `shared` of `frames` uint8 (t, h, w, 3), in the colours that the points of the first of these have in
+    frames[0].
 
-    A segment's colours are a little other than its picture's: those that the VAE gives back of what it was given, in
-    the first place. Were the next one to begin with them, it would shift them once more, and so on. The mean of each
-    channel is put right, over the points that both show, so that what comes into view, or nearer, keeps its colours.
-
-    Args:
-        picture: uint8 (h, w, 3) that a segment begins with; None takes its first frame. frames: uint8 (t, h, w, 3).
+    The network moves colours a little from a segment's first frame to its last. Were the next one to begin with them,
+    it would move them once more, and so on. `transport` puts them right, by the points that both frames show, so that
+    what comes into view, or nearer, keeps its colours.
     """
-    picture, last = frames[0] if picture is None else picture, frames[-1]
-    before, to_first = picture, np.zeros((*picture.shape[:2], 2), np.float32)
-    for frame in frames:
+    last, before, to_first = frames[-shared:], frames[0], np.zeros((*frames[0].shape[:2], 2), np.float32)
+    for frame in frames[1 : len(frames) - shared + 1]:
         to_first, before = one_more(to_first, picture_flow(frame, before)), frame
-    colours = same_points(picture, last, to_first)
-    shift = 0 if colours is None else colours[1] - colours[0]
-    return np.rint(last - shift).clip(0, 255).astype(np.uint8)
+    points = same_points(frames[0], last[0], to_first)
+    if points is None:
+        return last
+    matrix, offset = transport(points[1], points[0])
+    return np.rint(last @ matrix + offset).clip(0, 255).astype(np.uint8)
+
+
+def transport(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(M, v), float64 (3, 3) and (3,): of all linear maps c @ M + v of colours that give `source` the mean and the
+    covariance of `target`, the one that moves them least (Pitié and Kokaram, The linear Monge-Kantorovitch linear
+    colour mapping, 2007). Colours are uint8 (n, 3).
+
+    The covariance tells more than each channel's deviation: red and green that part while grey stays are a growth of
+    saturation, which the deviations hardly show.
+    """
+    means = [colours.mean(0, dtype=np.float64) for colours in (source, target)]
+    # With GRAIN's variance in both, a picture of one colour is not stretched to give its grain a deviation.
+    own, wanted = (np.cov(c, rowvar=False, bias=True) + GRAIN**2 * np.eye(3) for c in (source, target))
+    root = _root(own)
+    back = np.linalg.inv(root)
+    matrix = back @ _root(root @ wanted @ root) @ back
+    return matrix, means[1] - means[0] @ matrix
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a symmetric matrix (n, n) without negative eigenvalues."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
 class Chain:
@@ -95,26 +119,42 @@ class Chain:
         image: uint8 (h, w, 3) that the first segment begins with, None where latents are given. overlap: frames that a
             segment shares with the one before.
 
-    latents: float32 (t, z, h/8, w/8) and frames: uint8 (t, h, w, 3) so far, or None. image, known: the picture that the
-    next segment begins with, and the latents of its first frames, None for the first segment.
+    latents: float32 (t, z, h/8, w/8) and frames: uint8 (t, h, w, 3) so far, or None. image: the picture that the next
+    segment begins with, see also `known`.
     """
 
     def __init__(self, image: np.ndarray | None, overlap: int) -> None:
         self.image, self.overlap = image, overlap
         self.latents: np.ndarray | None = None
         self.frames: np.ndarray | None = None
-        self.known: np.ndarray | None = None
+        self._own = np.zeros(0, np.float32)  # latents of the last segment's last frames
+        self._shared: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # latents, frames, these `unshifted`
 
     def sampled(self, latents: np.ndarray) -> None:
         """A segment's latents, all of its frames'."""
         self.latents = self._joined(self.latents, latents)
-        self.known = latents[-self.overlap :]
+        self._own = latents[-self.overlap :]
 
     def decoded(self, frames: np.ndarray, plain: np.ndarray | None) -> None:
         """Its frames; plain: the same without a watermark, None of the last segment."""
         self.frames = self._joined(self.frames, frames)
         if plain is not None:
-            self.image = unshifted(self.image, plain[: len(plain) - self.overlap + 1])
+            right = unshifted(plain, self.overlap)
+            self.image, self._shared = right[0], (self._own, plain[-self.overlap :].copy(), right)
+
+    def known(self, encode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+        """The latents float32 (overlap, z, h/8, w/8) of the next segment's first frames, None for the first segment.
+
+        They are those of the segment before, moved by what the change of colours is to the encoder. The frames encoded
+        anew would not do: what was decoded and is encoded again comes back with stronger colours, each time.
+
+        Args:
+            encode: picture uint8 (h, w, 3) -> its latents float32 (z, h/8, w/8), scaled.
+        """
+        if self._shared is None:
+            return None
+        changes = (encode(right) - encode(plain) for _, plain, right in zip(*self._shared))
+        return np.stack([latents + change for latents, change in zip(self._shared[0], changes)])
 
     def _joined(self, before: np.ndarray | None, more: np.ndarray) -> np.ndarray:
         """The frames that both have are faded from one to the other."""

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from gm import memory
+from gm.data.videos import to_uint8
+from gm.diffusion.latents import SCALE_FACTOR
 from gm.diffusion.preview import Preview
 from gm.errors import UserError
 from gm.events import Compiling, Decoding, Encoding, Loading, Sampling, Started, Warned, Written
@@ -381,11 +383,12 @@ def test_ends_that_make_no_sense(tmp_path, model, settings, words):
 
 def test_a_longer_video_goes_on_from_what_it_had(tmp_path, model, monkeypatch):
     """Each segment begins with a frame of the one before, knows its last latents, and adds what is new."""
-    condition, steps, told = model.pipeline.condition, model.pipeline.steps, []
+    condition, steps, told, seen = model.pipeline.condition, model.pipeline.steps, [], []
 
     def watched_condition(image, options, **more):
         told.append([image, options])
-        return condition(image, options, **more)
+        seen.append((more["latents"], condition(image, options, **more)))
+        return seen[-1][1]
 
     def watched_steps(*arguments, known=None, **more):
         told[-1].append(known)
@@ -402,10 +405,19 @@ def test_a_longer_video_goes_on_from_what_it_had(tmp_path, model, monkeypatch):
     assert sum(isinstance(event, Sampling) and event.done == 0 for event in whole) == 3
     assert [(o.motion_bucket_id, o.fps) for _, o, *_ in told] == [(100, 8), (50, 9), (20, 10)]
     assert len({o.seed for _, o, *_ in told}) == 3 and told[0][2] is None
-    for before, now in zip(told, told[1:]):
-        np.testing.assert_array_equal(now[2], before[3][-2:])
+    for before, now, (latents, conditioning) in zip(told, told[1:], seen[1:]):
+        plain = to_uint8(model.pipeline.decode(before[3], now[1]))
+        right = unshifted(plain, 2)
+        np.testing.assert_array_equal(now[0], right[0])
+        was, is_now = (np.stack([model.pipeline.encode(each, now[1]) for each in two]) for two in (plain[-2:], right))
+        np.testing.assert_allclose(now[2], before[3][-2:] + is_now - was, atol=1e-5)
+        np.testing.assert_array_equal(latents, now[2][0])  # it sees what it begins with, not a picture encoded anew
+        clean = condition(now[0], now[1].changed(noise_aug_strength=0.0), latents=latents).concat
+        np.testing.assert_allclose(clean * np.float32(SCALE_FACTOR), np.stack([latents] * 3), atol=1e-5)
+        noise = condition(now[0], now[1]).concat - condition(now[0], now[1].changed(noise_aug_strength=0.0)).concat
+        np.testing.assert_allclose(conditioning.concat, clean + noise, atol=1e-5)
+        assert np.abs(noise).max() > 1e-3
         np.testing.assert_allclose(now[3][0], now[2][0], atol=1e-5)  # where all of the weight is the earlier one's
-    np.testing.assert_array_equal(told[1][0], unshifted(IMAGE, frames[:2]))
     assert (record["segments"], record["overlap"], record["frames"]) == (3, 2, 5)
     assert record["segment_motion"] == "100,50,20" and record["segment_fps"] == "8,9,10"
     assert record["output_fps"] == record["fps"] == 7  # the file's is SVD.fps
@@ -419,12 +431,10 @@ def test_a_longer_video_goes_on_from_what_it_had(tmp_path, model, monkeypatch):
     assert memory.peak(one.memory((64, 64))) > memory.peak(job(model, tmp_path).memory((64, 64)))
 
 
-def test_given_latents_are_continued(tmp_path, model, monkeypatch):
+def test_given_latents_are_continued(tmp_path, model):
     kept = list(job(model, tmp_path, output_type="latents").run(picture(tmp_path)))[-1].video
     longer = job(model, tmp_path, segments=2, overlap=1)
     done = list(longer.run(longer.read_latents(kept)))[-1]
-    # The picture that they came from is not known: their own first frame says what the colours were.
-    monkeypatch.setattr("gm.segments.unshifted", lambda picture, frames: unshifted(None, frames))
     whole = list(job(model, tmp_path, segments=2, overlap=1).run(picture(tmp_path)))[-1]
     np.testing.assert_array_equal(done.frames, whole.frames)
     assert done.record["frames"] == 5 and done.record["seed"] == 23

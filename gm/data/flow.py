@@ -89,12 +89,10 @@ def one_more(to_first: np.ndarray, backward: np.ndarray) -> np.ndarray:
 
 
 def same_points(first: np.ndarray, last: np.ndarray, to_first: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean colours float64 (3,) of two frames uint8 (h, w, 3), over the points that both show, in the first frame and
-    in the last; None where they have no point in common.
+    """Colours uint8 (n, 3) of the points that two frames uint8 (h, w, 3) both show, in the first frame and in the last;
+    None where they have no point in common. to_first: the flow from the last one to the first.
 
     What differs between them is no change of content, such as a camera brings that moves over the picture.
     """
     both = inside(to_first)
-    if not both.any():
-        return None
-    return follow(first, to_first)[both].mean(0, dtype=np.float64), last[both].mean(0, dtype=np.float64)
+    return (follow(first, to_first)[both], last[both]) if both.any() else None

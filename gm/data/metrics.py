@@ -24,6 +24,7 @@ MEANINGS = {
     "occluded": "share of the points that the warping error leaves out",
     "colour_drift": "distance of mean colours, first to last frame, CIE Lab",
     "followed_colour_drift": "the same over the points that both show, along the measured flow: no change of content",
+    "followed_chroma_drift": "how coloured the same points are: mean chroma of CIE Lab, last over first frame, log2",
     "sharpness_drift": "fine detail, last frame over first, log2: -1 is half as much",
     "loop_closure": "dB, last frame against the first",
     "followed_closure": "dB, the same with the first frame moved along the measured flow",
@@ -90,7 +91,6 @@ def _along_the_flow(frames: np.ndarray | Sequence[np.ndarray], fps: float) -> di
         motion.append(forward.mean((0, 1)))
         back_to_first = one_more(back_to_first, backward)
     right, down = 100 * fps * np.mean(motion, 0) / min(frames[0].shape[:2])
-    colours = same_points(frames[0], frames[-1], back_to_first)
     return {
         "motion_right": float(right),
         "motion_down": float(down),
@@ -98,8 +98,19 @@ def _along_the_flow(frames: np.ndarray | Sequence[np.ndarray], fps: float) -> di
         "occluded": float(np.mean(hidden)),
         "loop_closure": psnr(frames[-1], frames[0]),
         "followed_closure": psnr(frames[-1], follow(frames[0], back_to_first)),
-        "followed_colour_drift": math.nan if colours is None else colour_distance(*colours),
+        **same_points_drift(frames[0], frames[-1], back_to_first),
     }
+
+
+def same_points_drift(first: np.ndarray, last: np.ndarray, to_first: np.ndarray) -> dict[str, float]:
+    """The followed drifts of `MEANINGS`, NaN where the frames have no point in common. Arguments as of
+    `gm.data.flow.same_points`."""
+    names, points = ("followed_colour_drift", "followed_chroma_drift"), same_points(first, last, to_first)
+    if points is None:
+        return dict.fromkeys(names, math.nan)
+    means = (colours.mean(0, dtype=np.float64) for colours in points)
+    before, after = (chroma(colours) + 1 for colours in points)  # 1 is grey to every eye: a grey picture has no drift
+    return dict(zip(names, (colour_distance(*means), math.log2(after / before))))
 
 
 def _drift(frames: np.ndarray | Sequence[np.ndarray]) -> dict[str, float]:
@@ -111,6 +122,13 @@ def _drift(frames: np.ndarray | Sequence[np.ndarray]) -> dict[str, float]:
         "colour_drift": colour_distance(*(frame.mean((0, 1)) for frame in (frames[0], frames[-1]))),
         "sharpness_drift": math.log2((sharpness(frames[-1]) + tiny) / (sharpness(frames[0]) + tiny)),
     }
+
+
+def chroma(colours: np.ndarray) -> float:
+    """Mean distance from grey of colours uint8 (n, 3), in CIE Lab: C*ab of CIE 15, the saturation's part that does not
+    depend on the brightness."""
+    lab = cv2.cvtColor(colours.reshape(1, -1, 3).astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
+    return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
 
 
 def colour_distance(a: np.ndarray, b: np.ndarray) -> float:

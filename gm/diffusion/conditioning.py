@@ -54,8 +54,12 @@ def encode_picture(
         float32 (1, e) and (1, z, h/8, w/8).
     """
     noised = picture + np.float32(cond_aug) * noise
-    mean, _ = split_moments(run(encoder, noised))
-    return run(clip, preprocess(picture, clip_size)), mean
+    return run(clip, preprocess(picture, clip_size)), encode_mean(encoder, noised)
+
+
+def encode_mean(encoder: Callable[[Tensor], Tensor], picture: np.ndarray) -> np.ndarray:
+    """The mean float32 (1, z, h/8, w/8) of a picture's VAE latent, not scaled. Arguments as of `encode_picture`."""
+    return split_moments(run(encoder, picture))[0]
 
 
 def run(cell: Callable[[Tensor], Tensor], array: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gm.data.flow import follow, picture_flow, same_points, visible
-from gm.data.metrics import MEANINGS, evaluate, psnr, ssim
+from gm.data.metrics import MEANINGS, chroma, evaluate, psnr, ssim
 from gm.data.procedural import picture, push_in
 
 FPS = 10.0
@@ -83,6 +83,27 @@ def test_what_a_camera_shows_is_no_drift_of_the_same_points_colours_but_a_shift_
         expected = np.linalg.norm(cv2.cvtColor(mean, cv2.COLOR_RGB2LAB) - cv2.cvtColor(last, cv2.COLOR_RGB2LAB))
         found = evaluate(shifted, FPS)["followed_colour_drift"]
         assert found == pytest.approx(expected, abs=1.2) and expected > 9, name
+
+
+def test_chroma_of_colours_whose_lab_is_published():
+    """Of sRGB's red, green and blue, L*a*b* is (53.24, 80.09, 67.20), (87.73, -86.18, 83.18), (32.30, 79.19, -107.86):
+    Lindbloom's calculator, D65."""
+    for colour, a, b in (((255, 0, 0), 80.09, 67.20), ((0, 255, 0), -86.18, 83.18), ((0, 0, 255), 79.19, -107.86)):
+        assert chroma(np.full((5, 3), colour, np.uint8)) == pytest.approx(math.hypot(a, b), abs=0.5)
+    assert chroma(np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(-1, 3)) == pytest.approx(0, abs=0.1)
+
+
+def test_colours_that_part_are_a_drift_of_chroma_that_their_mean_does_not_show(canvas):
+    coloured = np.clip(
+        canvas / 3 + 90 + np.where(np.arange(320)[:, None, None] % 80 < 40, 1, -1) * (18, -18, 0), 0, 255
+    )
+    frames = push_in(coloured.astype(np.uint8), 12, 128, 1.02, (0.5, 0.5))
+    assert abs(evaluate(frames, FPS)["followed_chroma_drift"]) < 0.1
+    grey = frames.mean(-1, keepdims=True)
+    stronger = grey + (1 + np.linspace(0, 0.5, 12).reshape(-1, 1, 1, 1)) * (frames - grey)
+    found = evaluate(np.clip(stronger, 0, 255).astype(np.uint8), FPS)
+    assert found["followed_chroma_drift"] == pytest.approx(math.log2(1.5), abs=0.12)
+    assert found["followed_colour_drift"] < 2.3  # not seen
 
 
 def test_without_a_point_in_common_there_is_no_drift_to_be_told(canvas):
