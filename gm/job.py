@@ -36,7 +36,6 @@ from typing import TYPE_CHECKING, Any
 from gm import compile_cache, memory, ops, segments, video_memory
 from gm.batches import Batches, Video
 from gm.data import calibration, outputs, videos
-from gm.done import Done
 from gm.errors import EndsAll, UserError, memory_faults
 from gm.events import Failed, Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
@@ -49,6 +48,7 @@ from gm.settings import recorded
 if TYPE_CHECKING:
     import numpy as np
 
+    from gm.done import Done
     from gm.estimate import Need
     from gm.events import Event
     from gm.loaded import Model
@@ -191,6 +191,8 @@ class Job:
 
     @functools.cached_property
     def _done(self) -> Done:
+        from gm.done import Done
+
         return Done(self.settings.output_dir)
 
     def look(

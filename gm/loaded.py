@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gm import ops
 from gm.console import versions
-from gm.ops.pair import Pair
 from gm.options import ModelSettings
 from gm.pipeline import ImageToVideo
 from gm.precision import level
 from gm.results import made_by
 from gm.settings import recorded
 from gm.sharing import launcher
+
+if TYPE_CHECKING:
+    from gm.ops.pair import Pair
 
 
 class Model:
@@ -30,8 +32,11 @@ class Model:
         self.settings = settings
         ops.set_device(settings.device_target, settings.mode, settings.fast_float32)
         self.attention_scores = ops.set_memory_budget(settings.memory_budget)
-        several = settings.guidance_devices > 1 and launcher.worker() is not None  # else it is but estimated
-        self.pair = Pair() if several else None
+        self.pair: Pair | None = None
+        if settings.guidance_devices > 1 and launcher.worker() is not None:  # else it is but estimated
+            from gm.ops.pair import Pair
+
+            self.pair = Pair()
         self.pipeline = ImageToVideo(
             settings.config,
             settings.checkpoint,

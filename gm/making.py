@@ -16,7 +16,6 @@ from gm import ops, segments
 from gm.console import peak_memory, timed
 from gm.data import outputs, videos
 from gm.data.rescue import Rescue
-from gm.data.watermark import embed_watermark
 from gm.diffusion.preview import Preview
 from gm.errors import UserError
 from gm.events import Compiling, Decoding, Encoding, Failed, Loading, Sampling, Started, Written
@@ -229,4 +228,8 @@ class Making:
             yield Decoding(done, options.num_frames)
         pixels = np.concatenate(chunks)
         plain = videos.to_uint8(pixels)
-        return (videos.to_uint8(pixels, embed_watermark) if self.settings.watermark else plain), plain
+        if not self.settings.watermark:
+            return plain, plain
+        from gm.data.watermark import embed_watermark
+
+        return videos.to_uint8(pixels, embed_watermark), plain

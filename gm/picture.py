@@ -9,7 +9,6 @@ import numpy as np
 
 from gm.data import outputs
 from gm.data.images import fit_image, load_image
-from gm.data.watermark import check_size
 from gm.errors import UserError
 from gm.sizes import choose_size
 
@@ -56,6 +55,8 @@ def plan(config: ModelConfig, settings: VideoSettings, path: str | Path, crop: t
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if settings.watermark:
+        from gm.data.watermark import check_size
+
         check_size(*size)
     before, change = (f"{height}x{width}" for height, width in (image.shape[:2], size))
     if size != image.shape[:2]:

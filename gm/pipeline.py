@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,17 +11,18 @@ from gm.data.images import to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.between import between
 from gm.diffusion.conditioning import Conditioning, condition, encode_mean, encode_picture
-from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
 from gm.diffusion.sampling import SAMPLERS, Denoise, Draws, Step, initial_latents
 from gm.diffusion.schedules import SCHEDULES
 from gm.diffusion.seam import continued
 from gm.errors import UserError
-from gm.networks.tiles import TiledDecoder, TiledEncoder
 from gm.options import Options
 from gm.parts import Parts
 from gm.sizes import check_picture, embedding_width, latent_shape, vae_factor
+
+if TYPE_CHECKING:
+    from gm.diffusion.deepcache import DeepCache
 
 
 def draw_noise(
@@ -87,7 +88,7 @@ class ImageToVideo(Parts):
         check_picture(image, self.config.model)
         if pixel_noise is None:
             pixel_noise = self.noise(image, options)[0]
-        encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
+        encoder = self._tiled("condition_encoder", options.encode_tile)
         context, concat = encode_picture(
             self.clip,
             encoder,
@@ -192,7 +193,7 @@ class ImageToVideo(Parts):
     def decode_chunks(self, latents: np.ndarray, options: Options) -> Iterator[np.ndarray]:
         """`decode` as a generator of the pixels of options.decode_chunk_size frames."""
         scaled = latents / np.float32(SCALE_FACTOR)
-        decoder = self._tiled("decoder", TiledDecoder, options.decode_tile)
+        decoder = self._tiled("decoder", options.decode_tile)
         for pixels in decoded_chunks(decoder, scaled, options.decode_chunk_size):
             require_finite(pixels, "the decoded frames")
             yield pixels
@@ -202,14 +203,19 @@ class ImageToVideo(Parts):
 
     def _cached(self, interval: int) -> DeepCache:
         """`DeepCache` of the denoiser, for a video."""
+        from gm.diffusion.deepcache import DeepCache
+
         if "denoiser" not in self._made:
             self._made["denoiser"] = DeepCache(self.denoiser)
         return self._made["denoiser"].start(interval)
 
-    def _tiled(self, name: str, kind: Callable, pixels: int | None) -> Any:
-        """The component `name` as a `kind`, with tiles of so many pixels; or itself, where that is None."""
+    def _tiled(self, name: str, pixels: int | None) -> Any:
+        """The component `name` in tiles of so many pixels; or itself, where that is None."""
         if pixels is None:
             return self.component(name)
+        from gm.networks.tiles import TiledDecoder, TiledEncoder
+
+        kind = TiledDecoder if name == "decoder" else TiledEncoder
         tile = int(pixels) // vae_factor(self.config.model)
         if name not in self._made or self._made[name].tile != tile:
             self._made[name] = kind(self.component(name), tile)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from gm.checkpoint.lora import UNET, find_changes, is_lora
+from gm.checkpoint.lora import find_changes, is_lora
 from gm.checkpoint.match import parts_of
 from gm.checkpoint.model_file import open_model
-from gm.checkpoint.rules import DELTA_KIND, unused_reason
+from gm.checkpoint.rules import DELTA_KIND, UNET, unused_reason
 from gm.console import progress_bar
 from gm.errors import UserError, run_cli
 

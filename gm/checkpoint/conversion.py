@@ -22,10 +22,10 @@ from gm.checkpoint.export import (
     weights_path,
     without_place,
 )
-from gm.checkpoint.lora import UNET, is_lora
+from gm.checkpoint.lora import is_lora
 from gm.checkpoint.match import match, parts_of
 from gm.checkpoint.model_file import open_model
-from gm.checkpoint.rules import original_name, unused_reason
+from gm.checkpoint.rules import UNET, original_name, unused_reason
 from gm.checkpoint.view import Source, View
 from gm.checkpoint.writer import write_safetensors
 from gm.console import progress_bar, say

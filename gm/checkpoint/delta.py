@@ -13,14 +13,12 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from gm.checkpoint.casting import cast
-from gm.checkpoint.delta_file import Delta, parse_deltas
-from gm.checkpoint.lora import UNET, Names
-from gm.checkpoint.rules import DELTA_KIND
-from gm.checkpoint.writer import write_safetensors
+from gm.checkpoint.rules import DELTA_KIND, UNET
 from gm.errors import UserError
 from gm.precision import numpy_name, parameter_dtype, to_numpy
 
 if TYPE_CHECKING:
+    from gm.checkpoint.delta_file import Delta
     from gm.weights import Weights
 
 _SAMPLED_TENSORS, _SAMPLED_VALUES = 12, 4096
@@ -31,6 +29,8 @@ def write_delta(path: str | Path, arrays: dict[str, np.ndarray], base: dict[str,
 
     base: {str: str}, what `fingerprint` says of the model under them and, for low-rank changes, their "lora_alpha".
     """
+    from gm.checkpoint.writer import write_safetensors
+
     entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
     return write_safetensors(path, entries, arrays.__getitem__, {"format": DELTA_KIND, **base})
 
@@ -73,9 +73,13 @@ class Deltas:
     """
 
     def __init__(self, deltas: Any, shapes: dict[str, tuple[int, ...]]) -> None:
-        given = parse_deltas(deltas) if deltas else []
-        known = Names(shapes if given else ())
-        self._deltas = [Delta(path, shapes, known, strength) for path, strength in given]
+        self._deltas: list[Delta] = []
+        if deltas:
+            from gm.checkpoint.delta_file import Delta, parse_deltas
+            from gm.checkpoint.lora import Names
+
+            given, known = parse_deltas(deltas), Names(shapes)
+            self._deltas = [Delta(path, shapes, known, strength) for path, strength in given]
 
     def __iter__(self) -> Iterator[Delta]:
         return iter(self._deltas)

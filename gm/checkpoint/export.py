@@ -11,7 +11,7 @@ import numpy as np
 from gm.checkpoint.delta_file import Delta
 from gm.checkpoint.diffusers_names import CLIP, PARTS, UNET, VAE, Table, change_of, structure_of
 from gm.checkpoint.lora import DOWN, UP, WEIGHT
-from gm.checkpoint.lora import UNET as START
+from gm.checkpoint.rules import UNET as START
 from gm.checkpoint.view import MATRIX, ROWS, TRANSPOSED, Source, View
 
 MINDSPORE, ORIGINAL, DIFFUSERS = "mindspore", "original", "diffusers"

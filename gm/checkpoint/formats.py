@@ -12,9 +12,8 @@ from typing import Any, Callable
 import numpy as np
 
 from gm.checkpoint.mapped import LONGEST_AXIS, MOST_AXES, MappedCheckpoint, StoredTensor
-from gm.checkpoint.mistaken import START, what_it_is
+from gm.checkpoint.mistaken import REMEDY, START, what_it_is
 from gm.checkpoint.reader import Reader
-from gm.checkpoint.torch_pickle import REMEDY, open_torch
 from gm.errors import UserError
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -50,6 +49,8 @@ def open_checkpoint(path: str | Path) -> Reader:
     if size == 0:
         raise UserError(f"{path} is empty: copy or download it again")
     if start.startswith(_ZIP_MAGIC):
+        from gm.checkpoint.torch_pickle import open_torch
+
         return open_torch(path)
     safetensors = start[8:9] == b"{"
     mistaken = what_it_is(start)

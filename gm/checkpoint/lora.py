@@ -16,9 +16,9 @@ import numpy as np
 
 from gm.checkpoint.diffusers_names import UNET as PART
 from gm.checkpoint.diffusers_names import Table, structure_of
+from gm.checkpoint.rules import UNET
 
 DOWN, UP, WEIGHT, ALPHA = ".lora_down.weight", ".lora_up.weight", ".weight", ".alpha"
-UNET = "model.diffusion_model."
 # (pattern of a name, which part of the change it is, the naming); the first group is the layer.
 _PARTS = (
     (r"(.+)\.lora_down\.weight", "down", ""),

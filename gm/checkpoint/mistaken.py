@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 
+REMEDY = """To make a safetensors file of a PyTorch checkpoint, run this where torch and safetensors are installed:
+    import torch, safetensors.torch
+    weights = torch.load("model.ckpt", map_location="cpu", weights_only=True)
+    weights = weights.get("state_dict", weights)
+    safetensors.torch.save_file({name: w.contiguous().clone() for name, w in weights.items()}, "model.safetensors")
+(weights_only=False runs the file's code: only for a file whose origin you trust.)"""
 START = 4096  # bytes of a file that `what_it_is` wants to see
 _AGAIN = (
     "Download it again: logged in (`hf auth login`), with the model's terms accepted on its page, and by the link of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+UNET = "model.diffusion_model."  # what the original names of the UNet's parameters begin with
 DELTA_KIND = "svd-mindspore delta"  # what the metadata of a trained part alone says under "format"
 
 # (pattern of the whole original name, why the model does without it)

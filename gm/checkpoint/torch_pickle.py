@@ -17,15 +17,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from gm.checkpoint.mapped import LONGEST_AXIS, MOST_AXES, MappedCheckpoint, StoredTensor
+from gm.checkpoint.mistaken import REMEDY
 from gm.checkpoint.pickle_scan import scan
 from gm.errors import UserError
-
-REMEDY = """To make a safetensors file of a PyTorch checkpoint, run this where torch and safetensors are installed:
-    import torch, safetensors.torch
-    weights = torch.load("model.ckpt", map_location="cpu", weights_only=True)
-    weights = weights.get("state_dict", weights)
-    safetensors.torch.save_file({name: w.contiguous().clone() for name, w in weights.items()}, "model.safetensors")
-(weights_only=False runs the file's code: only for a file whose origin you trust.)"""
 
 # The original checkpoint's pickle has about 0.4 MB; a limit keeps a hostile file from filling the memory.
 _LARGEST_PICKLE = 64 * 2**20
