@@ -107,7 +107,7 @@ class ImageToVideo(Parts):
 
     def encode(self, image: np.ndarray, options: Options) -> np.ndarray:
         """The latents float32 (z, h/8, w/8) of a picture uint8 (h, w, 3) without noise, scaled."""
-        encoder = self._tiled("condition_encoder", TiledEncoder, options.encode_tile)
+        encoder = self._tiled("condition_encoder", options.encode_tile)
         return encode_mean(encoder, to_signed(image))[0] * np.float32(SCALE_FACTOR)
 
     def steps(
