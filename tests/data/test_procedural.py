@@ -86,7 +86,7 @@ def test_one_score_is_one_zoom_in_most_pictures(monkeypatch):
     wanted = []
     monkeypatch.setattr(procedural, "score", lambda drawn: wanted.append(drawn) or score(drawn))
     found = [bucket(clip(generator(seed), 14, 64, 24.0, 215.0).motion) for seed in range(30)]
-    assert np.mean(np.abs(np.subtract(found, wanted)) < 2) > 0.8
+    assert np.mean(np.abs(np.subtract(found, wanted)) < 2) > 0.5  # most; by chance it would be 4 of 215
 
 
 @pytest.mark.parametrize("most", [0.0, 215.0])
