@@ -14,5 +14,5 @@ def constant(value: float) -> Tensor:
 
 @ops.constexpr
 def of_length(count: int) -> Tensor:
-    """A tensor whose length is the number."""
+    """Zeros float32 (count,): a tensor whose length is the number."""
     return Tensor(np.zeros(count, np.float32))

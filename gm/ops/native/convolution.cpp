@@ -14,7 +14,6 @@ using namespace svd;
 
 namespace {
 
-constexpr int64_t kCopied = 1 << 16;  // floats that are copied at once: 256 kB, which second caches hold
 constexpr int64_t kSummed = 32;       // channels of them; sums of few, added to those before, are rounded less
 
 // How a part of an image, (rows, columns), lies where it is copied to, with a row above and one below.

@@ -13,8 +13,6 @@ using namespace svd;
 
 namespace {
 
-constexpr int64_t kCopied = 1 << 16;  // floats that are copied at once
-
 struct Images {
   int64_t count, channels, height, width;
   int64_t plane() const { return height * width; }

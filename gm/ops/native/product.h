@@ -13,6 +13,8 @@ constexpr int kRows = 6, kVectors = 2;
 #endif
 constexpr int64_t kColumns = kVectors * kLanes;
 
+constexpr int64_t kCopied = 1 << 16;  // floats that a thread copies at once: 256 kB, which second caches hold
+
 // Element (i, p) of a matrix is at data[i * row + p * column].
 struct Matrix {
   const float *data;
