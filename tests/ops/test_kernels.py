@@ -69,14 +69,25 @@ def test_norms_of_numbers_far_from_zero(kernels):
     np.testing.assert_allclose(found.reshape(exact.shape), exact, atol=1e-3)
 
 
+# Wide and large enough for gm/ops/native/winograd.h: odd sizes, more channels than it takes at once, rows of more tiles
+# than it takes at once, images of less than a vector of tiles.
+TILED = [
+    ((2, 33, 21, 29), 37),
+    ((1, 150, 28, 28), 32),
+    ((1, 40, 5, 131), 50),
+    ((60, 32, 3, 4), 33),
+    ((220, 34, 1, 2), 32),
+]
+
+
 @needs_kernels
-@pytest.mark.parametrize("shape", [(2, 70, 9, 32), (3, 5, 6, 7), (1, 9, 5, 80)])
+@pytest.mark.parametrize(("shape", "out"), [((2, 70, 9, 32), 13), ((3, 5, 6, 7), 13), ((1, 9, 5, 80), 13), *TILED])
 @pytest.mark.parametrize("taps", [3, 1])
-def test_a_convolution_by_its_definition(kernels, shape, taps):
+def test_a_convolution_by_its_definition(kernels, shape, out, taps):
     """In double precision: where a picture ends, zeros are beside it, in rows and channels of every remainder."""
     random = np.random.default_rng(0)
-    weight = random.standard_normal((13, shape[1], 3, taps)).astype(np.float32)
-    x, bias = random.standard_normal(shape).astype(np.float32), random.standard_normal(13).astype(np.float32)
+    weight = random.standard_normal((out, shape[1], 3, taps)).astype(np.float32)
+    x, bias = random.standard_normal(shape).astype(np.float32), random.standard_normal(out).astype(np.float32)
     around = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (taps // 2, taps // 2)))
     expected = bias[:, None, None] + sum(
         np.einsum("oi,nihw->nohw", weight[:, :, i, j], around[:, :, i : i + shape[2], j : j + shape[3]])
@@ -91,12 +102,29 @@ def test_a_convolution_by_its_definition(kernels, shape, taps):
 
 
 @needs_kernels
-def test_a_convolution_with_not_a_number_beside_others(kernels):
+@pytest.mark.parametrize(("shape", "out"), TILED[:3])
+def test_a_convolution_by_tiles_is_as_exact(kernels, shape, out):
+    """Against double precision no further off than the same sums in plain float32; pictures larger than a tile."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal(shape).astype(np.float32)
+    weight = (random.standard_normal((out, shape[1], 3, 3)) / np.sqrt(9 * shape[1])).astype(np.float32)
+    around = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    patches = np.lib.stride_tricks.sliding_window_view(around, (3, 3), (2, 3))
+    exact = np.einsum("oiab,nihwab->nohw", weight.astype(np.float64), patches.astype(np.float64), optimize=True)
+    plain = sum(weight[:, c, a, b, None, None] * around[:, None, c, a : a + shape[2], b : b + shape[3]]
+                for c in range(shape[1]) for a in range(3) for b in range(3))  # fmt: skip
+    error = np.abs(kernels.conv2d(Tensor(x), Tensor(weight)).asnumpy() - exact)
+    assert np.sqrt((error**2).mean()) <= np.sqrt(((plain - exact) ** 2).mean())
+
+
+@needs_kernels
+@pytest.mark.parametrize(("channels", "side"), [(3, 7), (32, 40)])
+def test_a_convolution_with_not_a_number_beside_others(kernels, channels, side):
     """It reaches the pixels around it, no others: what a thread's memory holds of an image before does not count."""
-    x = np.ones((2, 3, 5, 7), np.float32)
+    x = np.ones((2, channels, side, side), np.float32)
     x[0, 0, 2, 3] = np.nan
-    found = kernels.conv2d(Tensor(x), Tensor(np.ones((6, 3, 3, 3), np.float32))).asnumpy()
-    around = np.zeros((5, 7), bool)
+    found = kernels.conv2d(Tensor(x), Tensor(np.ones((32, channels, 3, 3), np.float32))).asnumpy()
+    around = np.zeros((side, side), bool)
     around[1:4, 2:5] = True
     assert (np.isnan(found[0]) == around).all() and np.isfinite(found[1]).all()
 

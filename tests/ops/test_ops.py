@@ -66,6 +66,7 @@ CASES = {
         lambda dtype: (normal(1, 3, 37, 45, dtype=dtype), normal(6, 3, 3, 3, dtype=dtype), normal(6, dtype=dtype)),
         lambda dtype: (normal(2, 9, 150, 32, dtype=dtype), normal(8, 9, 3, 3, dtype=dtype), normal(8, dtype=dtype)),
         lambda dtype: (normal(1, 3, 1, 1, dtype=dtype), normal(4, 3, 3, 3, dtype=dtype), normal(4, dtype=dtype)),
+        lambda dtype: (normal(2, 33, 21, 29, dtype=dtype), normal(37, 33, 3, 3, dtype=dtype), normal(37, dtype=dtype)),
     ],
     "temporal_conv": [
         lambda dtype: (normal(2, 5, 4, 6, dtype=dtype), normal(7, 5, 3, 1, 1, dtype=dtype), normal(7, dtype=dtype)),

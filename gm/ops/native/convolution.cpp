@@ -9,6 +9,7 @@
 
 #include "kernel.h"
 #include "product.h"
+#include "winograd.h"
 
 using namespace svd;
 
@@ -142,6 +143,8 @@ void compute_part(const Weights &w, const Layout &s, const float *copied, int64_
 // x (n, in, height, width) -> y (n, out, height, width).
 template <int Taps>
 void convolve(const float *x, float *y, int64_t n, int64_t height, int64_t width, const Weights &w) {
+  const Tiled tiled{n, height, width};
+  if (Taps == 3 && pays(tiled, w.in, w.out)) return Winograd{tiled, w.in, w.out}(x, w.data, w.bias, y);
   const Layout s(n, height, width, w.in, Taps);
   const int64_t down = (height - 1) / s.rows + 1, across = (width - 1) / s.columns + 1;
   const int64_t parts = ((n - 1) / s.images + 1) * down * across, panels = (w.out - 1) / kRows + 1;
