@@ -122,6 +122,11 @@ class _Kernels:
         def add_to_tokens_bprop(x: Tensor, values: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return dout, sum_of_tokens(dout)
 
+        def add_biased_bprop(
+            x: Tensor, bias: Tensor, residual: Tensor, out: Tensor, dout: Tensor
+        ) -> tuple[Tensor, ...]:
+            return dout, sum_of_tokens(dout.reshape(1, -1, dout.shape[-1])).reshape(-1), dout
+
         def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (upsample_gradient(dout),)
 
@@ -143,6 +148,7 @@ class _Kernels:
         self.geglu = kernel("Geglu", _halved, _like(0), _of_two(geglu_gradient))
         self.silu = of_first("Silu", _of_one(kernel("SiluGradient", _like(0), _like(0))))
         self.add_to_tokens = of_first("AddToTokens", add_to_tokens_bprop)
+        self.add_biased = of_first("AddBiased", add_biased_bprop)
         self.mix = of_first("Mix", _of_three(gradient("Mix")))
         self.upsample = kernel("UpsampleNearest", _doubled, _like(0), upsample_bprop)
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
@@ -196,6 +202,14 @@ def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
     if x.dtype != _FLOAT or values.shape[1] != 1:
         return cpu.add_to_tokens(x, values)
     return _kernels.add_to_tokens(x, values)
+
+
+def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`reference.add_linear`: the product, then one pass for both sums."""
+    if x.dtype != _FLOAT:
+        return reference.add_linear(residual, x, weight, bias)
+    product = reference.linear(x.reshape(-1, x.shape[-1]), weight)
+    return _kernels.add_biased(product, bias, residual.reshape(product.shape)).reshape(residual.shape)
 
 
 def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:

@@ -90,6 +90,21 @@ CASES = {
         lambda dtype: (normal(3, 200, 97, dtype=dtype), normal(3, 1, 97, dtype=dtype)),
         lambda dtype: (normal(2, 1, 1, dtype=dtype), normal(2, 1, 1, dtype=dtype)),
     ],
+    "add_linear": [
+        lambda dtype: (
+            normal(2, 3, 7, dtype=dtype),
+            normal(2, 3, 5, dtype=dtype),
+            normal(7, 5, dtype=dtype),
+            normal(7, dtype=dtype),
+        ),
+        lambda dtype: (
+            normal(900, 67, dtype=dtype),
+            normal(900, 40, dtype=dtype),
+            normal(67, 40, dtype=dtype),
+            normal(67, dtype=dtype),
+        ),
+        lambda dtype: tuple(normal(*shape, dtype=dtype) for shape in ((1, 1), (1, 3), (1, 3), (1,))),
+    ],
     "mix": [
         lambda dtype: (normal(2, 3, 5, dtype=dtype), normal(2, 3, 5, dtype=dtype), normal(1, dtype=dtype)),
         lambda dtype: (normal(3, 7, 41, 50, dtype=dtype), normal(3, 7, 41, 50, dtype=dtype), normal(1, dtype=dtype)),

@@ -19,6 +19,22 @@ KERNEL(AddToTokens) {
   return 0;
 }
 
+// x (rows, c), bias (c), residual (rows, c) -> their sum.
+KERNEL(AddBiased) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]), *bias = in(params[1]), *residual = in(params[2]);
+  float *y = out(params[3]);
+  const int64_t rows = shapes[0][0], c = shapes[0][1];
+  parallel(rows, 3 * c, [=](int64_t first, int64_t last) {
+    for (int64_t start = first * c; start < last * c; start += c)
+      for_lanes(c, [&](int64_t i, auto left) {
+        const Vec biased = load(x + start + i, left) + load(bias + i, left);
+        store(y + start + i, load(residual + start + i, left) + biased, left);
+      });
+  });
+  return 0;
+}
+
 // dy (n, s, c) -> its sums over the tokens, (n, 1, c).
 KERNEL(SumOfTokens) {
   if (!all_float32(count, dtypes)) return 1;
