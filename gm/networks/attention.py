@@ -21,8 +21,10 @@ class Attention(nn.Cell):
         self.to_out = nn.SequentialCell(Linear(channels, channels), Identity())
         self.heads = heads
 
-    def construct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def construct(self, x: Tensor, context: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """x (n, s, c), context (n, l, e) or None for self-attention -> (n, s, c), or (n, 1, c) where l = 1.
+
+        residual (n, s, c): what the result of self-attention is added to.
 
         A softmax over one key is 1: with one context token every query gets the same to_out(to_v(context)), and q, k
         (and the norm in front of them) have no part in it.
@@ -30,8 +32,9 @@ class Attention(nn.Cell):
         if context is None:
             context = x
         elif context.shape[1] == 1:
-            return self.to_out(self.to_v(context))
-        return self.to_out(ops.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+            return self.to_out[0](self.to_v(context))
+        y = ops.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
+        return self.to_out[0](y, residual)
 
 
 class GEGLU(nn.Cell):
@@ -46,14 +49,14 @@ class GEGLU(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """Linear(GEGLU(x)), inner width 4 * channels."""
+    """residual + Linear(GEGLU(x)), inner width 4 * channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.net = nn.SequentialCell(GEGLU(channels, 4 * channels), Identity(), Linear(4 * channels, channels))
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def construct(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x), residual)
 
 
 class SpatialBlock(nn.Cell):
@@ -70,9 +73,9 @@ class SpatialBlock(nn.Cell):
 
     def construct(self, x: Tensor, context: Tensor) -> Tensor:
         """x (n, s, c), context (n, l, e) -> (n, s, c)."""
-        x = x + self.attn1(self.norm1(x))
+        x = self.attn1(self.norm1(x), None, x)
         x = ops.add_to_tokens(x, self.attn2(self.norm2(x), context))
-        return x + self.ff(self.norm3(x))
+        return self.ff(self.norm3(x), x)
 
 
 class TemporalBlock(SpatialBlock):
@@ -97,11 +100,11 @@ class TemporalBlock(SpatialBlock):
         n, s, c = x.shape
         b = n // t
         x = ops.transpose(x.reshape(b, t, s, c), 0, 2, 1, 3).reshape(b * s, t, c)
-        x = x + self.ff_in(self.norm_in(x))
-        x = x + self.attn1(self.norm1(x))
+        x = self.ff_in(self.norm_in(x), x)
+        x = self.attn1(self.norm1(x), None, x)
         x = x.reshape(b, s * t, c)
         x = ops.add_to_tokens(x, self.attn2(self.norm2(x), context[::t]))
-        x = x + self.ff(self.norm3(x))
+        x = self.ff(self.norm3(x), x)
         return ops.transpose(x.reshape(b, s, t, c), 0, 2, 1, 3).reshape(n, s, c)
 
 

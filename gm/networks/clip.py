@@ -18,22 +18,22 @@ class SelfAttention(nn.Cell):
         self.out_proj = Linear(width, width)
         self.heads = heads
 
-    def construct(self, x: Tensor) -> Tensor:
-        """x (n, s, width) -> (n, s, width)."""
+    def construct(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + the attention of x, both (n, s, width)."""
         q, k, v = ops.chunk(ops.linear(x, ops.widened(self.in_proj_weight, x), self.in_proj_bias), 3, -1)
-        return self.out_proj(ops.attention(q, k, v, self.heads))
+        return self.out_proj(ops.attention(q, k, v, self.heads), residual)
 
 
 class Mlp(nn.Cell):
-    """Linear, exact GELU (not QuickGELU), Linear."""
+    """residual + Linear(GELU(Linear(x))), the exact GELU (not QuickGELU)."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.c_fc = Linear(width, inner)
         self.c_proj = Linear(inner, width)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.c_proj(ops.gelu(self.c_fc(x)))
+    def construct(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.c_proj(ops.gelu(self.c_fc(x)), residual)
 
 
 class ResidualAttentionBlock(nn.Cell):
@@ -47,8 +47,8 @@ class ResidualAttentionBlock(nn.Cell):
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def construct(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        x = self.attn(self.ln_1(x), x)
+        return self.mlp(self.ln_2(x), x)
 
 
 class Transformer(nn.Cell):

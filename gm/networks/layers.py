@@ -39,8 +39,12 @@ class Linear(nn.Cell):
         self.weight = parameter(out_channels, in_channels)
         self.bias = parameter(out_channels) if bias else None
 
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.linear(x, ops.widened(self.weight, x), self.bias)
+    def construct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """residual (..., out_channels): what the result is added to, of a layer with a bias."""
+        weight = ops.widened(self.weight, x)
+        if residual is None:
+            return ops.linear(x, weight, self.bias)
+        return ops.add_linear(residual, x, weight, self.bias)
 
 
 class Conv2d(nn.Cell):

@@ -34,6 +34,7 @@ from gm.ops import context, cuda, float32, fused, gpu, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.float32 import describe_float32
 from gm.ops.reference import (
+    add_linear,
     add_per_channel,
     add_to_tokens,
     affine_per_channel,
@@ -62,6 +63,7 @@ __all__ = [
     "DEVICES",
     "GRAPH_MODE",
     "PYNATIVE_MODE",
+    "add_linear",
     "add_per_channel",
     "add_to_tokens",
     "affine_per_channel",

@@ -44,8 +44,47 @@ def _with_two_rows(x: list[int], weight: list[int], *_: Any) -> tuple[list[int],
     return x, [2, *weight]
 
 
+def _one_token(x: list[int]) -> list[int]:
+    return [x[0], 1, x[2]]
+
+
+def _doubled(x: list[int]) -> list[int]:
+    return [x[0], x[1], 2 * x[2], 2 * x[3]]
+
+
+def _halved_back(dout: list[int]) -> list[int]:
+    return [dout[0], dout[1], dout[2] // 2, dout[3] // 2]
+
+
+def _of_one(kernel: Callable) -> Callable:
+    """The backward pass of a kernel of one tensor, by a kernel that is given it and `dout`."""
+
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return (kernel(x, dout),)
+
+    return bprop
+
+
+def _of_two(kernel: Callable) -> Callable:
+    """The same, of two tensors."""
+
+    def bprop(a: Tensor, b: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return kernel(a, b, dout)
+
+    return bprop
+
+
+def _of_three(kernel: Callable) -> Callable:
+    """The same, of three."""
+
+    def bprop(a: Tensor, b: Tensor, c: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return kernel(a, b, c, dout)
+
+    return bprop
+
+
 def _gradient(kernel: Callable) -> Callable:
-    """The backward pass of a kernel of three tensors and a constant, by a kernel that is given them and `dout`."""
+    """The same, of three and a constant."""
 
     def bprop(a: Tensor, b: Tensor, c: Tensor, known: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (*kernel(a, b, c, known, dout), ops.zeros_like(known))
@@ -64,8 +103,6 @@ class _Kernels:
         def gradient(name: str) -> Any:
             return kernel(f"{name}Gradient", _like(0, 1, 2), _like(0, 1, 2))
 
-        geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
-        silu_gradient = kernel("SiluGradient", _like(0), _like(0))
         layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
         long_gradient, pixel_gradient = gradient("LongAttention"), gradient("PixelAttention")
 
@@ -75,15 +112,23 @@ class _Kernels:
         def convolution_bprop(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (input_gradient(weight, dout), *weight_gradient(x, weight, dout))
 
-        def geglu_bprop(projected: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-            return geglu_gradient(projected, bias, dout)
-
-        def silu_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-            return (silu_gradient(x, dout),)
-
         def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             dx, sums = layer_norm_gradient(x, weight, eps, dout)
             return dx, sums[0], sums[1]
+
+        sum_of_tokens = kernel("SumOfTokens", _one_token, _like(0))
+        upsample_gradient = kernel("UpsampleNearestGradient", _halved_back, _like(0))
+
+        def add_to_tokens_bprop(x: Tensor, values: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return dout, sum_of_tokens(dout)
+
+        def add_biased_bprop(
+            x: Tensor, bias: Tensor, residual: Tensor, out: Tensor, dout: Tensor
+        ) -> tuple[Tensor, ...]:
+            return dout, sum_of_tokens(dout.reshape(1, -1, dout.shape[-1])).reshape(-1), dout
+
+        def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return (upsample_gradient(dout),)
 
         def long_bprop(q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (*long_gradient(q, k, v, heads, out, dout), ops.zeros_like(heads))
@@ -99,8 +144,13 @@ class _Kernels:
         self.long_attention = of_first("LongAttention", long_bprop)
         self.pixel_attention = of_first("PixelAttention", pixel_bprop)
         self.convolution = kernel("Convolution", _convolved, _like(0), convolution_bprop)
-        self.geglu = kernel("Geglu", _halved, _like(0), geglu_bprop)
-        self.silu = of_first("Silu", silu_bprop)
+        geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
+        self.geglu = kernel("Geglu", _halved, _like(0), _of_two(geglu_gradient))
+        self.silu = of_first("Silu", _of_one(kernel("SiluGradient", _like(0), _like(0))))
+        self.add_to_tokens = of_first("AddToTokens", add_to_tokens_bprop)
+        self.add_biased = of_first("AddBiased", add_biased_bprop)
+        self.mix = of_first("Mix", _of_three(gradient("Mix")))
+        self.upsample = kernel("UpsampleNearest", _doubled, _like(0), upsample_bprop)
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
         self.group_norm = of_first("GroupNorm", _gradient(gradient("GroupNorm")))
         self.group_norm_silu = of_first("GroupNormSilu", _gradient(gradient("GroupNormSilu")))
@@ -145,6 +195,31 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """`reference.silu` in one pass."""
     return _kernels.silu(x) if x.dtype == _FLOAT else reference.silu(x)
+
+
+def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
+    """`reference.add_to_tokens` in one pass, where the values are the same for all tokens of a frame."""
+    if x.dtype != _FLOAT or values.shape[1] != 1:
+        return cpu.add_to_tokens(x, values)
+    return _kernels.add_to_tokens(x, values)
+
+
+def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`reference.add_linear`: the product, then one pass for both sums."""
+    if x.dtype != _FLOAT:
+        return reference.add_linear(residual, x, weight, bias)
+    product = reference.linear(x.reshape(-1, x.shape[-1]), weight)
+    return _kernels.add_biased(product, bias, residual.reshape(product.shape)).reshape(residual.shape)
+
+
+def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """`reference.mix` in one pass instead of three."""
+    return _kernels.mix(first, second, share) if first.dtype == _FLOAT else reference.mix(first, second, share)
+
+
+def upsample_nearest(x: Tensor) -> Tensor:
+    """`reference.upsample_nearest` without the broadcast's own arithmetic of places."""
+    return _kernels.upsample(x) if x.dtype == _FLOAT else reference.upsample_nearest(x)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -56,6 +56,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.reshape(x.shape[:-1] + (weight.shape[0],))
 
 
+def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """residual (..., c_out) + linear(x (..., c_in)), as one operation because one pass over memory can add both."""
+    return residual + linear(x, weight, bias)
+
+
 def linear_to_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Channels first to last on the way: x (n, c_in, s) -> (n, s, c_out)."""
     return linear(transpose(x, 0, 2, 1), weight, bias)

@@ -32,9 +32,12 @@ class LoraLinear(nn.Cell):
         self.lora_down = _parameter(name + DOWN, _initial(name + DOWN, (rank, in_channels), seed), dtype)
         self.lora_up = _parameter(name + UP, _initial(name + UP, (out_channels, rank), seed), dtype)
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """residual (..., out_channels): what the result is added to, of a layer with a bias."""
         change = ops.linear(ops.linear(x, self.lora_down), self.lora_up)
-        return ops.linear(x, self.weight, self.bias) + self.scale * change
+        if residual is None:
+            return ops.linear(x, self.weight, self.bias) + self.scale * change
+        return ops.add_linear(residual, x, self.weight, self.bias) + self.scale * change
 
 
 def initial_lora(name: str, rank: int, shapes: dict[str, tuple[int, ...]], seed: int) -> np.ndarray:

@@ -8,7 +8,8 @@ DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLAR
 DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
-DECLARE(ConvolutionWeightGradient)
+DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
+DECLARE(AddBiased) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -46,6 +47,20 @@ int main() {
       failed += call(LayerNorm, {{rows, c}, {c}, {c}, {1}, {rows, c}});
       failed += call(LayerNormGradient, {{rows, c}, {c}, {1}, {rows, c}, {rows, c}, {2, c}});
     }
+  for (int64_t n : {1, 3})
+    for (int64_t s : {1, 7, 130})
+      for (int64_t c : {1, 16, 33}) {
+        const Shape x{n, s, c}, values{n, 1, c};
+        failed += call(AddToTokens, {x, values, x});
+        failed += call(SumOfTokens, {x, values});
+        failed += call(AddBiased, {{n * s, c}, {c}, {n * s, c}, {n * s, c}});
+        for (const Shape &share : {Shape{1}, Shape{n, 1, 1}}) {
+          failed += call(Mix, {x, x, share, x});
+          failed += call(MixGradient, {x, x, share, x, x, x, share});
+        }
+        failed += call(UpsampleNearest, {{n, 2, s, c}, {n, 2, 2 * s, 2 * c}});
+        failed += call(UpsampleNearestGradient, {{n, 2, 2 * s, 2 * c}, {n, 2, s, c}});
+      }
   for (int64_t b : {1, 3})
     for (int64_t k : {1, 2, 10})
       for (int64_t s : {1, 15, 17, 4099}) {

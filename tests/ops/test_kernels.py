@@ -273,8 +273,12 @@ def test_the_number_of_threads_changes_no_bit(kernels):
         gradient = ms.grad(lambda v: kernels.attention(v, v, v, 2).sum())(tokens)
         normed = kernels.group_norm_silu(x, weight, bias, 32, 1e-5)
         convolved = ms.grad(lambda v, w: (kernels.conv2d(v, w, bias) ** 2).sum(), (0, 1))(x, taps)
+        mixed = ms.grad(lambda v, share: (kernels.mix(v, v * v, share) ** 2).sum(), (0, 1))(x, weight[:1])
+        added = ms.grad(lambda v: (kernels.add_to_tokens(tokens, v) ** 2).sum())(tokens[:, :1])
         return [
             normed,
+            *mixed,
+            added,
             kernels.attention(tokens, tokens, tokens, 2),
             gradient,
             kernels.conv2d(x, taps, bias),

@@ -48,13 +48,9 @@ KERNEL(Silu) {
   if (!all_float32(count, dtypes)) return 1;
   const float *x = in(params[0]);
   float *y = out(params[1]);
-  const int64_t n = size(shapes[0], ndims[0]);
-  parallel((n + kLanes - 1) / kLanes, kLanes, [=](int64_t first, int64_t last) {
-    const int64_t start = first * kLanes;
-    for_lanes(std::min(n, last * kLanes) - start, [&](int64_t i, auto left) {
-      const Vec v = load(x + start + i, left);
-      store(y + start + i, v * logistic(v), left);
-    });
+  each_vector(size(shapes[0], ndims[0]), [=](int64_t i, auto left) {
+    const Vec v = load(x + i, left);
+    store(y + i, v * logistic(v), left);
   });
   return 0;
 }
@@ -64,13 +60,9 @@ KERNEL(SiluGradient) {
   if (!all_float32(count, dtypes)) return 1;
   const float *x = in(params[0]), *dy = in(params[1]);
   float *dx = out(params[2]);
-  const int64_t n = size(shapes[0], ndims[0]);
-  parallel((n + kLanes - 1) / kLanes, kLanes, [=](int64_t first, int64_t last) {
-    const int64_t start = first * kLanes;
-    for_lanes(std::min(n, last * kLanes) - start, [&](int64_t i, auto left) {
-      const Vec v = load(x + start + i, left), s = logistic(v);
-      store(dx + start + i, load(dy + start + i, left) * s * (1.0f + v * (1.0f - s)), left);
-    });
+  each_vector(size(shapes[0], ndims[0]), [=](int64_t i, auto left) {
+    const Vec v = load(x + i, left), s = logistic(v);
+    store(dx + i, load(dy + i, left) * s * (1.0f + v * (1.0f - s)), left);
   });
   return 0;
 }

@@ -28,6 +28,15 @@ inline int64_t size(const int64_t *shape, int ndim) {
 inline const float *in(void *param) { return static_cast<const float *>(param); }
 inline float *out(void *param) { return static_cast<float *>(param); }
 
+// body(start, left) for every vector of n numbers, on all threads.
+template <class Body>
+void each_vector(int64_t n, Body body) {
+  parallel((n + kLanes - 1) / kLanes, kLanes, [=](int64_t first, int64_t last) {
+    const int64_t start = first * kLanes;
+    for_lanes(std::min(n, last * kLanes) - start, [&](int64_t i, auto left) { body(start + i, left); });
+  });
+}
+
 // Sum of f(start, left) over n numbers: a vector of float sums over 2048 numbers at most, and those in double.
 template <class F>
 double total(int64_t n, F f) {
