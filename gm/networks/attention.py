@@ -56,7 +56,9 @@ class FeedForward(nn.Cell):
         self.net = nn.SequentialCell(GEGLU(channels, 4 * channels), Identity(), Linear(4 * channels, channels))
 
     def construct(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x), residual)
+        project, last = self.net[0].proj, self.net[2]
+        wide, narrow = ops.widened(project.weight, x), ops.widened(last.weight, x)
+        return ops.feed_forward(residual, x, wide, project.bias, narrow, last.bias)
 
 
 class SpatialBlock(nn.Cell):

@@ -16,6 +16,8 @@ from gm.ops import cpu, reference
 from gm.ops.arguments import constant, of_length
 
 _FLOAT = ms.float32
+_matmul = ops.MatMul()
+_matmul_transposed_a = ops.MatMul(transpose_a=True)
 _SHORT = 28  # tokens up to which attention by loops beats matrix products and transpositions; SVD-XT has 25 frames
 
 
@@ -116,6 +118,7 @@ class _Kernels:
             dx, sums = layer_norm_gradient(x, weight, eps, dout)
             return dx, sums[0], sums[1]
 
+        geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
         sum_of_tokens = kernel("SumOfTokens", _one_token, _like(0))
         upsample_gradient = kernel("UpsampleNearestGradient", _halved_back, _like(0))
 
@@ -126,6 +129,24 @@ class _Kernels:
             x: Tensor, bias: Tensor, residual: Tensor, out: Tensor, dout: Tensor
         ) -> tuple[Tensor, ...]:
             return dout, sum_of_tokens(dout.reshape(1, -1, dout.shape[-1])).reshape(-1), dout
+
+        def feed_forward_bprop(
+            residual: Tensor,
+            x: Tensor,
+            wide: Tensor,
+            wide_bias: Tensor,
+            narrow: Tensor,
+            bias: Tensor,
+            out: Tensor,
+            dout: Tensor,
+        ) -> tuple[Tensor, ...]:
+            tokens, dy = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
+            projected = reference.linear(tokens, wide)  # again: it is wide, and was not kept
+            dprojected, dwide_bias = geglu_gradient(projected, wide_bias, _matmul(dy, narrow))
+            dnarrow = _matmul_transposed_a(dy, self.geglu(projected, wide_bias))
+            dbias = sum_of_tokens(dy.reshape(1, -1, dy.shape[-1])).reshape(-1)
+            dx = _matmul(dprojected, wide).reshape(x.shape)
+            return dout, dx, _matmul_transposed_a(dprojected, tokens), dwide_bias, dnarrow, dbias
 
         def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (upsample_gradient(dout),)
@@ -144,11 +165,11 @@ class _Kernels:
         self.long_attention = of_first("LongAttention", long_bprop)
         self.pixel_attention = of_first("PixelAttention", pixel_bprop)
         self.convolution = kernel("Convolution", _convolved, _like(0), convolution_bprop)
-        geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
         self.geglu = kernel("Geglu", _halved, _like(0), _of_two(geglu_gradient))
         self.silu = of_first("Silu", _of_one(kernel("SiluGradient", _like(0), _like(0))))
         self.add_to_tokens = of_first("AddToTokens", add_to_tokens_bprop)
         self.add_biased = of_first("AddBiased", add_biased_bprop)
+        self.feed_forward = of_first("FeedForward", feed_forward_bprop)
         self.mix = of_first("Mix", _of_three(gradient("Mix")))
         self.upsample = kernel("UpsampleNearest", _doubled, _like(0), upsample_bprop)
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
@@ -210,6 +231,13 @@ def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
         return reference.add_linear(residual, x, weight, bias)
     product = reference.linear(x.reshape(-1, x.shape[-1]), weight)
     return _kernels.add_biased(product, bias, residual.reshape(product.shape)).reshape(residual.shape)
+
+
+def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
+    """`reference.feed_forward`, some tokens at a time; backward it is computed again, but for the second product."""
+    if x.dtype != _FLOAT:
+        return reference.feed_forward(residual, x, wide, wide_bias, narrow, bias)
+    return _kernels.feed_forward(residual, x, wide, wide_bias, narrow, bias)
 
 
 def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:

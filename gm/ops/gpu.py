@@ -193,6 +193,11 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _kernels.geglu(reference.linear(x, weight), bias)
 
 
+def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
+    """`reference.feed_forward` with this module's `geglu`."""
+    return reference.add_linear(residual, geglu(x, wide, wide_bias), narrow, bias)
+
+
 def silu(x: Tensor) -> Tensor:
     """`reference.silu` in one pass."""
     return _kernels.silu(x) if x.dtype in _TYPES else reference.silu(x)

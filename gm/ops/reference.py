@@ -161,6 +161,11 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return linear(x, weight[:inner], bias[:inner]) * gelu(linear(x, weight[inner:], bias[inner:]))
 
 
+def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
+    """residual (..., c) + linear(geglu(x (..., c), wide (2 * inner, c), wide_bias), narrow (c, inner), bias)."""
+    return add_linear(residual, geglu(x, wide, wide_bias), narrow, bias)
+
+
 def softmax(scores: Tensor) -> Tensor:
     """Over the last axis."""
     return ops.softmax(scores.astype(ms.float32), -1).astype(scores.dtype)

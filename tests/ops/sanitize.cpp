@@ -9,7 +9,7 @@ DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DEC
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
 DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
-DECLARE(AddBiased) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
+DECLARE(AddBiased) DECLARE(FeedForward) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -91,6 +91,12 @@ int main() {
       failed += call(PixelAttention, {x, x, x, x});
       failed += call(PixelAttentionGradient, {x, x, x, x, x, x, x, x});
     }
+  for (int64_t n : {1, 65, 200})
+    for (int64_t c : {1, 17, 40})
+      for (int64_t inner : {1, 25, 600})
+        failed += call(FeedForward, {{n, c}, {n, c}, {2 * inner, c}, {2 * inner}, {c, inner}, {c}, {n, c}});
+  for (const Shape &x : {Shape{2, 33, 21, 29}, {1, 150, 28, 28}, {1, 40, 5, 131}, {60, 32, 3, 4}, {220, 34, 1, 2}})
+    failed += call(Convolution, {x, {37, x[1], 3, 3}, {37}, {x[0], 37, x[2], x[3]}});
   for (int64_t in : {1, 7, 70})
     for (int64_t out : {1, 6, 13})
       for (int64_t h : {1, 3, 40})

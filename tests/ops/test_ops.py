@@ -42,6 +42,24 @@ CASES = {
         lambda dtype: (normal(5, 40, dtype=dtype), normal(2, 40, dtype=dtype), normal(2, dtype=dtype)),
         lambda dtype: (normal(70, 16, dtype=dtype), normal(1026, 16, dtype=dtype), normal(1026, dtype=dtype)),
     ],
+    "feed_forward": [
+        lambda dtype: (
+            normal(2, 3, 7, dtype=dtype),
+            normal(2, 3, 7, dtype=dtype),
+            normal(2 * 5, 7, dtype=dtype),
+            normal(2 * 5, dtype=dtype),
+            normal(7, 5, dtype=dtype),
+            normal(7, dtype=dtype),
+        ),
+        lambda dtype: (
+            normal(150, 40, dtype=dtype),
+            normal(150, 40, dtype=dtype),
+            normal(2 * 600, 40, dtype=dtype) / 8,
+            normal(2 * 600, dtype=dtype),
+            normal(40, 600, dtype=dtype) / 25,
+            normal(40, dtype=dtype),
+        ),
+    ],
     "silu": [
         lambda dtype: (normal(3, 5, 7, dtype=dtype) * 5,),
         lambda dtype: (normal(1, dtype=dtype),),
