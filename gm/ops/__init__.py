@@ -35,7 +35,6 @@ from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.float32 import describe_float32
 from gm.ops.reference import (
     add_linear,
-    add_per_channel,
     add_to_tokens,
     affine_per_channel,
     attention,
@@ -64,7 +63,6 @@ __all__ = [
     "GRAPH_MODE",
     "PYNATIVE_MODE",
     "add_linear",
-    "add_per_channel",
     "add_to_tokens",
     "affine_per_channel",
     "arange",

@@ -92,6 +92,18 @@ def _gradient(kernel: Callable) -> Callable:
     return bprop
 
 
+def _gradient_of_added(kernel: Callable) -> Callable:
+    """The same, with one more tensor behind the constant."""
+
+    def bprop(
+        a: Tensor, b: Tensor, c: Tensor, known: Tensor, added: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
+        da, db, dc, dadded = kernel(a, b, c, known, added, dout)
+        return da, db, dc, ops.zeros_like(known), dadded
+
+    return bprop
+
+
 @ms.jit_class
 class _Kernels:
     """The primitives of everything in a library that a network calls, each with its gradient."""
@@ -154,6 +166,8 @@ class _Kernels:
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
         self.group_norm = of_first("GroupNorm", _gradient(gradient("GroupNorm")))
         self.group_norm_silu = of_first("GroupNormSilu", _gradient(gradient("GroupNormSilu")))
+        added_gradient = kernel("AddGroupNormSiluGradient", _like(0, 1, 2, 4), _like(0, 1, 2, 4))
+        self.add_group_norm_silu = of_first("AddGroupNormSilu", _gradient_of_added(added_gradient))
 
 
 _made = functools.cache(_Kernels)
@@ -242,11 +256,17 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return _by_group(_kernels.group_norm, x, weight, bias, groups, eps)
 
 
-def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """`group_norm` and `silu` in the same pass."""
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, added: Tensor | None = None
+) -> Tensor:
+    """`group_norm` and `silu` in the same pass, and what is added to x too."""
     if x.dtype != _FLOAT:
-        return cpu.group_norm_silu(x, weight, bias, groups, eps)
-    return _by_group(_kernels.group_norm_silu, x, weight, bias, groups, eps)
+        return cpu.group_norm_silu(x, weight, bias, groups, eps, added)
+    if added is None:
+        return _by_group(_kernels.group_norm_silu, x, weight, bias, groups, eps)
+    shape = (x.shape[0], groups, x.shape[1] // groups, -1)
+    y = _kernels.add_group_norm_silu(x.reshape(shape), weight, bias, constant(eps), added.reshape(shape))
+    return y.reshape(x.shape)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
