@@ -38,14 +38,11 @@ class Attention(nn.Cell):
 
 
 class GEGLU(nn.Cell):
-    """x (..., channels) -> (..., inner): the first half of the projection times gelu of the second."""
+    """The projection of x (..., channels) to (..., 2 * inner), whose first half is multiplied by gelu of the second."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
         self.proj = Linear(channels, 2 * inner)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.geglu(x, ops.widened(self.proj.weight, x), self.proj.bias)
 
 
 class FeedForward(nn.Cell):

@@ -103,10 +103,11 @@ class GroupNorm(nn.Cell):
 class GroupNormSiLU(GroupNorm):
     """SiLU of `GroupNorm`."""
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """added: what is added to x before, (b, channels) or (b, channels, t); not where statistics are shared."""
         if self.shared is not None:
             return ops.silu(self.shared(x, self.weight, self.bias))
-        return ops.group_norm_silu(x, self.weight, self.bias, GROUPS, self.eps)
+        return ops.group_norm_silu(x, self.weight, self.bias, GROUPS, self.eps, added)
 
 
 class LayerNorm(nn.Cell):

@@ -36,6 +36,10 @@ class ResBlock(nn.Cell):
         same = channels == out_channels
         self.skip_connection = Identity() if same else Conv2d(channels, out_channels, kernel=1)
 
+    def out(self, x: Tensor, added: Tensor | None) -> Tensor:
+        """`out_layers`, whose norm adds the embedding on its way."""
+        return self.out_layers[3](self.out_layers[0](x, added))
+
 
 class TemporalResBlock(ResBlock):
     """The same with (3, 1, 1) convolutions and norms over all frames of a video; the channels stay."""
@@ -47,12 +51,11 @@ class TemporalResBlock(ResBlock):
 
     def construct(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """x (b, c, t, s), emb (n, e), n = b*t -> (b, c, t, s)."""
-        y = self.in_layers(x)
+        added = None
         if emb is not None:
-            b, c, t, _ = y.shape
-            e = ops.transpose(self.emb_layers(emb).reshape(b, t, c), 0, 2, 1)
-            y = ops.add_per_channel(y.reshape(b, c * t, -1), e.reshape(b, c * t)).reshape(y.shape)
-        return x + self.out_layers(y)
+            b, c, t, _ = x.shape
+            added = ops.transpose(self.emb_layers(emb).reshape(b, t, c), 0, 2, 1)
+        return x + self.out(self.in_layers(x), added)
 
 
 class VideoResBlock(ResBlock):
@@ -65,8 +68,7 @@ class VideoResBlock(ResBlock):
 
     def spatial(self, x: Tensor, emb: Tensor) -> Tensor:
         """The per-frame half: x (n, c, h, w), emb (n, e) -> (n, c_out, h, w)."""
-        y = ops.add_per_channel(self.in_layers(x), self.emb_layers(emb))
-        return self.skip_connection(x) + self.out_layers(y)
+        return self.skip_connection(x) + self.out(self.in_layers(x), self.emb_layers(emb))
 
     def construct(self, x: Tensor, emb: Tensor, t: int, image_only: Tensor | None = None) -> Tensor:
         """x (n, c, h, w), emb (n, e), image_only None or (n,) -> (n, c_out, h, w)."""

@@ -49,6 +49,9 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return ops.group_norm(x.astype(ms.float32), groups, weight, bias, eps).astype(x.dtype)
 
 
-def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, added: Tensor | None = None
+) -> Tensor:
     """`reference.group_norm_silu` of the two operators above."""
+    x = x if added is None else reference.add_per_channel(x, added)
     return silu(group_norm(x, weight, bias, groups, eps))

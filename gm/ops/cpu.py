@@ -62,9 +62,11 @@ def linear_to_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def add_per_channel(x: Tensor, values: Tensor) -> Tensor:
-    """`reference.add_per_channel` as a bias of n * c channels (1.8 times faster, no index kept)."""
-    n, c = values.shape
-    return _bias_add(x.reshape(1, n * c, -1, 1), values.reshape(-1)).reshape(x.shape)
+    """`reference.add_per_channel` as a bias of n * c (* t) channels.
+
+    14x32x192x320: 26 ms instead of 48, and without the 16 bytes for each element that a broadcasting Add keeps.
+    """
+    return _bias_add(x.reshape(1, values.size, -1, 1), values.reshape(-1)).reshape(x.shape)
 
 
 def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
@@ -115,8 +117,11 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return y.reshape(x.shape).astype(x.dtype)
 
 
-def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """`reference.group_norm_silu` with this module's norm."""
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, added: Tensor | None = None
+) -> Tensor:
+    """`reference.group_norm_silu` with this module's sum and norm."""
+    x = x if added is None else add_per_channel(x, added)
     return reference.silu(group_norm(x, weight, bias, groups, eps))
 
 

@@ -18,6 +18,7 @@ from gm.ops.arguments import constant, of_length
 _FLOAT = ms.float32
 _matmul = ops.MatMul()
 _matmul_transposed_a = ops.MatMul(transpose_a=True)
+_NARROW = 512  # channels up to which weights may be read anew for every 64 tokens
 _SHORT = 28  # tokens up to which attention by loops beats matrix products and transpositions; SVD-XT has 25 frames
 
 
@@ -90,6 +91,18 @@ def _gradient(kernel: Callable) -> Callable:
 
     def bprop(a: Tensor, b: Tensor, c: Tensor, known: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (*kernel(a, b, c, known, dout), ops.zeros_like(known))
+
+    return bprop
+
+
+def _gradient_of_added(kernel: Callable) -> Callable:
+    """The same, with one more tensor behind the constant."""
+
+    def bprop(
+        a: Tensor, b: Tensor, c: Tensor, known: Tensor, added: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
+        da, db, dc, dadded = kernel(a, b, c, known, added, dout)
+        return da, db, dc, ops.zeros_like(known), dadded
 
     return bprop
 
@@ -175,6 +188,8 @@ class _Kernels:
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
         self.group_norm = of_first("GroupNorm", _gradient(gradient("GroupNorm")))
         self.group_norm_silu = of_first("GroupNormSilu", _gradient(gradient("GroupNormSilu")))
+        added_gradient = kernel("AddGroupNormSiluGradient", _like(0, 1, 2, 4), _like(0, 1, 2, 4))
+        self.add_group_norm_silu = of_first("AddGroupNormSilu", _gradient_of_added(added_gradient))
 
 
 _made = functools.cache(_Kernels)
@@ -234,9 +249,11 @@ def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
 
 
 def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
-    """`reference.feed_forward`, some tokens at a time; backward it is computed again, but for the second product."""
+    """`reference.feed_forward`: where it is narrow, some tokens at a time, and backward its first product once more."""
     if x.dtype != _FLOAT:
         return reference.feed_forward(residual, x, wide, wide_bias, narrow, bias)
+    if x.shape[-1] > _NARROW:
+        return add_linear(residual, geglu(x, wide, wide_bias), narrow, bias)
     return _kernels.feed_forward(residual, x, wide, wide_bias, narrow, bias)
 
 
@@ -270,11 +287,17 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return _by_group(_kernels.group_norm, x, weight, bias, groups, eps)
 
 
-def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """`group_norm` and `silu` in the same pass."""
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, added: Tensor | None = None
+) -> Tensor:
+    """`group_norm` and `silu` in the same pass, and what is added to x too."""
     if x.dtype != _FLOAT:
-        return cpu.group_norm_silu(x, weight, bias, groups, eps)
-    return _by_group(_kernels.group_norm_silu, x, weight, bias, groups, eps)
+        return cpu.group_norm_silu(x, weight, bias, groups, eps, added)
+    if added is None:
+        return _by_group(_kernels.group_norm_silu, x, weight, bias, groups, eps)
+    shape = (x.shape[0], groups, x.shape[1] // groups, -1)
+    y = _kernels.add_group_norm_silu(x.reshape(shape), weight, bias, constant(eps), added.reshape(shape))
+    return y.reshape(x.shape)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

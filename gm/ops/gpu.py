@@ -195,6 +195,8 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
     """`reference.feed_forward` with this module's `geglu`."""
+    if x.dtype not in _TYPES:
+        return reference.feed_forward(residual, x, wide, wide_bias, narrow, bias)
     return reference.add_linear(residual, geglu(x, wide, wide_bias), narrow, bias)
 
 
@@ -205,7 +207,10 @@ def silu(x: Tensor) -> Tensor:
 
 def add_per_channel(x: Tensor, values: Tensor) -> Tensor:
     """`reference.add_per_channel` without the broadcast's own arithmetic of places."""
-    return _kernels.add_per_channel(x, values) if x.dtype in _TYPES else reference.add_per_channel(x, values)
+    if x.dtype not in _TYPES:
+        return reference.add_per_channel(x, values)
+    n = x.shape[0]
+    return _kernels.add_per_channel(x.reshape(n, values.size // n, -1), values.reshape(n, -1)).reshape(x.shape)
 
 
 def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
@@ -247,8 +252,11 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return _by_group(_kernels.group_norm, x, weight, bias, groups, eps)
 
 
-def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, added: Tensor | None = None
+) -> Tensor:
     """`group_norm` and `silu` in the same pass."""
     if x.dtype not in _TYPES or weight.dtype != ms.float32:
-        return reference.group_norm_silu(x, weight, bias, groups, eps)
+        return reference.group_norm_silu(x, weight, bias, groups, eps, added)
+    x = x if added is None else add_per_channel(x, added)
     return _by_group(_kernels.group_norm_silu, x, weight, bias, groups, eps)

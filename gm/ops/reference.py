@@ -72,8 +72,8 @@ def linear_to_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def add_per_channel(x: Tensor, values: Tensor) -> Tensor:
-    """x (n, c, ...) + values (n, c)."""
-    return x + values.reshape(values.shape + (1,) * (x.ndim - 2))
+    """x (n, c, ...) + values (n, c); or (n, c, t): one for each frame of a video x (n, c, t, s)."""
+    return x + values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
 
 
 def add_to_tokens(x: Tensor, values: Tensor) -> Tensor:
@@ -123,8 +123,14 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return y.astype(x.dtype)
 
 
-def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """silu(group_norm(...)), as one operation because one pass over memory can do it."""
+def group_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, added: Tensor | None = None
+) -> Tensor:
+    """silu(group_norm(...)), as one operation because one pass over memory can do it.
+
+    added: what `add_per_channel` adds to x before.
+    """
+    x = x if added is None else add_per_channel(x, added)
     return silu(group_norm(x, weight, bias, groups, eps))
 
 

@@ -9,7 +9,8 @@ DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DEC
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
 DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
-DECLARE(AddBiased) DECLARE(FeedForward) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
+DECLARE(AddBiased) DECLARE(FeedForward) DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient)
+DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -68,6 +69,11 @@ int main() {
         for (Kernel *forward : {GroupNorm, GroupNormSilu}) failed += call(forward, {x, w, w, {1}, x});
         for (Kernel *backward : {GroupNormGradient, GroupNormSiluGradient})
           failed += call(backward, {x, w, w, {1}, x, x, w, w});
+        for (int64_t frames : {1, 3}) {
+          const Shape video{b, 32, k, s * frames}, added{b, 32, k, frames};
+          failed += call(AddGroupNormSilu, {video, w, w, {1}, added, video});
+          failed += call(AddGroupNormSiluGradient, {video, w, w, {1}, added, video, video, w, w, added});
+        }
       }
   for (int64_t heads : {1, 3})
     for (int64_t sq : {1, 5, 17})

@@ -66,14 +66,18 @@ def stand_ins(monkeypatch):
 CALLS = {
     "attention": [(normal(2, 5, 128), normal(2, 7, 128), normal(2, 7, 128), 2), (normal(1, 3, 48),) * 3 + (2,)],
     "geglu": [(normal(2, 3, 8), normal(24, 8), normal(24))],
+    "feed_forward": [(normal(2, 3, 8), normal(2, 3, 8), normal(24, 8), normal(24), normal(8, 12), normal(8))],
     "silu": [(normal(3, 5, 7),)],
     "layer_norm": [(normal(2, 3, 32), normal(32), normal(32), 1e-5)],
     "group_norm": [
         (normal(2, 64, 3, 5), normal(64), normal(64), 32, 1e-5),
         (normal(1, 32, 1, 1), normal(32), normal(32), 32, 1.0),
     ],
-    "group_norm_silu": [(normal(2, 64, 3, 5), normal(64), normal(64), 32, 1e-5)],
-    "add_per_channel": [(normal(2, 3, 4, 5), normal(2, 3))],
+    "group_norm_silu": [
+        (normal(2, 64, 3, 5), normal(64), normal(64), 32, 1e-5),
+        (normal(2, 64, 3, 5), normal(64), normal(64), 32, 1e-5, normal(2, 64, 3)),
+    ],
+    "add_per_channel": [(normal(2, 3, 4, 5), normal(2, 3)), (normal(2, 3, 4, 5), normal(2, 3, 4))],
     "add_to_tokens": [(normal(2, 3, 4), normal(2, 1, 4)), (normal(2, 3, 4), normal(2, 3, 4))],
     "mix": [(normal(2, 3, 4), normal(2, 3, 4), normal(1)), (normal(2, 3, 4), normal(2, 3, 4), normal(2, 1, 1))],
     "upsample_nearest": [(normal(2, 3, 4, 5),)],
