@@ -133,7 +133,7 @@ def add_option(parser: argparse._ActionsContainer, name: str) -> None:
     more: dict[str, Any] = {"metavar": value, "choices": known.choices}
     if isinstance(known.default, bool):  # nothing need follow it
         more = {"nargs": "?", "const": True}
-    shown = "" if known.shown in (None, False) else f" ({known.shown})"
+    shown = "" if known.shown is None or known.shown is False else f" ({known.shown})"
     parser.add_argument(
         *known.names, help=known.help + shown, type=known.type, default=known.default, dest=name, **more
     )
