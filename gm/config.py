@@ -27,7 +27,6 @@ MAX_DEPTH = 100  # levels of one file
 _NOT_OF_ITS_KIND = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 _USUAL_NAMES = {"lr": "learning_rate", "bs": "batch_size"}  # what others call our options
 
-
 Kind = TypeVar("Kind", bound=Settings)
 
 

@@ -131,14 +131,12 @@ class Options(Settings):
         """Whether the unconditional half of guidance is computed at all."""
         return bool(np.any(self.guidance_scales() != 1))
 
-    def warnings(self) -> list[str]:
-        """What is allowed but outside the model's training, as the original warns; a list of sentences."""
-        found = []
+    def warnings(self) -> Iterable[str]:
+        """What is allowed but outside the model's training, as the original warns; sentences."""
         if self.motion_bucket_id > 255:
-            found.append(f"motion_bucket_id {self.motion_bucket_id:g} is above 255, the most that the model has seen")
+            yield f"motion_bucket_id {self.motion_bucket_id:g} is above 255, the most that the model has seen"
         if not 5 <= self.fps <= 30:
-            found.append(f"fps {self.fps:g} is outside 5 to 30, which the model has seen")
-        return found
+            yield f"fps {self.fps:g} is outside 5 to 30, which the model has seen"
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ def option(help: str, default: Any = MISSING, *, choices: Iterable[Any] = (), **
     return dataclasses.field(default=default, metadata={"about": About(help, choices=tuple(choices), **known)})
 
 
+count = functools.partial(option, least=1)  # so many: at least one
+
+
 def about(field: dataclasses.Field[Any]) -> About:
     """What `option` said of a field; nothing of a plain one."""
     return field.metadata.get("about", About())
@@ -185,6 +188,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return list(map(plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def those_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `values` says of the fields of `kind`."""
+    return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
 
 
 def recorded(settings: Settings) -> dict[str, Any]:

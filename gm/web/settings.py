@@ -14,6 +14,7 @@ from gm.errors import UserError
 from gm.inference_options import OPTIONS, add_option
 from gm.model_config import ModelConfig, load_model_config
 from gm.options import OVERLAP, ModelSettings, Options, VideoSettings
+from gm.settings import those_of
 
 
 class Field(NamedTuple):
@@ -56,7 +57,6 @@ TEXTS = {"segment_motion": "Motion of each segment", "segment_fps": "Frames per 
 # Names of everything that the page asks for, but for the size, the camera and the end picture.
 SETTINGS = (*FIELDS, *CHOICES, *TEXTS, "loop")
 OWN_CAMERA = "The model's own"
-_SAMPLING = tuple(name for name in SETTINGS if name in Options.__dataclass_fields__)
 ORIGINAL = "As the original"  # whose values are those of svd and svd_xt
 PRESETS = {
     "The model's own": {},
@@ -107,7 +107,7 @@ def preset(name: str, version: str) -> dict[str, Any]:
     if name == ORIGINAL:
         original = defaults("svd_xt" if "xt" in version else "svd")
         values.update({name: value for name, value in original.items() if name not in _FOR_ITS_WEIGHTS})
-    return {name: value for name, value in values.items() if name in _SAMPLING and name != "seed"}
+    return {name: value for name, value in those_of(Options, values).items() if name != "seed"}
 
 
 def video_settings(
@@ -118,11 +118,10 @@ def video_settings(
     What is told of each segment counts where there are several. UserError for what cannot be, before anything is
     loaded.
     """
-    chosen = {name: value for name, value in values.items() if name in VideoSettings.__dataclass_fields__}
+    chosen = those_of(VideoSettings, values)
     for name in ("overlap", *TEXTS):
         chosen[name] = chosen[name] or None if values["segments"] > 1 else None
-    sampling = {name: values[name] for name in _SAMPLING}
-    video = VideoSettings(sampling, output_dir=output_dir, end_image=end_image, **chosen)
+    video = VideoSettings(those_of(Options, values), output_dir=output_dir, end_image=end_image, **chosen)
     options = config_of(version).sampling.options(**video.sampling)
     segments.overlap_of(options, video)
     segments.options_of(options, video)
