@@ -18,7 +18,7 @@ from gm.option_names import answer_unknown
 from gm.options import HEADLINES, ModelSettings, Options, VideoSettings, motion, speed, usual, weights
 from gm.settings import MISSING, Settings, about, options_of, types_of
 
-_WIDEST = 40  # characters of choices that go beside an option's name
+_WIDEST = 55  # characters of choices that go beside an option's name
 
 
 @dataclass(frozen=True)
