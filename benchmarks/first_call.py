@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from compare import MEDIUM, write_weights
+from cases import MEDIUM, write_weights
 from jsonargparse import ArgumentParser
 from make_random_checkpoint import write as write_checkpoint
 from omegaconf import OmegaConf

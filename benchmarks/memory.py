@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from compare import MEDIUM, write_weights
+from cases import MEDIUM, write_weights
 from jsonargparse import ArgumentParser
 from report import check_known, write_report
 from tqdm import tqdm

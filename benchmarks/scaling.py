@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compare import MEDIUM, Case, add_compile_cache, agreement, compare
+from cases import MEDIUM, Case
+from compare import add_compile_cache, agreement, compare
 from jsonargparse import ArgumentParser
 from report import check_count, write_report
 from tqdm import tqdm

@@ -7,7 +7,7 @@ A file may start from another one (`base: svd.yaml`), and all of them start from
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,16 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 from gm import places
 from gm.errors import UserError
 from gm.files import require_file
-from gm.settings import REQUIRED, Settings, defaults, join, plain, raise_if, read
+from gm.settings import LARGEST, REQUIRED, Settings, defaults, join, plain, raise_if, read
 
 MAX_BASES = 4  # a longer chain of files is a mistake, or unreadable
 MAX_VALUES = 100_000  # of one file, repeated ones (`*name`) counted each time: a few lines can stand for billions
 MAX_DEPTH = 100  # levels of one file
-LARGEST = 2**63 - 1  # of whole numbers; nothing counted here comes near it, and NumPy takes no larger ones
 # What YAML's constructors raise for a value that is not of the kind that its tag names (`!!int abc`).
 _NOT_OF_ITS_KIND = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 _USUAL_NAMES = {"lr": "learning_rate", "bs": "batch_size"}  # what others call our options
-
 
 Kind = TypeVar("Kind", bound=Settings)
 
@@ -198,24 +196,17 @@ def _merge(base: dict, change: dict, path: str, faults: list[str], root: dict) -
 
 def _suggestion(key: Any, section: dict, root: dict) -> str:
     """The option of that name in another section, else a near miss in this one, else one anywhere."""
-    paths: dict[str, list[str]] = {}
-    for path in _leaves(root, ""):
-        paths.setdefault(path.rpartition(".")[2], []).append(path)
-    elsewhere = paths.get(_USUAL_NAMES.get(key, key), [])
-    if elsewhere:
-        return f" (did you mean {' or '.join(map(repr, elsewhere[:3]))}?)"
-    return _hint(key, section) or _hint(key, [path for named in paths.values() for path in named])
+    paths = list(_leaves(root, ""))
+    found = [path for path in paths if path.rpartition(".")[2] == _USUAL_NAMES.get(key, key)][:3]
+    for known in (section, paths):
+        found = found or difflib.get_close_matches(str(key), map(str, known), n=1)
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
 
 
 def _leaves(section: dict, path: str) -> Iterator[str]:
     for key, value in section.items():
         where = join(path, key)
         yield from _leaves(value, where) if isinstance(value, dict) else [where]
-
-
-def _hint(name: Any, known: Iterable[Any]) -> str:
-    close = difflib.get_close_matches(str(name), [str(item) for item in known], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _about_key(path: str | Path, error: OmegaConfBaseException) -> UserError:

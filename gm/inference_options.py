@@ -15,49 +15,41 @@ from gm import places
 from gm.checkpoint.published import TINY, VERSIONS
 from gm.errors import UserError
 from gm.option_names import answer_unknown
-from gm.options import DEVICE, MEMORY, MOST, MOTION, SPEED, WEIGHTS, ModelSettings, Options, VideoSettings
-from gm.settings import MISSING, Settings, about, option, options_of, types_of
+from gm.options import HEADLINES, ModelSettings, Options, VideoSettings, motion, speed, usual, weights
+from gm.settings import MISSING, Settings, about, options_of, types_of
 
-_WIDEST = 40  # characters of choices that go beside an option's name
+_WIDEST = 55  # characters of choices that go beside an option's name
 
 
 @dataclass(frozen=True)
 class Command(Settings):
     """What the command line asks for besides `VideoSettings`, `Options`, `ModelSettings`; other words for them."""
 
-    image: str | None = option(
+    image: str | None = usual(
         "a picture (jpg, png, webp, bmp, tif, gif, avif; heic with pillow-heif), or a folder of them, done in the "
         "order of their names",
         None,
-        names="--image --input_path",
-        group=MOST,
+        also="--input_path",
     )
-    latents_in: str | None = option(
-        "in place of --image: a .npy file of --output_type=latents, to be decoded, or with --segments continued",
-        None,
-        group=MOST,
+    latents_in: str | None = usual(
+        "in place of --image: a .npy file of --output_type=latents, to be decoded, or with --segments continued", None
     )
-    version: str | None = option(
+    version: str | None = usual(
         f"the model: {', '.join(VERSIONS)}; without it {TINY}, a small one that comes with the program",
         None,
         choices=VERSIONS,
-        group=MOST,
     )
-    dry_run: bool = option(
-        "check everything, print the settings and the memory of each picture, stop", False, group=MOST
-    )
-    checkpoints_dir: str | None = option(
+    dry_run: bool = usual("check everything, print the settings and the memory of each picture, stop", False)
+    checkpoints_dir: str | None = weights(
         "folder of weights, into which svd_tools/download.py puts them; by default SVD_CHECKPOINTS of the environment, "
         "else checkpoints",
         None,
-        group=WEIGHTS,
     )
-    fps_id: float | None = option("SVD.fps as the original counts it: one less (6)", None, group=MOTION)
-    compile_cache: str | None = option(
+    fps_id: float | None = motion("SVD.fps as the original counts it: one less (6)", None)
+    compile_cache: str | None = speed(
         "where graph mode keeps compiled networks for the next run with the same settings and sizes: a folder, or off "
         "(by default, on CPUs, ~/.cache/svd_mindspore/graphs)",
         None,
-        group=SPEED,
     )
 
 
@@ -100,7 +92,7 @@ def _options(group: str) -> Iterator[Option]:
             known, expected = about(field), types_of(kind)[name][0]
             if known.group != group:
                 continue
-            names = tuple((known.names or kind.names).format(name).split())
+            names = ((known.called or kind.called).format(name), *known.also.split())
             parse = known.parse or (switch if expected is bool else None)
             typed: Any = _parsed(parse) if parse else expected if expected in (int, float) else str
             shown = None if field.default is MISSING else field.default
@@ -108,7 +100,7 @@ def _options(group: str) -> Iterator[Option]:
             yield Option(name, names, known.help, typed, default, known.choices or None, shown)
 
 
-GROUPS = {group: list(_options(group)) for group in (MOST, WEIGHTS, MOTION, MEMORY, SPEED, DEVICE)}
+GROUPS = {group: list(_options(group)) for group in HEADLINES}
 OPTIONS = {each.name: each for options in GROUPS.values() for each in options}
 
 
@@ -133,29 +125,17 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
 
-def _value(option: Option) -> str:
-    """What stands for an option's value in the help: its choices where they are short."""
-    choices = ",".join(str(choice) for choice in option.choices or ())
-    if 0 < len(choices) <= _WIDEST:
-        return f"{{{choices}}}"
-    return {int: "N", float: "X"}.get(option.type, "VALUE")
-
-
 def add_option(parser: argparse._ActionsContainer, name: str) -> None:
-    """One of `OPTIONS` as an option of any parser."""
+    """One of `OPTIONS` as an option of any parser; where its choices are short they stand for its value in the help."""
     known = OPTIONS[name]
-    more: dict[str, Any] = {"metavar": _value(known)}
+    choices = ",".join(map(str, known.choices or ()))
+    value = f"{{{choices}}}" if 0 < len(choices) <= _WIDEST else {int: "N", float: "X"}.get(known.type, "VALUE")
+    more: dict[str, Any] = {"metavar": value, "choices": known.choices}
     if isinstance(known.default, bool):  # nothing need follow it
         more = {"nargs": "?", "const": True}
-    shown = "" if known.shown in (None, False) else f" ({known.shown})"
+    shown = "" if known.shown is None or known.shown is False else f" ({known.shown})"
     parser.add_argument(
-        *known.names,
-        help=known.help + shown,
-        type=known.type,
-        default=known.default,
-        choices=known.choices,
-        dest=name,
-        **more,
+        *known.names, help=known.help + shown, type=known.type, default=known.default, dest=name, **more
     )
 
 

@@ -105,7 +105,7 @@ class Job:
 
     def warnings(self) -> list[str]:
         """Sentences that the user should see, the model's included."""
-        return self.options.warnings() + self.model.warnings() + self._motion()[1]
+        return [*self.options.warnings(), *self.model.warnings(), *self._motion()[1]]
 
     def record(self) -> dict[str, Any]:
         """Everything that decides anything, for the JSON file: all options but those whose fields say otherwise."""

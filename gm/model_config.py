@@ -10,7 +10,7 @@ from typing import Any
 
 from gm.config import load
 from gm.options import Options
-from gm.settings import Settings, option
+from gm.settings import Settings, count, option, those_of
 from gm.sizes import LONGEST_SIDE
 
 
@@ -18,25 +18,25 @@ from gm.sizes import LONGEST_SIDE
 class Unet(Settings):
     """Arguments of `gm.networks.unet.VideoUNet`."""
 
-    in_channels: int = option("of noisy latents and of the conditioning latent", least=1)
-    model_channels: int = option("channels of the widest level, of which channel_mult has multiples", least=1)
-    out_channels: int = option("of latents", least=1)
-    num_res_blocks: int = option("of a level", least=1)
-    attention_resolutions: tuple[int, ...] = option("halvings (1, 2, 4 …) of the levels with transformers", least=1)
-    channel_mult: tuple[int, ...] = option("channels of each level", least=1, filled=True)
-    num_head_channels: int = option("of an attention's head", least=1)
-    context_dim: int = option("width of the context tokens", least=1)
-    adm_in_channels: int = option("width of the vector conditioning", least=1)
+    in_channels: int = count("of noisy latents and of the conditioning latent")
+    model_channels: int = count("channels of the widest level, of which channel_mult has multiples")
+    out_channels: int = count("of latents")
+    num_res_blocks: int = count("of a level")
+    attention_resolutions: tuple[int, ...] = count("halvings (1, 2, 4 …) of the levels with transformers")
+    channel_mult: tuple[int, ...] = count("channels of each level", filled=True)
+    num_head_channels: int = count("of an attention's head")
+    context_dim: int = count("width of the context tokens")
+    adm_in_channels: int = count("width of the vector conditioning")
 
 
 @dataclass(frozen=True)
 class Vae(Settings):
     """Arguments of `gm.networks.vae.VaeEncoder` and `VaeDecoder`."""
 
-    ch: int = option("channels of the largest level, of which ch_mult has multiples", least=1)
-    ch_mult: tuple[int, ...] = option("channels of each level", least=1, filled=True)
-    num_res_blocks: int = option("of a level", least=1)
-    z_channels: int = option("of latents", least=1)
+    ch: int = count("channels of the largest level, of which ch_mult has multiples")
+    ch_mult: tuple[int, ...] = count("channels of each level", filled=True)
+    num_res_blocks: int = count("of a level")
+    z_channels: int = count("of latents")
     temporal_decoder: bool = option("frames are decoded together, by layers over time")
 
 
@@ -44,13 +44,13 @@ class Vae(Settings):
 class Clip(Settings):
     """Arguments of `gm.networks.clip.ClipVision`."""
 
-    image_size: int = option("pixels of a side", least=1)
-    patch_size: int = option("pixels of a side", least=1)
-    width: int = option("channels", least=1)
-    layers: int = option("blocks", least=1)
-    head_width: int = option("channels of an attention's head", least=1)
+    image_size: int = count("pixels of a side")
+    patch_size: int = count("pixels of a side")
+    width: int = count("channels")
+    layers: int = count("blocks")
+    head_width: int = count("channels of an attention's head")
     mlp_ratio: float = option("inner width of a block as a multiple of width", least=1)
-    embed_dim: int = option("width of the embedding", least=1)
+    embed_dim: int = count("width of the embedding")
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,8 @@ class Networks(Settings):
 
 @dataclass(frozen=True)
 class TrainedSize(Settings):
-    height: int = option(
-        "pixels; the size that the model was trained at, others give a warning", least=1, most=LONGEST_SIDE
-    )
-    width: int = option("pixels", least=1, most=LONGEST_SIDE)
+    height: int = count("pixels; the size that the model was trained at, others give a warning", most=LONGEST_SIDE)
+    width: int = count("pixels", most=LONGEST_SIDE)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Sampling(Options, TrainedSize):
 
     def options(self, **changes: Any) -> Options:
         """With changes; None leaves a value as it is. UserError for what cannot be."""
-        return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__}).changed(**changes)
+        return Options(**those_of(Options, vars(self))).changed(**changes)
 
 
 @dataclass(frozen=True)

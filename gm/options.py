@@ -27,18 +27,16 @@ DTYPES = ("float16", "bfloat16")  # of O2
 OUTPUT_TYPES = ("mp4", "gif", "frames", "latents")
 OVERLAP = 4  # frames, where none are asked for
 
-# Groups of the help.
-MOST, WEIGHTS, MOTION = "what most people need", "weights", "motion and likeness"
-MEMORY, SPEED, DEVICE = "memory", "speed", "device"
-# An option of each.
-usual, motion, memory, speed, hardware = (
-    functools.partial(option, group=group) for group in (MOST, MOTION, MEMORY, SPEED, DEVICE)
-)
-weights = functools.partial(option, group=WEIGHTS, names="--SVD.{}")
-
 # What an option decides, where it is not all. RESULT: numbers that compiled graphs are given; GRAPHS: how it is
 # computed, with the same result up to rounding.
 RESULT, GRAPHS, NOTHING = Decides.RESULT, Decides.GRAPHS, Decides.NOTHING
+# Groups of the help, in its order, and an option of each.
+HEADLINES = ("what most people need", "weights", "motion and likeness", "memory", "speed", "device")
+usual, weights, motion, memory, speed, hardware = (functools.partial(option, group=group) for group in HEADLINES)
+# Of the weights' files; numbers that the model is told; what is written, and where.
+weights_file = functools.partial(weights, called="--SVD.{}", decides=RESULT)
+told = functools.partial(motion, decides=RESULT)
+written = functools.partial(usual, decides=NOTHING)
 
 
 def device(text: str) -> str:
@@ -59,44 +57,29 @@ class Options(Settings):
         UserError: naming every value that cannot be.
     """
 
-    names = "--SVD.{}"
-    num_frames: int = usual(
-        "frames of the video (svd 14, svd_xt 25)", least=1, most=1000, names="--SVD.{} --num_frames"
-    )
+    called = "--SVD.{}"
+    num_frames: int = usual("frames of the video (svd 14, svd_xt 25)", least=1, most=1000, also="--num_frames")
     sampling_steps: int = usual(
         "evaluations of the network (svd 25, svd_xt 30); heun takes two a step, one in the last",
         least=1,
         most=1000,
-        names="--SVD.{} --num_steps",
+        also="--num_steps",
     )
     min_guidance: float = motion("guidance scale of the first frame (svd 1.0, svd_xt 1.5)", least=-1e3, most=1e3)
     max_guidance: float = motion("guidance scale of the last frame (svd 2.5, svd_xt 3.0)", least=-1e3, most=1e3)
-    fps: float = motion(
-        "frames per second that the model is told; good values are 5 to 30 (7)", above=0, most=1e3, decides=RESULT
-    )
-    motion_bucket_id: float = motion(
-        "amount of motion, 0 to 255 (127)", least=0, most=1e4, names="--SVD.{} --motion_bucket_id", decides=RESULT
-    )
-    noise_aug_strength: float = motion(
-        "noise on the conditioning picture: more is less like it (0.02)",
-        least=0,
-        most=1e3,
-        names="--SVD.{} --cond_aug",
-        decides=RESULT,
+    fps: float = told("frames per second that the model is told; good values are 5 to 30 (7)", above=0, most=1e3)
+    motion_bucket_id: float = told("amount of motion, 0 to 255 (127)", least=0, most=1e4, also="--motion_bucket_id")
+    noise_aug_strength: float = told(
+        "noise on the conditioning picture: more is less like it (0.02)", least=0, most=1e3, also="--cond_aug"
     )
     decode_chunk_size: int = memory(
         "frames decoded at a time; fewer need less memory, and the temporal decoder's result depends on it (14)",
         least=1,
         most=10**6,
-        names="--SVD.{} --decoding_t",
+        also="--decoding_t",
     )
     seed: int = usual(
-        "seed of the noise; the k-th video of a picture uses seed + k",
-        23,
-        least=0,
-        most=2**63 - 1,
-        names="--{}",
-        decides=RESULT,
+        "seed of the noise; the k-th video of a picture uses seed + k", 23, least=0, called="--{}", decides=RESULT
     )
     schedule: str = speed(
         "noise levels: SVD's are karras; ays are NVIDIA's Align Your Steps, made for 10 steps",
@@ -148,14 +131,12 @@ class Options(Settings):
         """Whether the unconditional half of guidance is computed at all."""
         return bool(np.any(self.guidance_scales() != 1))
 
-    def warnings(self) -> list[str]:
-        """What is allowed but outside the model's training, as the original warns; a list of sentences."""
-        found = []
+    def warnings(self) -> Iterable[str]:
+        """What is allowed but outside the model's training, as the original warns; sentences."""
         if self.motion_bucket_id > 255:
-            found.append(f"motion_bucket_id {self.motion_bucket_id:g} is above 255, the most that the model has seen")
+            yield f"motion_bucket_id {self.motion_bucket_id:g} is above 255, the most that the model has seen"
         if not 5 <= self.fps <= 30:
-            found.append(f"fps {self.fps:g} is outside 5 to 30, which the model has seen")
-        return found
+            yield f"fps {self.fps:g} is outside 5 to 30, which the model has seen"
 
 
 @dataclass(frozen=True)
@@ -169,33 +150,29 @@ class ModelSettings(Settings):
         UserError: naming every value that cannot be.
     """
 
-    config: str | Path = weights(
-        "YAML file of the model and its default settings, in place of configs/<version>.yaml", decides=RESULT
+    config: str | Path = weights_file(
+        "YAML file of the model and its default settings, in place of configs/<version>.yaml"
     )
-    checkpoint: str | Path = weights(
+    checkpoint: str | Path = weights_file(
         "weights, known by their content: the original .safetensors, a diffusers folder, a UNet alone with --SVD.base, "
         "the older port's .ckpt, what svd_tools/convert.py made; by default <version>.safetensors or "
-        "<version>_fp16.safetensors of --checkpoints_dir",
-        decides=RESULT,
+        "<version>_fp16.safetensors of --checkpoints_dir"
     )
-    delta: str | Path | None = weights(
+    delta: str | Path | None = weights_file(
         "changes put on the checkpoint's weights: what train.py saved alone, LoRA files; one, or "
         "[a.safetensors:0.8,b.safetensors] with strengths",
         None,
-        decides=RESULT,
     )
-    base: str | Path | None = weights(
-        "a whole model that completes the checkpoint where that is a part of one", None, decides=RESULT
+    base: str | Path | None = weights_file(
+        "a whole model that completes the checkpoint where that is a part of one", None
     )
-    use_ema: bool = weights(
-        "take the running mean (EMA) that lies beside the weights in the checkpoint", False, decides=RESULT
-    )
+    use_ema: bool = weights_file("take the running mean (EMA) that lies beside the weights in the checkpoint", False)
     device_target: str | None = hardware(
         "CPU, GPU (or cuda) or Ascend (or npu); by default the best that MindSpore finds",
         None,
         choices=DEVICES,
         parse=device,
-        names="--device_target --device",
+        also="--device",
         decides=GRAPHS,
     )
     mode: int = hardware("0 graph mode (compiles first, then fast), 1 PyNative", 0, choices=(0, 1), decides=GRAPHS)
@@ -242,25 +219,19 @@ class VideoSettings(Settings):
 
     # Recorded as the `Options` that they lead to.
     sampling: dict[str, object] = field(default_factory=dict, metadata={"about": About(decides=NOTHING)})
-    num_videos: int = usual("videos for each picture", 1, least=1, most=10**6, decides=NOTHING)
+    num_videos: int = written("videos for each picture", 1, least=1, most=10**6)
     height: int | None = usual(
         "height in pixels; by default the picture's own, see docs/inference.md on sizes", None, decides=RESULT
     )
     width: int | None = usual("width in pixels; the same", None, decides=RESULT)
-    output_dir: str | Path = usual(
-        "folder for the results; made if it is not there",
-        "outputs",
-        names="--output_dir --output_folder",
-        decides=NOTHING,
+    output_dir: str | Path = written(
+        "folder for the results; made if it is not there", "outputs", also="--output_folder"
     )
     output_fps: float | None = usual(
         "frames per second of the written video; by default SVD.fps", None, least=0.01, most=1000, decides=RESULT
     )
-    output_type: str = usual(
-        "what is written; frames: a folder of PNG; latents: .npy",
-        "mp4",
-        choices=OUTPUT_TYPES,
-        decides=NOTHING,  # the video's name tells it
+    output_type: str = written(  # which the video's name tells
+        "what is written; frames: a folder of PNG; latents: .npy", "mp4", choices=OUTPUT_TYPES
     )
     watermark: bool = usual("put the original's invisible mark on the frames", False, decides=RESULT)
     memory_check: str = memory(
@@ -280,11 +251,10 @@ class VideoSettings(Settings):
     segment_fps: str | None = usual(
         "SVD.fps of each segment; the file plays at SVD.fps, or --output_fps", None, decides=RESULT
     )
-    skip_done: bool = usual(
+    skip_done: bool = written(
         "leave out what an earlier run has made in the same folder: the same picture, seed and settings, all files as "
         "they were written",
         False,
-        decides=NOTHING,
     )
     batch: int = speed(
         "videos of one size, of several seeds or pictures, that are sampled at once; the same result up to rounding, "

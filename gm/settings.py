@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from gm.errors import UserError
 
 REQUIRED = "???"  # a value that a file leaves open, as omegaconf writes it
+LARGEST = 2**63 - 1  # of numbers; nothing counted here comes near it, and NumPy takes no larger whole ones
 
 
 class Decides(enum.Flag):
@@ -41,18 +42,19 @@ class About(NamedTuple):
     help: its meaning, a phrase. least, most: the smallest and the largest value of a number, or of each in a list;
     above: what it must be more than. choices: all values that there are. filled: a list must have something in it.
     decides: what of earlier work cannot be used where the value is another, results by --skip_done, graphs by
-    --compile_cache. On a command line: names: what it is called, ours first, with a space between, {} for the field's
-    name; parse: from what is typed to the value; group: its headline in the help.
+    --compile_cache. On a command line: called: its name, {} for the field's, where it is not as the class says; also:
+    another program's name for it; parse: from what is typed to the value; group: its headline in the help.
     """
 
     help: str = ""
     least: float = -math.inf
-    most: float = math.inf
+    most: float = LARGEST
     above: float = -math.inf
     choices: tuple[Any, ...] = ()
     filled: bool = False
     decides: Decides = Decides.ALL
-    names: str = ""
+    called: str = ""
+    also: str = ""
     parse: Callable[[str], Any] | None = None
     group: str = ""
 
@@ -60,6 +62,9 @@ class About(NamedTuple):
 def option(help: str, default: Any = MISSING, *, choices: Iterable[Any] = (), **known: Any) -> Any:
     """A dataclass field with what `About` says of it; without a default its value must be given."""
     return dataclasses.field(default=default, metadata={"about": About(help, choices=tuple(choices), **known)})
+
+
+count = functools.partial(option, least=1)  # so many: at least one
 
 
 def about(field: dataclasses.Field[Any]) -> About:
@@ -74,7 +79,7 @@ class Settings:
         UserError: every fault of every field, each with its path.
     """
 
-    names = "--{}"  # of its options on a command line, where their fields say nothing
+    called = "--{}"  # its options on a command line, where their fields say nothing
 
     def __post_init__(self) -> None:
         faults: list[str] = []
@@ -97,19 +102,20 @@ def read(kind: type, values: Any, path: str, faults: list[str]) -> Any:
         return None
     found, whole = {}, True
     for field in dataclasses.fields(kind):
-        where, value, types = join(path, field.name), _frozen(values[field.name]), types_of(kind)[field.name]
-        if is_section(types[0]):
-            value = read(types[0], value, where, faults)
-            whole = whole and value is not None
+        where, value, known = join(path, field.name), _frozen(values[field.name]), about(field)
+        section, right = section_of(kind, field), False
+        if section:
+            value = read(section, value, where, faults)
+            right = value is not None
         elif value == REQUIRED:
-            faults.append(f"{where}: has no value{about(field).help and ': ' + about(field).help}")
-            whole = False
-        elif not any(_fits(value, expected) for expected in types):
-            faults.append(f"{where}: expected {type_name(field)}, found {values[field.name]!r}")
-            whole = False
+            faults.append(f"{where}: has no value{known.help and ': ' + known.help}")
+        elif not any(_fits(value, expected) for expected in types_of(kind)[field.name]):
+            expected = str(field.type).replace("tuple[", "list[").replace(", ...]", "]")  # as a YAML file has it
+            faults.append(f"{where}: expected {expected}, found {values[field.name]!r}")
         else:
-            faults += [f"{where} {plain(value)!r}: {fault}" for fault in _limit_faults(value, about(field))]
-        found[field.name] = value
+            right = True
+            faults += [f"{where} {plain(value)!r}: {fault}" for fault in _limit_faults(value, known)]
+        found[field.name], whole = value, whole and right
     if not whole:
         return None
     made: Any = object.__new__(kind)  # without another check of what was checked here
@@ -128,7 +134,7 @@ def _limit_faults(value: Any, known: About) -> Iterable[str]:
         return [f"must be one of {', '.join(map(str, known.choices))}"]
     if not _fits(value, float):
         return []
-    if not math.isfinite(value):
+    if not abs(value) < math.inf:
         return ["must be a finite number"]
     if value <= known.above:
         return [f"must be more than {_number(known.above)}"]
@@ -153,14 +159,10 @@ def types_of(kind: type) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def is_section(expected: Any) -> bool:
-    """Whether a type of `types_of` is a dataclass of `Settings`."""
-    return isinstance(expected, type) and issubclass(expected, Settings)
-
-
-def type_name(field: dataclasses.Field[Any]) -> str:
-    """A field's type as a YAML file's reader knows it."""
-    return str(field.type).replace("tuple[", "list[").replace(", ...]", "]")
+def section_of(kind: type, field: dataclasses.Field[Any]) -> type | None:
+    """The dataclass of `Settings` that a field holds; None for an option."""
+    expected = types_of(kind)[field.name][0]
+    return expected if isinstance(expected, type) and issubclass(expected, Settings) else None
 
 
 def _fits(value: Any, expected: Any) -> bool:
@@ -188,6 +190,11 @@ def plain(value: Any) -> Any:
     return list(map(plain, value)) if isinstance(value, (list, tuple)) else value
 
 
+def those_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `values` says of the fields of `kind`."""
+    return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
+
+
 def recorded(settings: Settings) -> dict[str, Any]:
     """{field: value} of the options that decide anything; a path is told in full."""
     found = {}
@@ -208,8 +215,8 @@ def defaults(kind: type) -> dict[str, Any]:
     """{field: default}, nested as the fields are, `REQUIRED` where there is none."""
     found = {}
     for field in dataclasses.fields(kind):
-        expected = types_of(kind)[field.name][0]
-        nothing = defaults(expected) if is_section(expected) else REQUIRED
+        section = section_of(kind, field)
+        nothing = defaults(section) if section else REQUIRED
         found[field.name] = nothing if field.default is MISSING else plain(field.default)
     return found
 
@@ -217,11 +224,8 @@ def defaults(kind: type) -> dict[str, Any]:
 def options_of(kind: type, path: str = "") -> Iterable[tuple[str, dataclasses.Field[Any]]]:
     """(path, field) of every option, those of the sections in it too."""
     for field in dataclasses.fields(kind):
-        where, expected = join(path, field.name), types_of(kind)[field.name][0]
-        if is_section(expected):
-            yield from options_of(expected, where)
-        else:
-            yield where, field
+        where, section = join(path, field.name), section_of(kind, field)
+        yield from options_of(section, where) if section else [(where, field)]
 
 
 def join(path: str, key: Any) -> str:

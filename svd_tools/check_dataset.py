@@ -25,7 +25,8 @@ from jsonargparse import ArgumentParser
 
 from gm.data import statistics
 from gm.data.frame_folder import open_clip
-from gm.data.metadata import by_file, read_metadata, wrong_crop, wrong_length
+from gm.data.metadata import read_metadata
+from gm.data.rows import by_file
 from gm.data.spread import spread
 from gm.data.table import listing
 from gm.errors import UserError, run_cli
@@ -33,7 +34,8 @@ from gm.errors import UserError, run_cli
 if TYPE_CHECKING:
     import numpy as np
 
-    from gm.data.metadata import Clip, Metadata
+    from gm.data.metadata import Metadata
+    from gm.data.rows import Clip
 
 _CHUNK = 8  # frames held at a time
 
@@ -68,7 +70,7 @@ def _decoded(same: list[Clip]) -> tuple[list[tuple[int, str]], list[tuple[int, i
     try:
         with open_clip(same[0].path) as video:
             length, size = video.length, video.size
-            wrong = ((clip.line, wrong_length(clip, length, "frames") or wrong_crop(clip, size)) for clip in same)
+            wrong = ((clip.line, clip.wrong_length(length, "frames") or clip.wrong_crop(size)) for clip in same)
             found = [(line, reason) for line, reason in wrong if reason]
             for start in range(0, length, _CHUNK):
                 video.frames(range(start, min(start + _CHUNK, length)))

@@ -14,23 +14,22 @@ if __name__ == "__main__":  # before all that takes time
 
     interrupts.catch()
 
+import argparse
 import importlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-
-from gm import places
+from gm import options, places
 from gm.errors import UserError, run_cli
-from gm.options import DEVICES
+from gm.inference_options import add_option
 
 if TYPE_CHECKING:
     from svd_tools.golden.report import Report
 
 KINDS = ("blocks", "unet", "vae", "clip", "scalars", "loss", "pipeline", "watermark")
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", *options.DTYPES)
 
 
 def replay(path: str | Path, dtype: str, fast_float32: bool = False) -> Report:
@@ -70,15 +69,15 @@ def print_report(path: str | Path, report: Report, seconds: float) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="golden files: .safetensors with .json beside; default: tests/goldens")
-    parser.add_argument("--mode", type=int, choices=(0, 1), default=0, help="0 graph mode, 1 PyNative")
-    parser.add_argument("--device_target", choices=DEVICES, default=None, help="default: the best that MindSpore finds")
+    add_option(parser, "mode")
+    add_option(parser, "device_target")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="not float32: UNet and CLIP as with --amp_level=O2, with wider limits and without gradients",
+        help="not float32: UNet and CLIP as with --amp_level=O2, with wider limits and without gradients (float32)",
     )
     parser.add_argument("--fast_float32", action="store_true", help="as in image_to_video.py, with wider limits")
     options = parser.parse_args(argv)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gm import imports, places
 from gm.checkpoint.published import TINY, VERSIONS, checkpoints_folder, find_checkpoint
 from gm.errors import UserError
 from gm.options import ModelSettings, Options, VideoSettings
+from gm.settings import those_of
 
 if TYPE_CHECKING:
     from gm.job import Job
@@ -75,9 +75,5 @@ def make_job(arguments: argparse.Namespace) -> Job:
         from gm.loaded import Model
 
     chosen = vars(arguments)
-
-    def those_of(kind: type) -> dict[str, Any]:
-        return {f.name: chosen[f.name] for f in fields(kind) if f.name in chosen}
-
-    settings = VideoSettings(those_of(Options), **those_of(VideoSettings))
-    return Job(Model(ModelSettings(**those_of(ModelSettings))), settings, shlex.join(sys.argv))
+    settings = VideoSettings(those_of(Options, chosen), **those_of(VideoSettings, chosen))
+    return Job(Model(ModelSettings(**those_of(ModelSettings, chosen))), settings, shlex.join(sys.argv))

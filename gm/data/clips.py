@@ -25,7 +25,8 @@ from gm.diffusion.conditioning import fps_id
 from gm.errors import UserError
 
 if TYPE_CHECKING:
-    from gm.data.metadata import Clip, Metadata
+    from gm.data.metadata import Metadata
+    from gm.data.rows import Clip
 
 # The first number after the seed in every key: what the random numbers are for.
 _SHUFFLE, _SAMPLE, _REPLACE = 1, 2, 3

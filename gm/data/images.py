@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from gm import places
 from gm.data.colour import ToSrgb, UnusableProfile, conversion
+from gm.data.rgb import to_rgb
 from gm.errors import UserError
 from gm.files import count_suffixes, kind_of
 
@@ -49,7 +50,6 @@ _UPRIGHT = {
     7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
     8: lambda pixels: np.rot90(pixels),
 }
-_STRIP = 1 << 22  # pixels converted at a time: a large picture is in memory as Pillow's and as ours, no third time
 _log = logging.getLogger(__name__)
 
 # Pillow warns of metadata and of sizes in its own words, on the terminal. Set once, not around each call: threads read
@@ -115,7 +115,7 @@ def load_image(path: str | Path) -> np.ndarray:
     with _opened(path) as picture:
         picture.load()  # decodes everything: this is where a truncated file is found out
         turn = _UPRIGHT.get(_orientation(picture))
-        pixels = _to_rgb(picture, _conversion(picture, Path(path)))
+        pixels = to_rgb(picture, _conversion(picture, Path(path)))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
@@ -221,59 +221,6 @@ def _warn_once(folder: Path, reason: str, path: Path) -> None:
     if (folder, reason) not in _warned:
         _warned.add((folder, reason))
         _log.warning("%s: what it says of its colours cannot be followed, they are taken for sRGB: %s", path, reason)
-
-
-def _to_rgb(picture: Image.Image, to_srgb: ToSrgb | None) -> np.ndarray:
-    """Any Pillow mode → uint8 (h, w, 3), strip by strip."""
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return _wide_grey_to_rgb(picture, to_srgb)
-    width, height = picture.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    rows = max(1, _STRIP // width)
-    for top in range(0, height, rows):
-        strip = picture.crop((0, top, width, min(height, top + rows)))
-        pixels[top : top + rows] = np.asarray(_strip_to_rgb(strip, to_srgb))
-    return pixels
-
-
-def _strip_to_rgb(strip: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
-    if not strip.has_transparency_data:
-        return _coloured(strip, to_srgb)
-    strip = strip.convert("RGBA")
-    colours = _coloured(strip.convert("RGB"), to_srgb).convert("RGBA")
-    colours.putalpha(strip.getchannel("A"))
-    return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), colours).convert("RGB")
-
-
-def _coloured(strip: Image.Image, to_srgb: ToSrgb | None) -> Image.Image:
-    """A strip without alpha as mode RGB, in sRGB."""
-    if to_srgb is None:
-        return strip.convert("RGB")
-    return to_srgb(strip.convert({"GRAY": "L"}.get(to_srgb.space, to_srgb.space)))
-
-
-def _wide_grey_to_rgb(picture: Image.Image, to_srgb: ToSrgb | None) -> np.ndarray:
-    """Modes I;16…, I and F, which Pillow's own conversion would clip at 255 → uint8 (h, w, 3), rounded to nearest.
-
-    ValueError where the values do not tell what is white.
-    """
-    grey = np.asarray(picture)
-    low, high = grey.min(), grey.max()
-    if not (low >= 0 and high <= 65535):  # written so that NaN is refused too
-        raise ValueError(f"values from {low} to {high}, expected 16 bits (0 to 65535); save it as an 8-bit image")
-    if picture.mode == "F" and high <= 255:
-        raise ValueError(f"floating-point values up to {high}, of unknown range; save it as an 8-bit image")
-    scaled = grey.astype(np.float32) / np.float32(257)  # 65535 / 255 = 257
-    if to_srgb is None:
-        scaled = np.repeat(np.rint(scaled).astype(np.uint8)[:, :, None], 3, axis=2)
-    else:  # between the 256 greys that the profile is asked for, a straight line
-        assert to_srgb.greys is not None  # only CMYK has none
-        columns = [np.interp(scaled, np.arange(256), to_srgb.greys[:, i]) for i in range(3)]
-        scaled = np.stack([np.rint(column).astype(np.uint8) for column in columns], axis=-1)
-    transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):  # PNG's tRNS chunk: this one grey value is see-through
-        scaled[grey == transparent] = 255
-    return scaled
 
 
 def fit_size(height: int, width: int, multiple: int = 64) -> tuple[int, int]:

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gm.console import progress
-from gm.data.cropping import Crop, read_crop
+from gm.data.cropping import read_crop
 from gm.data.frame_folder import open_clip
 from gm.data.listed import ListedPaths
+from gm.data.rows import Clip, by_file
 from gm.data.table import listing, read_table
 from gm.errors import UserError
 
@@ -24,37 +24,6 @@ REQUIRED = ("path", "length", "motion_bucket_id")
 OPTIONAL = ("fps", "start", "width", "height")
 _OPEN_WORKERS = 4
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One row: path of the video or folder of frames, length in frames, motion bucket (0..255), fps (None: the
-    file's own), CSV line, first frame; part: whether the row says where it begins, and so may be a part of the file;
-    crop: the part of the picture that is trained on, None: all of it; size: (height, width) of that part in pixels, or
-    as the row states it, None where it does not."""
-
-    path: Path
-    length: int
-    motion_bucket_id: int
-    fps: float | None
-    line: int
-    start: int = 0
-    part: bool = False
-    size: tuple[int, int] | None = None
-    crop: Crop | None = None
-
-    @property
-    def end(self) -> int:
-        """The first frame of the file that is no longer the clip's."""
-        return self.start + self.length
-
-    @property
-    def label(self) -> tuple[Any, ...]:
-        """What the row says besides the path. A clip from the file's beginning has the same label with or without the
-        column start, and a whole picture with or without crop, so that what was cached or trained without them goes on.
-        """
-        more = (self.start, *([str(self.crop)] if self.crop else []))
-        return (self.length, self.motion_bucket_id, self.fps, *(more if any(more) else []))
 
 
 @dataclass(frozen=True)
@@ -194,36 +163,13 @@ def _find_clips(
         place = paths.get(path) or paths.setdefault(path, Path(path))  # scenes of one file share it
         first, shown = int(start) if part else 0, crop.size if crop else size
         clip = Clip(place, int(length), int(bucket), rate, line, first, part, shown, crop)
-        wrong = None if pictures is None else wrong_length(clip, pictures, "pictures")
-        wrong = wrong or (wrong_crop(clip, size) if size else None)
+        wrong = None if pictures is None else clip.wrong_length(pictures, "pictures")
+        wrong = wrong or (clip.wrong_crop(size) if size else None)
         if wrong:
             faults.append((line, wrong))
         else:
             clips.append(clip)
     return clips
-
-
-def wrong_length(clip: Clip, found: int, frames: str) -> str | None:
-    """What is wrong where the clip's file has `found` frames; None if nothing is."""
-    if clip.part and clip.end > found:
-        return f"start {clip.start} and length {clip.length} end at {clip.end}, but {clip.path} has {found} {frames}"
-    if not clip.part and clip.length != found:
-        return f"length is {clip.length}, but {clip.path} has {found} {frames}"
-    return None
-
-
-def wrong_crop(clip: Clip, size: tuple[int, int]) -> str | None:
-    """What is wrong where the clip's file has pictures of that size (height, width); None if nothing is."""
-    fault = clip.crop.fault(size) if clip.crop else None
-    return fault and f"{clip.path}: {fault}"
-
-
-def by_file(clips: Iterable[Clip]) -> list[list[Clip]]:
-    """[clips of one file], for each file in the order of its first clip."""
-    files: dict[Path, list[Clip]] = {}
-    for clip in clips:
-        files.setdefault(clip.path, []).append(clip)
-    return list(files.values())
 
 
 def _refuse_repeats(clips: Iterable[Clip], faults: list[tuple[int, str]]) -> None:
@@ -246,7 +192,7 @@ def _check_videos(clips: Iterable[Clip], faults: list[tuple[int, str]], index_fo
         try:
             with open_clip(same[0].path, index_folder) as video:
                 for clip in same:
-                    wrong = wrong_length(clip, video.length, "frames") or wrong_crop(clip, video.size)
+                    wrong = clip.wrong_length(video.length, "frames") or clip.wrong_crop(video.size)
                     if wrong:
                         found.append((clip.line, wrong))
                     else:

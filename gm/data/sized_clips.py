@@ -24,7 +24,7 @@ from gm.sizes import nearest_size
 
 if TYPE_CHECKING:
     from gm.data.clips import Samples
-    from gm.data.metadata import Clip
+    from gm.data.rows import Clip
 
 _ORDER = 8  # the second number of the key; gm/data/clips.py and gm/training/draws.py use 1 to 7
 _OPEN_WORKERS = 4

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from gm.data.clips import ClipDataset
-from gm.data.metadata import Clip, Metadata, read_metadata
+from gm.data.metadata import Metadata, read_metadata
+from gm.data.rows import Clip
 from gm.data.sized_clips import by_size
 from gm.errors import UserError
 from gm.ops import parallel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass
@@ -11,13 +12,16 @@ from typing import Any
 from gm.config import load
 from gm.errors import UserError
 from gm.options import AMP_LEVELS, DEVICES, DTYPES
-from gm.settings import Settings, about, option, options_of, plain
+from gm.settings import Settings, about, count, option, options_of, plain
 from gm.sizes import LONGEST_SIDE, size_multiple
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the linear layers of an attention
 # ln sigma, six standard deviations from its mean: float32 holds the squares of e**40 and of e**-40.
 _FARTHEST = 40
 # The largest sizes below are beyond any model and below what arithmetic and NumPy bear.
+# A share or a probability; a number that float32 can divide by.
+fraction = functools.partial(option, least=0, most=1)
+positive = functools.partial(option, least=1e-30)
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,16 @@ class Environment(Settings):
 class Clips(Settings):
     data_dir: str = option("folder that the paths in the CSV start from")
     metadata: str = option("CSV file with the columns path,length,motion_bucket_id and, if you like, fps")
-    frames: int = option("frames of a sample", 14, least=1, most=1000)
-    step: int = option("every step-th frame of the clip", 4, least=1, most=10**6)
-    height: int = option(
-        "pixels; the clip is scaled to cover height x width and cropped at the centre", 576, least=1, most=LONGEST_SIDE
+    frames: int = count("frames of a sample", 14, most=1000)
+    step: int = count("every step-th frame of the clip", 4, most=10**6)
+    height: int = count(
+        "pixels; the clip is scaled to cover height x width and cropped at the centre", 576, most=LONGEST_SIDE
     )
-    width: int = option("pixels", 1024, least=1, most=LONGEST_SIDE)
+    width: int = count("pixels", 1024, most=LONGEST_SIDE)
     sizes: tuple[tuple[int, ...], ...] | None = option(
         "[[576,1024],[1024,576]]: several sizes in place of height and width, each clip the nearest", None
     )
-    flip: float = option("probability that a sample is mirrored left to right", 0.0, least=0, most=1)
+    flip: float = fraction("probability that a sample is mirrored left to right", 0.0)
     verify_files: str = option(
         "exists looks for every file; open also opens and decodes each, which is slow",
         "exists",
@@ -65,12 +69,10 @@ class Dataset(Settings):
 
 @dataclass(frozen=True)
 class Loader(Settings):
-    batch_size: int = option("clips of a batch on each device", 1, least=1, most=10**6)
-    workers: int = option("threads that decode", 2, least=1, most=1000)
-    prefetch: int = option("batches decoded ahead", 2, least=1, most=10**6)
-    max_failed_share: float = option(
-        "stop when more than this share of the clips cannot be decoded", 0.1, least=0, most=1
-    )
+    batch_size: int = count("clips of a batch on each device", 1, most=10**6)
+    workers: int = count("threads that decode", 2, most=1000)
+    prefetch: int = count("batches decoded ahead", 2, most=10**6)
+    max_failed_share: float = fraction("stop when more than this share of the clips cannot be decoded", 0.1)
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,8 @@ class Loss(Settings):
         "ln of the noise level on the conditioning picture ~ N(cond_aug_mean, cond_aug_std)", -3.0
     )
     cond_aug_std: float = option("standard deviation of it", 0.5, least=0)
-    dropout: float = option(
-        "probability of each of: no CLIP embedding, no conditioning latent, neither (3 x this in all)",
-        0.1,
-        least=0,
-        most=1 / 3,
+    dropout: float = fraction(
+        "probability of each of: no CLIP embedding, no conditioning latent, neither (3 x this in all)", 0.1, most=1 / 3
     )
 
     def contradictions(self) -> Iterable[str]:
@@ -101,16 +100,14 @@ class Loss(Settings):
 @dataclass(frozen=True)
 class Optimizer(Settings):
     learning_rate: float = option("AdamW; 3e-5 is the SVD paper's, for a batch of 768", 3e-5, least=0)
-    beta1: float = option("of the mean of the gradients", 0.9, least=0, most=1 - 1e-9)
-    beta2: float = option("of the mean of their squares", 0.98, least=0, most=1 - 1e-9)
-    eps: float = option("added to the root of the second", 1e-8, least=1e-30)
+    beta1: float = fraction("of the mean of the gradients", 0.9, most=1 - 1e-9)
+    beta2: float = fraction("of the mean of their squares", 0.98, most=1 - 1e-9)
+    eps: float = positive("added to the root of the second", 1e-8)
     weight_decay: float = option(
         "of weights with two or more axes; biases, norms and mix factors have none", 0.01, least=0
     )
-    clip_norm: float | None = option(
-        "longest gradient, over all weights together; null does not clip", 1.0, least=1e-30
-    )
-    accumulate: int = option("batches whose gradients are averaged for one step", 1, least=1)
+    clip_norm: float | None = positive("longest gradient, over all weights together; null does not clip", 1.0)
+    accumulate: int = count("batches whose gradients are averaged for one step", 1)
     shard: bool = option("several devices: each keeps the moments of its share of the weights alone", False)
 
 
@@ -119,7 +116,7 @@ class Lora(Settings):
     rank: int = option(
         "above 0: train a low-rank change of the attention's weights instead of the weights", 0, least=0, most=10**6
     )
-    alpha: float | None = option("the change is multiplied by alpha / rank; null: by 1", None, least=1e-30)
+    alpha: float | None = positive("the change is multiplied by alpha / rank; null: by 1", None)
     targets: tuple[str, ...] = option(
         "the linear layers that get one; temporal_only says in which attention",
         LORA_TARGETS,
@@ -132,7 +129,7 @@ class Lora(Settings):
 class Schedule(Settings):
     name: str = option("constant or cosine, after the warm-up", "constant", choices=("constant", "cosine"))
     warmup_steps: int = option("steps in which the learning rate grows from 0", 0, least=0)
-    end_factor: float = option("cosine: share of the learning rate at the last step", 0.0, least=0, most=1)
+    end_factor: float = fraction("cosine: share of the learning rate at the last step", 0.0)
 
 
 @dataclass(frozen=True)
@@ -140,24 +137,22 @@ class LossScaling(Settings):
     initial: float = option(
         "float16 only: the loss is multiplied by it, halved when a gradient overflows", 65536.0, least=1, most=2**24
     )
-    growth_steps: int = option("doubled after that many steps without an overflow", 2000, least=1)
+    growth_steps: int = count("doubled after that many steps without an overflow", 2000)
 
 
 @dataclass(frozen=True)
 class Checkpoint(Settings):
-    every: int = option(
-        "steps between checkpoints; there is always one at the end and after Ctrl-C or SIGTERM", 500, least=1
-    )
-    keep: int = option("how many are kept", 3, least=1)
+    every: int = count("steps between checkpoints; there is always one at the end and after Ctrl-C or SIGTERM", 500)
+    keep: int = count("how many are kept", 3)
 
 
 @dataclass(frozen=True)
 class Validating(Settings):
-    every: int = option("steps between validations", 500, least=1)
-    share: float = option("share of the clips that is held out of training for it", 0.0, least=0, most=0.9)
+    every: int = count("steps between validations", 500)
+    share: float = fraction("share of the clips that is held out of training for it", 0.0, most=0.9)
     metadata: str | None = option("or a CSV file of its own", None)
     data_dir: str | None = option("folder of that file's paths; null: the same as for training", None)
-    clips: int = option("at most that many clips", 8, least=1)
+    clips: int = count("at most that many clips", 8)
     sigmas: tuple[float, ...] = option(
         "noise levels, the same at every validation, as are clips and noise",
         (0.3, 1.0, 3.0, 10.0, 30.0),
@@ -172,9 +167,9 @@ class Validating(Settings):
 
 @dataclass(frozen=True)
 class Sample(Settings):
-    every: int | None = option("steps between sample videos in <output_dir>/samples; null makes none", None, least=1)
+    every: int | None = count("steps between sample videos in <output_dir>/samples; null makes none", None)
     image: str | None = option("the picture that they start from", None)
-    seed: int = option("of their noise, the same each time", 23, least=0, most=2**63 - 1)
+    seed: int = option("of their noise, the same each time", 23, least=0)
 
     def contradictions(self) -> Iterable[str]:
         if (self.every is None) != (self.image is None):
@@ -183,7 +178,7 @@ class Sample(Settings):
 
 @dataclass(frozen=True)
 class Logging(Settings):
-    every: int = option("steps between lines of metrics.jsonl", 1, least=1)
+    every: int = count("steps between lines of metrics.jsonl", 1)
     tensorboard: bool = option("write TensorBoard files too (needs tensorboardX)", False)
 
 
@@ -203,13 +198,13 @@ class Train(Settings):
         "train the UNet's time_stack, time_pos_embed and time_mixer alone; false: the whole UNet", True
     )
     epochs: float = option("how often every clip is shown", 1.0, least=0)
-    max_steps: int | None = option("stop after that many steps, whatever epochs says", None, least=1)
-    seed: int = option("of every random number: order, frames, noise, initial values", 42, least=0, most=2**63 - 1)
+    max_steps: int | None = count("stop after that many steps, whatever epochs says", None)
+    seed: int = option("of every random number: order, frames, noise, initial values", 42, least=0)
     cache: str | None = option(
         "folder where every clip is kept encoded: the encoders run once, and are not held in memory", None
     )
-    cache_epochs: int = option(
-        "cache: how many samples (start, mirroring, noise on the picture) are kept of each clip", 1, least=1, most=999
+    cache_epochs: int = count(
+        "cache: how many samples (start, mirroring, noise on the picture) are kept of each clip", 1, most=999
     )
     amp_level: str = option(
         "O0 float32; O2 float16 UNet and CLIP with float32 weights in the optimizer", "O0", choices=AMP_LEVELS

@@ -1,22 +1,17 @@
-"""The column of inputs: the model, the picture with its crop, the settings."""
+"""The column of inputs: the model, the picture, the settings."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
 from gm import places, segments
 from gm.checkpoint.published import VERSIONS, download_command
-from gm.data.images import SUFFIXES, image_size
 from gm.errors import UserError
 from gm.options import ModelSettings, VideoSettings
-from gm.picture import CENTRE, Picture, plan
-from gm.sizes import choose_size, size_multiple
-from gm.web import words
-from gm.web.look import paste
+from gm.web import pictures, words
 from gm.web.messages import Load
 from gm.web.settings import (
     CHOICES,
@@ -32,12 +27,10 @@ from gm.web.settings import (
     preset,
     video_settings,
 )  # fmt: skip
-from gm.web.state import DEMO, running, server
+from gm.web.state import running, server
 
 if TYPE_CHECKING:
-    import numpy as np
-
-LARGEST_SIDE = 2048  # pixels: four times the area that SVD was trained at, and more
+    from gm.picture import Picture
 
 
 class Asked(NamedTuple):
@@ -52,11 +45,11 @@ def show() -> Asked:
     """Draw the column; returns `Asked`."""
     state = st.session_state
     model = _model()
-    picture = _picture()
+    picture = pictures.show()
     _settings()
     _longer()
     try:
-        end = _end(picture)
+        end = pictures.end_of(picture)
         video = video_settings(state.version, _values(), server()[0].output_dir, state.end and str(state.end))
     except UserError as error:
         st.error(str(error))  # below what is folded away
@@ -67,17 +60,6 @@ def show() -> Asked:
 def _values() -> dict[str, Any]:
     state = st.session_state
     return {name: state[name] for name in (*SETTINGS, "height", "width")}
-
-
-def _end(picture: Picture | None) -> np.ndarray | None:
-    """uint8 (h, w, 3) that the video is to end with, or None."""
-    state = st.session_state
-    if state.end is None:
-        return picture.image if picture and state.loop else None
-    try:
-        return fitted(state.version, state.end, state.height, state.width, CENTRE).image
-    except UserError as error:
-        raise UserError(_without_path(error, state.end, "The end picture")) from error
 
 
 def _model() -> ModelSettings | None:
@@ -141,101 +123,6 @@ def _new_version() -> None:
     st.session_state.update(defaults(st.session_state.version), preset="The model's own", camera=OWN_CAMERA)
 
 
-def _picture() -> Picture | None:
-    """Upload and preview; returns the `Picture`, or None after a message."""
-    state = st.session_state
-    sent = st.file_uploader(
-        "Picture: choose, drop or paste",
-        type=[suffix[1:] for suffix in SUFFIXES],
-        key=f"picture_{state.get('uploader', 0)}",
-        help=help_of("image"),
-    )
-    paste()
-    if _take(sent, "picture", DEMO):
-        state.crop = 50
-    preview = st.container()
-    multiple = size_multiple(config_of(state.version).model)
-    columns = st.columns(3, vertical_alignment="bottom")
-    for column, name, label in zip(columns, ("width", "height"), ("Width", "Height")):
-        column.number_input(label, multiple, LARGEST_SIDE, key=name, step=multiple, help=help_of(name))
-    columns[2].button(
-        "Its shape",
-        on_click=_own_shape,
-        width="stretch",
-        help="Width and height of the picture's own shape, as the command line takes them without --height and --width",
-    )
-    try:
-        height, width = size_of(state.picture)
-        across, down = width * state.height - height * state.width, 0
-        across, down = max(0, across), max(0, -across)
-        if across or down:
-            st.slider(
-                "Crop, from left to right" if across else "Crop, from top to bottom",
-                0,
-                100,
-                key="crop",
-                format="%d%%",
-                help="Which part of the picture is kept where its shape is another",
-            )
-        crop = (state.crop / 100 if across else 0.5, state.crop / 100 if down else 0.5)
-        picture = fitted(state.version, state.picture, state.height, state.width, crop)
-    except UserError as error:
-        preview.error(_without_path(error, state.picture, "This picture"))
-        return None
-    caption = (
-        f"What the model gets: {picture.change}"
-        if state.picture != DEMO
-        else f"The demo picture, as the model gets it: {picture.change}"
-    )
-    preview.image(picture.image, caption, width=min(2 * state.width, 320), output_format="PNG")
-    return picture
-
-
-def _take(sent: Any, name: str, without: Path | None) -> bool:
-    """Keep what was uploaded as the session's `name`, "picture" or "end", and forget the one before; `without`: what
-    there is once it was taken away. True for a new one."""
-    state, uploads = st.session_state, server()[2]
-    number, before = None if sent is None else sent.file_id, state[f"{name}_upload"]
-    if number == state[f"{name}_sent"]:
-        return False
-    state[f"{name}_sent"] = number
-    if before is not None:
-        uploads.remove(before)
-    now = state[f"{name}_upload"] = None if sent is None else uploads.add(sent.getbuffer())
-    if now is not None:
-        state[name] = now
-    elif state[name] == before:
-        state[name] = without
-    return now is not None
-
-
-@st.cache_data(max_entries=32, show_spinner=False)
-def size_of(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture's file."""
-    return image_size(path)
-
-
-@st.cache_data(max_entries=8, show_spinner=False)
-def fitted(version: str, path: Path, height: int, width: int, crop: tuple[float, float]) -> Picture:
-    """The `Picture` of a file for a version: what the model gets."""
-    settings = VideoSettings({}, height=height, width=width, output_dir=server()[0].output_dir)
-    return plan(config_of(version), settings, path, crop)
-
-
-def _own_shape() -> None:
-    state = st.session_state
-    try:
-        state.height, state.width = choose_size(config_of(state.version), size_of(state.picture))
-    except UserError:
-        return  # the preview says why
-
-
-def _without_path(error: UserError, path: Path, what: str) -> str:
-    """A message about an upload: its generated name means nothing to anybody."""
-    text = str(error).replace(f"image {path}: ", "").replace(f"{path}: ", "").replace(f"image {path}", "it")
-    return f"{what} cannot be used: {text.replace(str(path), 'it')}"
-
-
 def _number(name: str, where: Any = st, disabled: bool = False) -> None:
     field = FIELDS[name]
     kind = type(field.step)
@@ -286,16 +173,7 @@ def _longer() -> None:
     state = st.session_state
     with st.expander("Loop, end picture, longer videos"):
         st.checkbox("Loop", key="loop", help=help_of("loop"))
-        sent = st.file_uploader(
-            "End picture",
-            type=[suffix[1:] for suffix in SUFFIXES],
-            help=help_of("end_image"),
-            key=f"end_{state.get('uploader', 0)}",
-        )
-        _take(sent, "end", None)
-        if state.end is not None and state.end != state.end_upload:  # of an earlier result
-            st.image(str(state.end), "The end picture of that result", width=160)
-            st.button("Without it", on_click=state.update, kwargs={"end": None})
+        pictures.show_end()
         columns, one = st.columns(2), state.segments == 1
         _number("segments", columns[0])
         _number("overlap", columns[1], disabled=one)

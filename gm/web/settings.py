@@ -14,6 +14,7 @@ from gm.errors import UserError
 from gm.inference_options import OPTIONS, add_option
 from gm.model_config import ModelConfig, load_model_config
 from gm.options import OVERLAP, ModelSettings, Options, VideoSettings
+from gm.settings import those_of
 
 
 class Field(NamedTuple):
@@ -56,20 +57,13 @@ TEXTS = {"segment_motion": "Motion of each segment", "segment_fps": "Frames per 
 # Names of everything that the page asks for, but for the size, the camera and the end picture.
 SETTINGS = (*FIELDS, *CHOICES, *TEXTS, "loop")
 OWN_CAMERA = "The model's own"
-_SAMPLING = tuple(name for name in SETTINGS if name in Options.__dataclass_fields__)
+ORIGINAL = "As the original"  # whose values are those of svd and svd_xt
 PRESETS = {
     "The model's own": {},
     "Fast: 10 steps, dpmpp_2m, ays": {"sampling_steps": 10, "sampler": "dpmpp_2m", "schedule": "ays"},
-    "As the original": {
-        "sampling_steps": 25,
-        "sampler": "euler",
-        "schedule": "karras",
-        "motion_bucket_id": 127,
-        "fps": 7,
-        "noise_aug_strength": 0.02,
-        "decode_chunk_size": 14,
-    },
+    ORIGINAL: {},
 }
+_FOR_ITS_WEIGHTS = {"num_frames", "min_guidance", "max_guidance"}  # what was trained, and suits no other weights
 
 
 def help_of(name: str) -> str:
@@ -108,11 +102,12 @@ def limited(name: str, value: Any) -> Any:
 
 
 def preset(name: str, version: str) -> dict[str, Any]:
-    """Values of a preset, over the defaults of a version; SVD-XT's 30 steps are the original's for it."""
+    """Values of a preset, over the defaults of a version."""
     values = {**defaults(version), **PRESETS[name]}
-    if name == "As the original":
-        values["sampling_steps"] = 30 if "xt" in version else 25
-    return {name: value for name, value in values.items() if name in _SAMPLING and name != "seed"}
+    if name == ORIGINAL:
+        original = defaults("svd_xt" if "xt" in version else "svd")
+        values.update({name: value for name, value in original.items() if name not in _FOR_ITS_WEIGHTS})
+    return {name: value for name, value in those_of(Options, values).items() if name != "seed"}
 
 
 def video_settings(
@@ -123,20 +118,10 @@ def video_settings(
     What is told of each segment counts where there are several. UserError for what cannot be, before anything is
     loaded.
     """
-    longer: dict[str, Any] = {}
-    if values["segments"] > 1:
-        longer = {name: values[name] or None for name in ("overlap", *TEXTS)}
-    video = VideoSettings(
-        {name: values[name] for name in _SAMPLING},
-        values["num_videos"],
-        values["height"],
-        values["width"],
-        output_dir,
-        end_image=end_image,
-        loop=values["loop"],
-        segments=values["segments"],
-        **longer,
-    )
+    chosen = those_of(VideoSettings, values)
+    for name in ("overlap", *TEXTS):
+        chosen[name] = chosen[name] or None if values["segments"] > 1 else None
+    video = VideoSettings(those_of(Options, values), output_dir=output_dir, end_image=end_image, **chosen)
     options = config_of(version).sampling.options(**video.sampling)
     segments.overlap_of(options, video)
     segments.options_of(options, video)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gm.data.clips import ClipDataset, FailureLimit, fit_frames
-from gm.data.metadata import Clip, Metadata
+from gm.data.metadata import Metadata
+from gm.data.rows import Clip
 from gm.data.videos import write_frames, write_video
 from gm.errors import UserError
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gm.data import images
+from gm.data import rgb
 from gm.data.images import load_image
 
 D50 = (0.9642, 1.0, 0.8249)
@@ -364,7 +364,7 @@ def test_the_mark_of_adobe_rgb_that_cameras_write(tmp_path):
 
 
 def test_strips_meet(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_STRIP", 64 * 5)  # 48 rows in strips of 5
+    monkeypatch.setattr(rgb, "_STRIP", 64 * 5)  # 48 rows in strips of 5
     pixels, right = in_p3()
     Image.fromarray(pixels).save(tmp_path / "x.png", icc_profile=P3)
     assert off(load_image(tmp_path / "x.png"), right) <= 2

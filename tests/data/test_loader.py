@@ -11,7 +11,8 @@ import pytest
 
 from gm.data.clips import ClipDataset
 from gm.data.loader import ClipLoader
-from gm.data.metadata import Clip, Metadata
+from gm.data.metadata import Metadata
+from gm.data.rows import Clip
 from gm.data.videos import write_video
 from gm.errors import UserError
 

@@ -10,7 +10,8 @@ import pytest
 
 from gm.data.clips import ClipDataset
 from gm.data.loader import ClipLoader
-from gm.data.metadata import Clip, Metadata, read_metadata
+from gm.data.metadata import Metadata, read_metadata
+from gm.data.rows import Clip
 from gm.data.sized_clips import SizedClips, by_size
 from gm.data.videos import write_video
 from gm.errors import UserError

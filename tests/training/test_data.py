@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gm.data.metadata import Clip, Metadata
+from gm.data.metadata import Metadata
+from gm.data.rows import Clip
 from gm.errors import UserError
 from gm.training import data
 

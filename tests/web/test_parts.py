@@ -176,9 +176,21 @@ def test_defaults_and_presets_are_within_the_controls_limits_and_allowed(version
 
 
 def test_what_the_original_does_is_what_its_preset_says():
-    assert preset("As the original", "svd_xt")["sampling_steps"] == config_of("svd_xt").sampling.sampling_steps == 30
-    for name, value in preset("As the original", "svd").items():
-        assert getattr(config_of("svd").sampling, name) == value, name
+    theirs = {
+        "sampling_steps": 25,
+        "sampler": "euler",
+        "schedule": "karras",
+        "motion_bucket_id": 127,
+        "fps": 7,
+        "noise_aug_strength": 0.02,
+        "decode_chunk_size": 14,
+    }
+    for version in VERSIONS:
+        found = preset("As the original", version)
+        assert {name: found[name] for name in theirs} == {**theirs, "sampling_steps": 30 if "xt" in version else 25}
+        own = config_of(version).sampling
+        for name in ("num_frames", "min_guidance", "max_guidance"):
+            assert found[name] == getattr(own, name), (version, name)
 
 
 def test_options_of_the_server(tmp_path, monkeypatch):
