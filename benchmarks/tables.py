@@ -115,7 +115,12 @@ def training_memory_table():
     return lines
 
 
-TABLES = {"peers": peers_table, "first calls": first_calls_table, "memory": memory_table, "training memory": training_memory_table}
+TABLES = {
+    "peers": peers_table,
+    "first calls": first_calls_table,
+    "memory": memory_table,
+    "training memory": training_memory_table,
+}
 
 
 def filled(page):
