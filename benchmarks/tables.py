@@ -103,7 +103,24 @@ def memory_table():
     return lines
 
 
-TABLES = {"peers": peers_table, "first calls": first_calls_table, "memory": memory_table}
+def training_memory_table():
+    rows = load("training_memory")["rows"]
+    kinds = ["its graphs found" if row["kept"] else "compiling its graphs" for row in rows]
+    lines = [f"| GB resident | {' | '.join(kinds)} |", "|---" * (len(rows) + 1) + "|"]
+    for what in rows[0]["parts"]:
+        sizes = " | ".join(f"{row['parts'][what] / 1e9:.2f}" for row in rows)
+        lines.append(f"| {what} | {sizes} |")
+    most = " | ".join(f"**{row['peak_memory'] / 1e9:.2f}**" for row in rows)
+    lines.append(f"| **at most** | {most} |")
+    return lines
+
+
+TABLES = {
+    "peers": peers_table,
+    "first calls": first_calls_table,
+    "memory": memory_table,
+    "training memory": training_memory_table,
+}
 
 
 def filled(page):

@@ -117,8 +117,9 @@ def compile_training(amp_level: str, levels: int = 2) -> dict[str, Compiled]:
     gradients = {p.name: np.array(total.asnumpy()) for p, total in zip(step.weights, step.sums)}
     found = {f"training {amp_level}": Compiled(step, (losses, gradients))}
     optimizer.step(1e-3, 1.0)
-    cells = [optimizer._norm, *optimizer._updates, *optimizer._after]
-    found.update({f"optimizer {amp_level} {type(cell).__name__}": Compiled(cell, None) for cell in cells})
+    for cells in (optimizer._squares, optimizer._updates, optimizer._after):
+        for number, cell in enumerate(cells):
+            found[f"optimizer {amp_level} {type(cell).__name__} {number}"] = Compiled(cell, None)
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from gm.training.parts import parts
+
 MAX_DECAY = 0.9999
 
 
@@ -17,23 +19,29 @@ def _blend(share: Tensor, mean: Parameter, weight: Parameter) -> Tensor:
     return ops.assign_add(mean, (weight - mean) * share)
 
 
-class Ema(nn.Cell):
+class _Blend(nn.Cell):
+    def __init__(self, means: ParameterTuple, weights: ParameterTuple) -> None:
+        super().__init__(auto_prefix=False)
+        self.means, self.weights = means, weights
+        self.map = ops.HyperMap()
+
+    def construct(self, share: Tensor) -> tuple[Tensor, ...]:
+        return self.map(ops.partial(_blend, share), self.means, self.weights)
+
+
+class Ema:
     """The mean of float32 weights; `means` are parameters of its own, equal to the weights at first."""
 
     def __init__(self, names: list[str], weights: ParameterTuple) -> None:
-        super().__init__(auto_prefix=False)
-        self.weights = weights
         self.means = ParameterTuple(
             [
                 Parameter(Tensor(np.array(w.asnumpy())), name=f"ema.{name}", requires_grad=False)
                 for name, w in zip(names, weights)
             ]
         )
-        self.map = ops.HyperMap()
-
-    def construct(self, share: Tensor) -> tuple[Tensor, ...]:
-        return self.map(ops.partial(_blend, share), self.means, self.weights)
+        self._parts = [_Blend(*part) for part in parts(self.means, weights)]
 
     def update(self, updates: int) -> None:
         """Take the weights after update number `updates` into the mean."""
-        self(Tensor(np.float32(1 - decay_after(updates))))
+        for part in self._parts:
+            part(Tensor(np.float32(1 - decay_after(updates))))

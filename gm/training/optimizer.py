@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from gm import compile_cache
 from gm.ops import parallel
+from gm.training.parts import parts
 from gm.training.settings import Optimizer
 from gm.training.step import Clear, zeros_like_each
 
@@ -42,7 +43,8 @@ def _update(
     decayed: float,
 ) -> Tensor:
     updated = _adam(weight, first, second, rate, beta1, beta2, eps, decay * decayed, total * factor)
-    return ops.depend(updated, ops.assign(total, ops.zeros_like(total)))
+    # Taken from itself, as it is finite here. Zeros of its shape would be a constant: all of them, twice all gradients.
+    return ops.depend(updated, ops.assign_sub(total, total))
 
 
 def _take(reduce: nn.Cell, weight: Parameter, mine: float) -> Tensor:
@@ -66,30 +68,33 @@ class _Mean(nn.Cell):
         return self.map(ops.partial(_mean, self.reduce), self.sums)
 
 
-class _Norm(nn.Cell):
-    """Length of all gradients together, of factor * sums."""
+class _Squares(nn.Cell):
+    """Sum of the squares of all values of some sums."""
 
     def __init__(self, sums: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.sums = sums
         self.map = ops.HyperMap()
 
-    def construct(self, factor: Tensor) -> Tensor:
-        return factor * ops.sqrt(ops.addn(self.map(_square_sum, self.sums)))
+    def construct(self) -> Tensor:
+        return ops.addn(self.map(_square_sum, self.sums))
 
 
 class _Update(nn.Cell):
-    """The update itself, one fused kernel for each weight. Their sums are cleared on the way, while they are in the
+    """The update of some weights, one fused kernel for each. Their sums are cleared on the way, while they are in the
     processor's cache."""
 
-    def __init__(self, optimizer: AdamW) -> None:
+    def __init__(
+        self,
+        settings: Optimizer,
+        weights: ParameterTuple,
+        first: ParameterTuple,
+        second: ParameterTuple,
+        sums: ParameterTuple,
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.weights, self.sums = (
-            ParameterTuple([p for p, mine in zip(group, optimizer.mine) if mine])
-            for group in (optimizer.weights, optimizer.sums)
-        )
-        self.first, self.second = (ParameterTuple(list(group.values())) for group in optimizer.moments.values())
-        self.beta1, self.beta2 = optimizer.settings.beta1, optimizer.settings.beta2
+        self.weights, self.first, self.second, self.sums = weights, first, second, sums
+        self.beta1, self.beta2 = settings.beta1, settings.beta2
         self.decayed = tuple(1.0 if len(w.shape) > 1 else 0.0 for w in self.weights)
         self.map = ops.HyperMap()
 
@@ -114,9 +119,9 @@ class _Share(nn.Cell):
 class _Copy(nn.Cell):
     """Give a float16 network the weights, which are kept in float32 beside it."""
 
-    def __init__(self, pairs: list[tuple[Parameter, Parameter]]) -> None:
+    def __init__(self, parameters: ParameterTuple, weights: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
-        self.parameters, self.weights = (ParameterTuple([pair[i] for pair in pairs]) for i in (0, 1))
+        self.parameters, self.weights = parameters, weights
         self.map = ops.HyperMap()
 
     def construct(self) -> tuple[Tensor, ...]:
@@ -164,11 +169,15 @@ class AdamW:
         self.moments = {kind: dict(zip(own, zeros_like_each(own, f"adam.{kind}"))) for kind in ("first", "second")}
         self.updates = 0
         self._mean = _Mean(sums) if parallel.size() > 1 else None
-        self._norm, self._clear = _Norm(sums), Clear(sums)
+        self._squares, self._clear = [_Squares(*part) for part in parts(sums)], Clear(sums)
+        updated = ([p for p, mine in zip(group, self.mine) if mine] for group in (self.weights, sums))
+        own_weights, own_sums = updated
+        moments = (list(group.values()) for group in self.moments.values())
+        self._updates = [_Update(settings, *part) for part in parts(own_weights, *moments, own_sums)]
+        others = [total for total, mine in zip(sums, self.mine) if not mine]
         pairs = [(p, w) for p, w in zip(parameters.values(), self.weights) if p is not w]
-        self._updates = [_Update(self)] if own else []
-        others = ParameterTuple([total for total, mine in zip(sums, self.mine) if not mine])
-        self._after = ([_Share(self), Clear(others)] if others else []) + ([_Copy(pairs)] if pairs else [])
+        self._after = [_Share(self), Clear(others)] if others else []
+        self._after += [_Copy(*part) for part in parts(*map(list, zip(*pairs)))] if pairs else []
 
     def step(self, learning_rate: float, divisor: float) -> float:
         """Update from the sums divided by `divisor` and clear them; returns the norm of the gradient before clipping.
@@ -177,7 +186,8 @@ class AdamW:
         """
         if self._mean is not None:
             self._mean()
-        norm = float(self._norm(_scalar(1 / divisor)).asnumpy())
+        squares = [cell() for cell in self._squares]
+        norm = math.sqrt(sum(float(each.asnumpy()) for each in squares)) / divisor
         if math.isfinite(norm):
             self._apply(learning_rate, self._clip(norm) / divisor)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -10,6 +12,7 @@ from gm.diffusion.denoiser import Denoiser
 from gm.errors import UserError
 from gm.networks.unet import VideoUNet
 from gm.precision import to_numpy
+from gm.training.parts import parts
 
 TEMPORAL = (".time_stack.", ".time_pos_embed.", ".time_mixer.")
 
@@ -67,8 +70,9 @@ def _add(total: Parameter, gradient: Tensor) -> Tensor:
     return ops.assign_add(total, gradient.astype(ms.float32))
 
 
-def _clear(total: Parameter) -> Tensor:
-    return ops.assign(total, ops.zeros_like(total))
+def _clear(zero: Tensor, total: Parameter) -> Tensor:
+    # Written out from an argument: `zeros_like` would be a constant of that shape in the graph.
+    return ops.assign(total, ops.broadcast_to(zero, total.shape))
 
 
 class GradientSums(nn.Cell):
@@ -93,13 +97,22 @@ class GradientSums(nn.Cell):
         return ops.depend(losses, self.map(_add, self.sums, gradients))
 
 
-class Clear(nn.Cell):
-    """Set the sums of gradients to zero."""
-
+class _ClearPart(nn.Cell):
     def __init__(self, sums: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.sums = sums
         self.map = ops.HyperMap()
 
-    def construct(self) -> tuple[Tensor, ...]:
-        return self.map(_clear, self.sums)
+    def construct(self, zero: Tensor) -> tuple[Tensor, ...]:
+        return self.map(ops.partial(_clear, zero), self.sums)
+
+
+class Clear:
+    """Called, sets the sums of gradients to zero."""
+
+    def __init__(self, sums: Sequence[Parameter]) -> None:
+        self._parts = [_ClearPart(*part) for part in parts(sums)]
+
+    def __call__(self) -> None:
+        for part in self._parts:
+            part(Tensor(np.float32(0)))

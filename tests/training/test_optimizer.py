@@ -131,6 +131,24 @@ def test_an_overflow_changes_nothing(mode, bad):
     assert not any(p.asnumpy().any() for group in groups for p in group)
 
 
+def test_no_graph_holds_zeros_as_large_as_the_sums():
+    from mindspore.common.api import _cell_graph_executor
+
+    ops.set_device("CPU", ops.GRAPH_MODE)
+    try:
+        parameters = {"w": Parameter(Tensor(np.ones((512, 512), np.float32)), name="w")}
+        optimizer = AdamW(parameters, zeros_like_each(parameters, "gradient"), settings())
+        assert optimizer.step(1e-3, 1) == 0
+        optimizer._clear()
+    finally:
+        ops.set_device("CPU", ops.PYNATIVE_MODE)
+    cells = [*optimizer._squares, *optimizer._updates, *optimizer._clear._parts]
+    compiled = [(cell, phase) for cell in cells for phase in cell.compile_cache]
+    graphs = [_cell_graph_executor._get_func_graph_proto(*each, "mind_ir") for each in compiled]
+    assert len(graphs) == len(cells) == 3
+    assert max(map(len, graphs)) < 2**16  # the sums have 2**20 bytes
+
+
 def test_a_float16_network_follows_float32_weights(mode):
     random = np.random.default_rng(3)
     values, optimizer = make(random, ms.float16)
