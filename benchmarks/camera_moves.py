@@ -13,6 +13,7 @@ a table on the screen, a sheet of some of the videos.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def train(name, options):
         options.learning_rate,
         **{"lora.rank": options.rank, "loader.batch_size": 1, "loss.p_mean": 2.0, "loss.dropout": 0.0, "seed": 1},
     )
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True)
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True, env=os.environ)
     made = Path(options.output_dir) / f"{name}.safetensors"
     shutil.copyfile(folder / "run" / "weights" / "delta.safetensors", made)
     return made
@@ -84,7 +85,7 @@ def animate(shown, folder, delta, options):
         arguments = [f"--image={shown}", f"--output_dir={folder}", "--output_type=frames"]
         arguments += [f"--SVD.delta={delta}"] if delta else []
         arguments += [f"--SVD.sampling_steps={options.sampling_steps}"] if options.sampling_steps else []
-        subprocess.run([sys.executable, str(ROOT / "image_to_video.py"), *arguments], check=True)
+        subprocess.run([sys.executable, str(ROOT / "image_to_video.py"), *arguments], check=True, env=os.environ)
     return {
         path.stem: np.stack([load_image(frame) for frame in sorted(folder.glob(f"{path.stem}_*_frames/*.png"))])
         for path in sorted(shown.glob("*.png"))

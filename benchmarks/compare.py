@@ -16,6 +16,7 @@ every call. --openvino adds OpenVINO, with PyTorch's networks, as a third side.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            env=os.environ,  # without what mindspore, once imported, set beside it: OMP_NUM_THREADS=1
         )
 
     def __enter__(self):

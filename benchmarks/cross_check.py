@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -140,7 +141,7 @@ def run_both(part, checkpoint, torch_python, calls, folder):
     model = model_section()
     command = [torch_python, HERE / "cross_check_torch.py", part, model, checkpoint, given, theirs, str(calls)]
     try:
-        status = subprocess.run(command, check=False).returncode
+        status = subprocess.run(command, check=False, env=os.environ).returncode
     except OSError as error:
         raise UserError(f"--torch_python {torch_python}: cannot be run: {error.strerror}") from error
     if status:

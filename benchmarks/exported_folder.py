@@ -12,6 +12,7 @@ Prints a Markdown table; exit status 1 if an error is larger than LIMIT.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -109,7 +110,7 @@ def run(folder, torch_python):
     }
     np.savez(folder / "inputs.npz", **inputs)
     command = [torch_python, HERE / "exported_folder_torch.py", folder]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False, env=os.environ).returncode:
         raise UserError("the PyTorch side failed, see above")
     theirs, rows = dict(np.load(folder / "outputs.npz")), []
     plain = our_outputs(config, inputs, folder / "svd.safetensors")

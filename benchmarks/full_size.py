@@ -15,6 +15,7 @@ though the system can take them back.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ RUNS = {
 
 def program(*arguments):
     """Run one of the project's programs; its output goes where ours does."""
-    status = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False).returncode
+    status = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=False, env=os.environ).returncode
     if status < 0:
         raise UserError(f"{Path(arguments[0]).name} was ended by signal {-status}; 9 mostly means: out of memory")
     if status:

@@ -72,7 +72,7 @@ def read_changes(path):
 def copy_tree(folder):
     """Copy what git knows, and what is new and not ignored, to a folder."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ).stdout.decode()
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

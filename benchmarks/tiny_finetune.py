@@ -10,6 +10,7 @@ camera turns right, what is seen moves left: motion_right below 0.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,7 +116,7 @@ def main(argv=None):
     shown.update({f"drawn_{i}": picture(random, options.size) for i in range(options.drawn)})
     report = {"before": measure(shown, None, options.sampling_steps)}
     arguments = train_arguments(folder, labels, options.size, options.steps, options.learning_rate)
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True)
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True, env=os.environ)
     delta = folder / "run" / "weights" / "delta.safetensors"
     report["after"] = measure(shown, delta, options.sampling_steps, folder / "after.png")
     summary = {

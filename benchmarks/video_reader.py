@@ -9,6 +9,7 @@ decord and OpenCV are measured as they come; that their frames may be the wrong 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,9 @@ def make(path, size, options):
     """A drawn video with grain, which makes it about as hard to decode as what a camera films."""
     source = f"testsrc2=size={size}:rate={FPS}"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "lavfi", "-i", source]
-    subprocess.run([*command, "-t", str(SECONDS), "-vf", "noise=alls=4:allf=t", *options, str(path)], check=True)
+    subprocess.run(
+        [*command, "-t", str(SECONDS), "-vf", "noise=alls=4:allf=t", *options, str(path)], check=True, env=os.environ
+    )
 
 
 class Ours:

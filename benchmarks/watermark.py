@@ -10,6 +10,7 @@ a mark.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def change(source, target, options):
         "yuv420p",
         str(target),
     ]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env=os.environ)
 
 
 def clips(count, pictures, seed):

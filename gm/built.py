@@ -48,6 +48,7 @@ def output(*command: str | Path) -> str:
         text=True,
         errors="replace",
         timeout=_TIMEOUT,
+        env=os.environ,
     )
     return done.stdout
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -81,6 +83,19 @@ def is_device(name):
     return first == "mindspore" and not (DEVICE | KERNELS).isdisjoint(rest)
 
 
+def programs_without_environment(tree):
+    """Calls that start a program without saying in which environment.
+
+    mindspore's import sets OMP_NUM_THREADS=1 behind Python's back. What is started later without `env` gets it, and
+    computes with one thread; `os.environ` does not hold it, unless it was there before.
+    """
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        ours = isinstance(called, ast.Attribute) and getattr(called.value, "id", "") == "subprocess"
+        if ours and "env" not in {keyword.arg for keyword in node.keywords}:
+            yield f"line {node.lineno}: subprocess.{called.attr} without env"
+
+
 def test_files_are_found():
     assert {Path("gm/config.py"), Path("tests/test_project.py")} <= set(FILES)
 
@@ -93,6 +108,8 @@ def test_source_keeps_the_rules(file):
         faults += faults_in(tree, is_peer)
     if file.parts[0] not in ("benchmarks", "tests") and file.parts[:2] != ("gm", "ops"):
         faults += faults_in(tree, is_device)
+    if file.parts[0] != "tests":
+        faults += programs_without_environment(tree)
     assert not faults
 
 
@@ -119,6 +136,21 @@ def test_source_keeps_the_rules(file):
 )
 def test_the_rules_catch_what_they_should(source, forbidden, caught):
     assert bool(faults_in(ast.parse(source), forbidden)) is caught
+
+
+def test_a_program_started_without_environment_is_caught():
+    assert list(programs_without_environment(ast.parse("import subprocess\nsubprocess.Popen(['true'], cwd='.')")))
+    assert not list(programs_without_environment(ast.parse("import os, subprocess\nsubprocess.run(c, env=os.environ)")))
+
+
+def test_what_mindspore_sets_for_itself_reaches_no_program_that_is_started():
+    code = (
+        "import os, subprocess, sys\nimport mindspore\nshow = 'import os; print(os.environ.get(\"OMP_NUM_THREADS\"))'\n"
+    )
+    code += "subprocess.run([sys.executable, '-c', show], env=os.environ)"
+    free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None"]
 
 
 def requirement_lines(name):

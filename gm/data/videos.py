@@ -124,7 +124,7 @@ def _run(command: Sequence[str], content: bytes, limit: float) -> tuple[int, byt
     """(exit status, stderr) of a program that reads `content`; it ends with this process, and after `limit` seconds."""
     pipe = subprocess.PIPE
     with interrupts.lock:
-        process = subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe)
+        process = subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, env=os.environ)
         interrupts.add(process.kill)
     try:
         messages = process.communicate(content, limit)[1]

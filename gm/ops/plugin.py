@@ -107,6 +107,8 @@ def _libraries(plugin: Path, remedy: str) -> list[str]:
 def _output(*command: object) -> str | None:
     """What a command printed, or None if it does not run."""
     try:
-        return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=20, check=False).stdout
+        return subprocess.run(
+            [*map(str, command)], capture_output=True, text=True, timeout=20, check=False, env=os.environ
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
