@@ -70,14 +70,15 @@ def test_norms_of_numbers_far_from_zero(kernels):
 
 
 # Wide and large enough for gm/ops/native/winograd.h: odd sizes, more channels than it takes at once, rows of more tiles
-# than it takes at once, images of less than a vector of tiles.
+# than it takes at once, rows of a few and of one, the fewest.
 TILED = [
     ((2, 33, 21, 29), 37),
     ((1, 150, 28, 28), 32),
     ((1, 40, 5, 131), 50),
-    ((60, 32, 3, 4), 33),
-    ((220, 34, 1, 2), 32),
+    ((3, 34, 27, 9), 33),
+    ((2, 32, 130, 1), 32),
 ]
+TILED += [((5, 32, 16, 15), 40)]
 
 
 @needs_kernels

@@ -29,8 +29,9 @@ struct Tiled {
 };
 
 // Whether it is faster than a plain convolution: what is done for each pixel or each weight alone is less than the rest.
+// How many images there are has no part in it, so that each is computed alone as it is beside others.
 inline bool pays(const Tiled &s, int64_t in, int64_t out) {
-  return s.tiles() >= 192 && std::min(in, out) >= 32;
+  return s.down() * s.across() >= 64 && std::min(in, out) >= 32;
 }
 
 // Those tiles of a block that lie in one image, first .. last counted in it; the columns of tiles that hold them; how
