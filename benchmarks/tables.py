@@ -47,12 +47,11 @@ def ratio(row, peer):
 
 
 def peers():
-    """[(peer, row, date)] of all comparisons, in the order of `CASES`; of a case measured twice the latest counts."""
+    """[(peer, row, date)] of all comparisons, in the order of `CASES`."""
     found = {}
-    names = ("networks", "training", "training_again", "openvino")
-    for report in sorted(map(load, names), key=lambda report: report["date"]):
-        for row in report["rows"]:
-            found.update({(peer, row["case"]): (row, report["date"]) for peer in PEERS if peer in row["median"]})
+    report = load("peers")
+    for row in report["rows"]:
+        found.update({(peer, row["case"]): (row, report["date"]) for peer in PEERS if peer in row["median"]})
     return [(peer, *found[peer, case]) for peer in PEERS for case in CASES if (peer, case) in found]
 
 
