@@ -136,5 +136,5 @@ class SpatialVideoTransformer(nn.Cell):
         frame = self.time_pos_embed(frame).reshape(n, 1, c)
         y = self.transformer_blocks[0](y, context)
         y = self.time_mixer(y, self.time_stack[0](ops.add_to_tokens(y, frame), context, t), image_only)
-        y = ops.linear_to_channels(y, ops.widened(self.proj_out.weight, x), self.proj_out.bias)
-        return x + y.reshape(n, c, h, w)
+        weight, bias = ops.widened(self.proj_out.weight, x), self.proj_out.bias
+        return ops.add_linear_to_channels(x.reshape(n, c, h * w), y, weight, bias).reshape(n, c, h, w)

@@ -35,6 +35,7 @@ from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.float32 import describe_float32
 from gm.ops.reference import (
     add_linear,
+    add_linear_to_channels,
     add_to_tokens,
     affine_per_channel,
     attention,
@@ -46,7 +47,6 @@ from gm.ops.reference import (
     group_norm_silu,
     layer_norm,
     linear,
-    linear_to_channels,
     linear_to_tokens,
     log,
     mix,
@@ -63,6 +63,7 @@ __all__ = [
     "GRAPH_MODE",
     "PYNATIVE_MODE",
     "add_linear",
+    "add_linear_to_channels",
     "add_to_tokens",
     "affine_per_channel",
     "arange",
@@ -85,7 +86,6 @@ __all__ = [
     "group_norm_silu",
     "layer_norm",
     "linear",
-    "linear_to_channels",
     "linear_to_tokens",
     "log",
     "matmul",

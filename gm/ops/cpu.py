@@ -54,11 +54,11 @@ def linear_to_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _bias_add(y.reshape(n * s, -1), bias).reshape(n, s, -1)
 
 
-def linear_to_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`reference.linear_to_channels` as one matrix product (1.6 times faster)."""
+def add_linear_to_channels(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`reference.add_linear_to_channels` as one matrix product (1.6 times faster)."""
     n, s, _ = x.shape
     y = _bmm_transposed_b(ops.broadcast_to(reference.when_needed(weight, x), (n,) + weight.shape), x)
-    return _bias_add(y.reshape(n, -1, s, 1), bias).reshape(n, -1, s)
+    return residual + _bias_add(y.reshape(n, -1, s, 1), bias).reshape(residual.shape)
 
 
 def add_per_channel(x: Tensor, values: Tensor) -> Tensor:

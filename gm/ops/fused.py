@@ -76,6 +76,20 @@ def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
     return _kernels.add_biased(product, bias, residual.reshape(product.shape)).reshape(residual.shape)
 
 
+def linear_to_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`reference.linear_to_tokens`: where a frame is smaller than the weights, one product for all frames."""
+    if x.dtype != _FLOAT or x.shape[2] > weight.shape[0]:
+        return cpu.linear_to_tokens(x, weight, bias)
+    return reference.linear(_kernels.turn(x), weight, bias)
+
+
+def add_linear_to_channels(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`reference.add_linear_to_channels` in the same way, then one pass for the rest."""
+    if x.dtype != _FLOAT or x.shape[1] > weight.shape[0]:
+        return cpu.add_linear_to_channels(residual, x, weight, bias)
+    return _kernels.add_to_channels(reference.linear(x, weight), bias, residual)
+
+
 def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
     """`reference.feed_forward`: where it is narrow, some tokens at a time, and backward its first product once more."""
     if x.dtype != _FLOAT:

@@ -49,6 +49,10 @@ def _doubled(x: list[int]) -> list[int]:
     return [x[0], x[1], 2 * x[2], 2 * x[3]]
 
 
+def _turned(x: list[int]) -> list[int]:
+    return [x[0], x[2], x[1]]
+
+
 def _halved_back(dout: list[int]) -> list[int]:
     return [dout[0], dout[1], dout[2] // 2, dout[3] // 2]
 
@@ -155,6 +159,17 @@ class Primitives:
             dx = _matmul(dprojected, wide).reshape(x.shape)
             return dout, dx, _matmul_transposed_a(dprojected, tokens), dwide_bias, dnarrow, dbias
 
+        turn_back = kernel("Turn", _turned, _like(0))
+
+        def turn_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return (turn_back(dout),)
+
+        def add_to_channels_bprop(
+            tokens: Tensor, bias: Tensor, residual: Tensor, out: Tensor, dout: Tensor
+        ) -> tuple[Tensor, ...]:
+            dtokens = turn_back(dout)
+            return dtokens, sum_of_tokens(dtokens.reshape(1, -1, bias.size)).reshape(-1), dout
+
         def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (upsample_gradient(dout),)
 
@@ -177,6 +192,8 @@ class Primitives:
         self.add_to_tokens = of_first("AddToTokens", add_to_tokens_bprop)
         self.add_biased = of_first("AddBiased", add_biased_bprop)
         self.feed_forward = of_first("FeedForward", feed_forward_bprop)
+        self.turn = kernel("Turn", _turned, _like(0), turn_bprop)
+        self.add_to_channels = kernel("AddToChannels", _like(2), _like(0), add_to_channels_bprop)
         self.mix = of_first("Mix", _of_three(gradient("Mix")))
         self.upsample = kernel("UpsampleNearest", _doubled, _like(0), upsample_bprop)
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))

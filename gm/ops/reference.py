@@ -66,9 +66,9 @@ def linear_to_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return linear(transpose(x, 0, 2, 1), weight, bias)
 
 
-def linear_to_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Channels last to first on the way: x (n, s, c_in) -> (n, c_out, s)."""
-    return transpose(linear(x, weight, bias), 0, 2, 1)
+def add_linear_to_channels(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Channels last to first on the way: residual (n, c_out, s) + linear(x (n, s, c_in))."""
+    return residual + transpose(linear(x, weight, bias), 0, 2, 1)
 
 
 def add_per_channel(x: Tensor, values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DEC
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
 DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
-DECLARE(AddBiased) DECLARE(FeedForward) DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient)
+DECLARE(AddBiased) DECLARE(Turn) DECLARE(AddToChannels) DECLARE(FeedForward) DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient)
 DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
@@ -54,6 +54,8 @@ int main() {
         const Shape x{n, s, c}, values{n, 1, c};
         failed += call(AddToTokens, {x, values, x});
         failed += call(SumOfTokens, {x, values});
+        failed += call(Turn, {x, {n, c, s}});
+        failed += call(AddToChannels, {x, {c}, {n, c, s}, {n, c, s}});
         failed += call(AddBiased, {{n * s, c}, {c}, {n * s, c}, {n * s, c}});
         for (const Shape &share : {Shape{1}, Shape{n, 1, 1}}) {
           failed += call(Mix, {x, x, share, x});

@@ -76,10 +76,13 @@ CASES = {
     "linear_to_tokens": [
         lambda dtype: (normal(2, 6, 5, dtype=dtype), normal(4, 6, dtype=dtype), normal(4, dtype=dtype)),
         lambda dtype: (normal(1, 3, 1, dtype=dtype), normal(3, 3, dtype=dtype), normal(3, dtype=dtype)),
+        lambda dtype: tuple(normal(*shape, dtype=dtype) for shape in ((3, 67, 131), (133, 67), (133,))),
     ],
-    "linear_to_channels": [
-        lambda dtype: (normal(2, 5, 6, dtype=dtype), normal(4, 6, dtype=dtype), normal(4, dtype=dtype)),
-        lambda dtype: (normal(1, 1, 3, dtype=dtype), normal(3, 3, dtype=dtype), normal(3, dtype=dtype)),
+    "add_linear_to_channels": [
+        lambda dtype: tuple(normal(*shape, dtype=dtype) for shape in ((2, 4, 5), (2, 5, 6), (4, 6), (4,))),
+        lambda dtype: tuple(normal(*shape, dtype=dtype) for shape in ((1, 3, 1), (1, 1, 3), (3, 3), (3,))),
+        lambda dtype: tuple(normal(*shape, dtype=dtype) for shape in ((3, 67, 131), (3, 131, 6), (67, 6), (67,))),
+        lambda dtype: tuple(normal(*shape, dtype=dtype) for shape in ((3, 131, 67), (3, 67, 6), (131, 6), (131,))),
     ],
     "conv2d": [
         lambda dtype: (normal(2, 5, 4, 6, dtype=dtype), normal(7, 5, 3, 3, dtype=dtype), normal(7, dtype=dtype)),
