@@ -118,6 +118,17 @@ class VideoUNet(nn.Cell):
         self.output_blocks = nn.CellList(stages)
         self.out = nn.SequentialCell(GroupNormSiLU(channels, 1e-5), Identity(), Conv2d(channels, out_channels))
 
+    @property
+    def compile_phase(self) -> str | None:
+        """The name of the graph that runs, set by MindSpore in every call. The 1750 cells inside take it over, which
+        takes 7 ms: here only when it is another graph than in the call before."""
+        return nn.Cell.compile_phase.fget(self)
+
+    @compile_phase.setter
+    def compile_phase(self, phase: str) -> None:
+        if phase != self.compile_phase:
+            nn.Cell.compile_phase.fset(self, phase)
+
     def construct(
         self,
         x: Tensor,
