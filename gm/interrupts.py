@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 TYPE_CHECKING = False  # typing's own takes time to import, in which Ctrl-C is a traceback
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_POLL = 1.0  # seconds, after which the waiting thread looks whether there is a library
+_POLL = 0.1  # seconds, after which the waiting thread looks for signals, and whether there is a library
 _GRACE = 3  # seconds
 
 # Taken for good by what ends the process: whoever makes, names or removes a file holds it, or stops here.
@@ -117,7 +118,10 @@ def _wait(numbers: set[signal.Signals]) -> NoReturn:
         if _library is not None:
             number = _library.WaitForSignal(_GRACE)
         else:
-            found = signal.sigtimedwait(numbers, _POLL)
+            # Nothing is waited for in sigtimedwait: stopped there (Ctrl-Z) and continued after the time-out, CPython
+            # returns a signal that nobody sent.
+            time.sleep(_POLL)
+            found = signal.sigtimedwait(numbers, 0)
             number = 0 if found is None else found.si_signo
         if number:
             receive(number)

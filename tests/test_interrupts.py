@@ -57,6 +57,17 @@ def end(process):
     return process.returncode, errors
 
 
+@pytest.mark.parametrize("body", ["time.sleep(2)", f"interrupts.use({native.library()!r}); time.sleep(2)"])
+def test_stopped_and_continued_it_goes_on(tmp_path, body):
+    """As by Ctrl-Z and `fg`. CPython's sigtimedwait, interrupted by that, makes up a signal."""
+    process = start(tmp_path, body if native.library() else "time.sleep(2)")
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.2)
+    process.send_signal(signal.SIGCONT)
+    assert end(process) == (0, "")
+    assert (tmp_path / "made.txt").read_text() == "half"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_one_line_the_shells_status_and_nothing_left(tmp_path, number, status):
     process = start(tmp_path, SLEEP)
