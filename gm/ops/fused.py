@@ -56,6 +56,11 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _kernels.geglu(reference.linear(x, weight), bias)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """`reference.gelu` in one pass."""
+    return _kernels.gelu(x) if x.dtype == _FLOAT else reference.gelu(x)
+
+
 def silu(x: Tensor) -> Tensor:
     """`reference.silu` in one pass."""
     return _kernels.silu(x) if x.dtype == _FLOAT else reference.silu(x)

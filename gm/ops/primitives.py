@@ -188,6 +188,7 @@ class Primitives:
         self.pixel_attention = of_first("PixelAttention", pixel_bprop)
         self.convolution = kernel("Convolution", _convolved, _like(0), convolution_bprop)
         self.geglu = kernel("Geglu", _halved, _like(0), _of_two(geglu_gradient))
+        self.gelu = of_first("Gelu", _of_one(kernel("GeluGradient", _like(0), _like(0))))
         self.silu = of_first("Silu", _of_one(kernel("SiluGradient", _like(0), _like(0))))
         self.add_to_tokens = of_first("AddToTokens", add_to_tokens_bprop)
         self.add_biased = of_first("AddBiased", add_biased_bprop)

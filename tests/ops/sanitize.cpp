@@ -4,7 +4,7 @@
 #include <vector>
 
 #define DECLARE(name) extern "C" int name(int, void **, int *, int64_t **, const char **, void *, void *);
-DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
+DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Gelu) DECLARE(GeluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
 DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
@@ -43,6 +43,8 @@ int main() {
     for (int64_t rows : {1, 5, 130}) {
       failed += call(Geglu, {{rows, 2 * c}, {2 * c}, {rows, c}});
       failed += call(GegluGradient, {{rows, 2 * c}, {2 * c}, {rows, c}, {rows, 2 * c}, {2 * c}});
+      failed += call(Gelu, {{rows, c}, {rows, c}});
+      failed += call(GeluGradient, {{rows, c}, {rows, c}, {rows, c}});
       failed += call(Silu, {{rows, c}, {rows, c}});
       failed += call(SiluGradient, {{rows, c}, {rows, c}, {rows, c}});
       failed += call(LayerNorm, {{rows, c}, {c}, {c}, {1}, {rows, c}});

@@ -63,6 +63,11 @@ CASES = {
             normal(520, dtype=dtype),
         ),
     ],
+    "gelu": [
+        lambda dtype: (normal(3, 5, 7, dtype=dtype) * 5,),
+        lambda dtype: (normal(1, dtype=dtype),),
+        lambda dtype: (normal(300, 333, dtype=dtype) * 3,),
+    ],
     "silu": [
         lambda dtype: (normal(3, 5, 7, dtype=dtype) * 5,),
         lambda dtype: (normal(1, dtype=dtype),),

@@ -1,4 +1,4 @@
-// GEGLU and SiLU, float32, called through mindspore.ops.Custom(func_type="aot"): see gm/ops/fused.py.
+// GEGLU, GELU and SiLU, float32, called through mindspore.ops.Custom(func_type="aot"): see gm/ops/fused.py.
 #include "kernel.h"
 
 using namespace svd;
@@ -40,6 +40,31 @@ KERNEL(GegluGradient) {
       store(to_bias + i, load(to_bias + i, left) + by_value, left);
       store(to_bias + inner + i, load(to_bias + inner + i, left) + by_gate, left);
     });
+  });
+  return 0;
+}
+
+// x * Phi(x)
+KERNEL(Gelu) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]);
+  float *y = out(params[1]);
+  each_vector(size(shapes[0], ndims[0]), [=](int64_t i, auto left) {
+    const Vec v = load(x + i, left);
+    store(y + i, v * normal(v).cumulative, left);
+  });
+  return 0;
+}
+
+// x, dy -> gradient of x.
+KERNEL(GeluGradient) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]), *dy = in(params[1]);
+  float *dx = out(params[2]);
+  each_vector(size(shapes[0], ndims[0]), [=](int64_t i, auto left) {
+    const Vec v = load(x + i, left);
+    const Normal n = normal(v);
+    store(dx + i, load(dy + i, left) * (n.cumulative + v * n.density), left);
   });
   return 0;
 }
