@@ -10,7 +10,7 @@ DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) D
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
 DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
 DECLARE(AddBiased) DECLARE(FeedForward) DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient)
-DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
+DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient) DECLARE(SwapMiddleAxes)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -60,6 +60,7 @@ int main() {
           failed += call(MixGradient, {x, x, share, x, x, x, share});
         }
         failed += call(UpsampleNearest, {{n, 2, s, c}, {n, 2, 2 * s, 2 * c}});
+        failed += call(SwapMiddleAxes, {{n, s, 5, c}, {n, 5, s, c}});
         failed += call(UpsampleNearestGradient, {{n, 2, 2 * s, 2 * c}, {n, 2, s, c}});
       }
   for (int64_t b : {1, 3})

@@ -13,7 +13,7 @@
 namespace svd {
 
 constexpr int64_t kGroup = 8;    // channels of dx computed at once: their taps are whole tiles
-constexpr int64_t kTerms = 256;  // channels of dy summed at once; sums of few, added to those before, are rounded less
+constexpr int64_t kTerms = 64;   // channels of dy summed at once: what is multiplied stays in the first cache
 
 // c (rows, Vectors * kLanes) = or += a (rows, depth) x b (depth, kColumns), which is read as far as c is wide; c with rows
 // of `width`. A tile that is narrower than kColumns has more rows instead; `rows` are whole tiles.
