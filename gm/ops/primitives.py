@@ -45,6 +45,10 @@ def _one_token(x: list[int]) -> list[int]:
     return [x[0], 1, x[2]]
 
 
+def _swapped(x: list[int]) -> list[int]:
+    return [x[0], x[2], x[1], x[3]]
+
+
 def _doubled(x: list[int]) -> list[int]:
     return [x[0], x[1], 2 * x[2], 2 * x[3]]
 
@@ -173,6 +177,11 @@ class Primitives:
         def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (upsample_gradient(dout),)
 
+        swap = kernel("SwapMiddleAxes", _swapped, _like(0))
+
+        def swap_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return (swap(dout),)
+
         def long_bprop(q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (*long_gradient(q, k, v, heads, out, dout), ops.zeros_like(heads))
 
@@ -197,6 +206,7 @@ class Primitives:
         self.add_to_channels = kernel("AddToChannels", _like(2), _like(0), add_to_channels_bprop)
         self.mix = of_first("Mix", _of_three(gradient("Mix")))
         self.upsample = kernel("UpsampleNearest", _doubled, _like(0), upsample_bprop)
+        self.swap_middle_axes = kernel("SwapMiddleAxes", _swapped, _like(0), swap_bprop)
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
         self.group_norm = of_first("GroupNorm", _gradient(gradient("GroupNorm")))
         self.group_norm_silu = of_first("GroupNormSilu", _gradient(gradient("GroupNormSilu")))

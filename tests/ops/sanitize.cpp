@@ -9,8 +9,8 @@ DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DEC
 DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
 DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
-DECLARE(AddBiased) DECLARE(Turn) DECLARE(AddToChannels) DECLARE(FeedForward) DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient)
-DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
+DECLARE(AddBiased) DECLARE(Turn) DECLARE(AddToChannels) DECLARE(FeedForward) DECLARE(AddGroupNormSilu)
+DECLARE(AddGroupNormSiluGradient) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient) DECLARE(SwapMiddleAxes)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -64,6 +64,7 @@ int main() {
           failed += call(MixGradient, {x, x, share, x, x, x, share});
         }
         failed += call(UpsampleNearest, {{n, 2, s, c}, {n, 2, 2 * s, 2 * c}});
+        failed += call(SwapMiddleAxes, {{n, s, 5, c}, {n, 5, s, c}});
         failed += call(UpsampleNearestGradient, {{n, 2, 2 * s, 2 * c}, {n, 2, s, c}});
       }
   for (int64_t b : {1, 3})
@@ -117,6 +118,13 @@ int main() {
             failed += call(ConvolutionInputGradient, {weight, y, x});
             failed += call(ConvolutionWeightGradient, {x, weight, y, weight, {out}});
           }
+  for (int64_t in : {8, 19})
+    for (int64_t n : {1, 5})
+      for (const Shape &side : {Shape{2, 2}, Shape{3, 5}, Shape{9, 7}, Shape{4, 131}, Shape{1, 1}})
+        for (const Shape &weight : {Shape{300, in, 3, 3}, Shape{33, in, 3, 1, 1}}) {
+          const Shape x{n, in, side[0], side[1]}, y{n, weight[0], side[0], side[1]};
+          failed += call(ConvolutionInputGradient, {weight, y, x});
+        }
   for (int64_t n : {0, 1, 15, 16, 33, 65536}) {
     std::vector<uint16_t> from(n);
     std::vector<float> to(n);

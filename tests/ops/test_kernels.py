@@ -118,6 +118,60 @@ def test_a_convolution_by_tiles_is_as_exact(kernels, shape, out):
     assert np.sqrt((error**2).mean()) <= np.sqrt(((plain - exact) ** 2).mean())
 
 
+# Few and wide enough for gm/ops/native/few_pixels.h: several pictures in a block and fewer in the last, a last group of
+# channels that overlaps the one before, more channels than are summed at once, blocks of several parts, rows of one.
+FEW = [((7, 12, 2, 2), 40), ((5, 19, 4, 5), 33), ((1, 8, 3, 1), 300), ((2, 33, 11, 10), 34), ((1, 9, 5, 131), 40)]
+
+
+def gradients_of_a_convolution(kernels, x, weight, dy):
+    """Of input and weights, as arrays: x (n, in, h, w), weight (out, in, 3, taps), dy (n, out, h, w)."""
+
+    def product(x, weight):
+        three = weight.shape[3] == 3
+        y = kernels.conv2d(x, weight) if three else kernels.temporal_conv(x, weight.expand_dims(4), none)
+        return (y * Tensor(dy)).sum()
+
+    none = Tensor(np.zeros(len(weight), np.float32))
+    return [gradient.asnumpy() for gradient in ms.grad(product, (0, 1))(Tensor(x), Tensor(weight))]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("shape", "out"), FEW)
+@pytest.mark.parametrize("taps", [3, 1])
+def test_a_convolutions_gradients_by_their_definition(kernels, shape, out, taps):
+    """In double precision; and those of a picture's input are the same bits when it comes alone."""
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((out, shape[1], 3, taps)).astype(np.float32)
+    x = random.standard_normal(shape).astype(np.float32)
+    dy = random.standard_normal((shape[0], out, *shape[2:])).astype(np.float32)
+    around = [np.pad(v.astype(np.float64), ((0, 0), (0, 0), (1, 1), (taps // 2, taps // 2))) for v in (x, dy)]
+    dx, dweight = np.zeros(shape), np.zeros(weight.shape)
+    for i in range(3):
+        for j in range(taps):
+            moved = [
+                v[:, :, a : a + shape[2], b : b + shape[3]] for v, a, b in zip(around, (i, 2 - i), (j, taps - 1 - j))
+            ]
+            dx += np.einsum("oi,nohw->nihw", weight[:, :, i, j], moved[1])
+            dweight[:, :, i, j] = np.einsum("nohw,nihw->oi", dy, moved[0])
+    found = gradients_of_a_convolution(kernels, x, weight, dy)
+    np.testing.assert_allclose(found[0], dx, atol=1e-6 * np.abs(dx).max())
+    np.testing.assert_allclose(found[1], dweight, atol=1e-6 * np.abs(dweight).max())
+    alone = gradients_of_a_convolution(kernels, x[-1:], weight, dy[-1:])
+    np.testing.assert_array_equal(alone[0], found[0][-1:])
+
+
+@needs_kernels
+def test_a_convolutions_gradient_with_not_a_number_beside_others(kernels):
+    """It reaches the pixels around it of its own picture, though several are computed side by side."""
+    dy = np.ones((3, 32, 4, 4), np.float32)
+    dy[1, 0, 0, 3] = np.nan
+    ones = np.ones((3, 8, 4, 4), np.float32)
+    found, _ = gradients_of_a_convolution(kernels, ones, np.ones((32, 8, 3, 3), np.float32), dy)
+    around = np.zeros((4, 4), bool)
+    around[:2, 2:] = True
+    assert (np.isnan(found[1]) == around).all() and np.isfinite(found[[0, 2]]).all()
+
+
 @needs_kernels
 @pytest.mark.parametrize(("channels", "side"), [(3, 7), (32, 40)])
 def test_a_convolution_with_not_a_number_beside_others(kernels, channels, side):
@@ -274,6 +328,9 @@ def test_the_number_of_threads_changes_no_bit(kernels):
         gradient = ms.grad(lambda v: kernels.attention(v, v, v, 2).sum())(tokens)
         normed = kernels.group_norm_silu(x, weight, bias, 32, 1e-5)
         convolved = ms.grad(lambda v, w: (kernels.conv2d(v, w, bias) ** 2).sum(), (0, 1))(x, taps)
+        few = ms.grad(lambda v, w: (kernels.conv2d(v, w, bias) ** 2).sum(), (0, 1))(x[:, :, :8, :8], taps)
+        over_time = taps[:, :, :, :1].expand_dims(4)
+        timed = ms.grad(lambda v, w: (kernels.temporal_conv(v, w, bias) ** 2).sum(), (0, 1))(x[:, :, :4], over_time)
         mixed = ms.grad(lambda v, share: (kernels.mix(v, v * v, share) ** 2).sum(), (0, 1))(x, weight[:1])
         added = ms.grad(lambda v: (kernels.add_to_tokens(tokens, v) ** 2).sum())(tokens[:, :1])
         return [
@@ -284,6 +341,8 @@ def test_the_number_of_threads_changes_no_bit(kernels):
             gradient,
             kernels.conv2d(x, taps, bias),
             *convolved,
+            *few,
+            *timed,
         ]
 
     try:

@@ -77,6 +77,7 @@ CASES = {
         lambda dtype: (normal(2, 3, 5, 7, dtype=dtype), 0, 2, 1, 3),
         lambda dtype: (normal(3, 1, 5, dtype=dtype), 1, 0, 2),
         lambda dtype: (normal(3, 4, 5, dtype=dtype), 0, 2, 1),
+        lambda dtype: (normal(2, 40, 30, 37, dtype=dtype), 0, 2, 1, 3),
     ],
     "linear_to_tokens": [
         lambda dtype: (normal(2, 6, 5, dtype=dtype), normal(4, 6, dtype=dtype), normal(4, dtype=dtype)),

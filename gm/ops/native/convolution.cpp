@@ -7,6 +7,7 @@
 // matrix of the pixels (im2col) is never written.
 #include <vector>
 
+#include "few_pixels.h"
 #include "kernel.h"
 #include "product.h"
 #include "winograd.h"
@@ -196,6 +197,12 @@ KERNEL(ConvolutionInputGradient) {
   if (!all_float32(count, dtypes)) return 1;
   const float *weight = in(params[0]);
   const int64_t outs = shapes[0][0], ins = shapes[0][1], taps = shapes[0][3], each = 3 * taps;
+  const int64_t images = shapes[1][0], height = shapes[1][2], width = shapes[1][3];
+  const bool by_tiles = taps == 3 && pays(Tiled{images, height, width}, outs, ins);
+  if (!by_tiles && FewPixels::pays(height, width, outs, ins)) {
+    FewPixels{images, height, width, outs, ins, taps}(weight, in(params[1]), out(params[2]));
+    return 0;
+  }
   const int64_t rows = std::max<int64_t>(ins, kRows);
   std::vector<float> memory(static_cast<size_t>(rows * (outs * each + 1)));  // the weights, and no bias
   float *turned = memory.data();
@@ -205,6 +212,6 @@ KERNEL(ConvolutionInputGradient) {
         std::reverse_copy(weight + (o * ins + i) * each, weight + (o * ins + i + 1) * each, turned + (i * outs + o) * each);
   });
   const Weights w{turned, turned + rows * outs * each, outs, ins};
-  (taps == 3 ? convolve<3> : convolve<1>)(in(params[1]), out(params[2]), shapes[1][0], shapes[1][2], shapes[1][3], w);
+  (taps == 3 ? convolve<3> : convolve<1>)(in(params[1]), out(params[2]), images, height, width, w);
   return 0;
 }

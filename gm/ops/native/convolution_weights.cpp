@@ -29,10 +29,16 @@ void copy(const float *image, float *to, const Images &x, const Part &part, int6
   for (int64_t y = part.top - 1; y <= part.top + part.rows; ++y, to += columns * kColumns) {
     const bool inside = y >= 0 && y < x.height, whole = inside && start == 0 && end == columns && channels == kColumns;
     if (!whole) std::fill_n(to, columns * kColumns, 0.0f);
-    for (int64_t c = 0; inside && c < channels; ++c) {
-      const float *from = image + c * x.plane() + y * x.width + shift;
+    const float *from = image + y * x.width + shift;
+    int64_t c = 0;
+    for (; inside && c + 4 <= channels; c += 4, from += 4 * x.plane())  // fewer writes
+      for (int64_t column = start; column < end; ++column) {
+        const float *first = from + column, *third = first + 2 * x.plane();
+        const float four[] = {first[0], first[x.plane()], third[0], third[x.plane()]};
+        std::memcpy(to + column * kColumns + c, four, sizeof four);
+      }
+    for (; inside && c < channels; ++c, from += x.plane())
       for (int64_t column = start; column < end; ++column) to[column * kColumns + c] = from[column];
-    }
   }
 }
 
@@ -40,12 +46,25 @@ void copy(const float *image, float *to, const Images &x, const Part &part, int6
 void add_part(const float *dy, const float *copied, const Images &images, const Part &part, int64_t taps, int64_t first,
               int64_t last, float *sums) {
   const int64_t row = part.columns + (taps > 1 ? 2 : 0), rows = last - first;
-  for (int64_t tap = 0; tap < 3 * taps; ++tap)
-    for (int64_t line = 0; line < part.rows; ++line) {
+  for (int64_t tap = 0; tap < 3 * taps; ++tap) {
+    const int64_t above = part.top + tap / taps - 1;  // the row of x for the first of dy
+    const int64_t begin = std::max<int64_t>(0, -above), end = std::min(part.rows, images.height - above);
+    const int64_t lines = row == images.width ? end - begin : 1;  // at once, as they lie one behind the other
+    for (int64_t line = begin; line < end; line += lines) {
       const Matrix left{dy + first * images.plane() + (part.top + line) * images.width + part.left, images.plane(), 1};
       const float *right = copied + ((line + tap / taps) * row + tap % taps) * kColumns;
-      multiply(left, right, sums + tap * rows * kColumns, rows, part.columns, kColumns, true);
+      multiply(left, right, sums + tap * rows * kColumns, rows, lines * part.columns, kColumns, true);
     }
+  }
+}
+
+// sums (Taps, rows, kColumns) -> (rows, channels, Taps), whose rows are `stride` apart.
+template <int Taps>
+void write(const float *sums, int64_t rows, int64_t channels, int64_t stride, float *to) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t c = 0; c < channels; ++c)
+      for (int tap = 0; tap < Taps; ++tap)
+        to[row * stride + c * Taps + tap] = sums[(tap * rows + row) * kColumns + c];
 }
 
 }  // namespace
@@ -63,7 +82,9 @@ KERNEL(ConvolutionWeightGradient) {
   int64_t &side = taps > 1 ? part.rows : part.columns;
   while (side > 1 && size() > kCopied) side = (side + 1) / 2;
   const int64_t blocks = (images.channels + kColumns - 1) / kColumns, panels = (outs + kRows - 1) / kRows;
-  const int64_t shares = std::min(panels, (2 * threads() + blocks - 1) / blocks), room = size();
+  int64_t shares = 1;  // of dy's channels, each with a copy of x: few, but the same number for every thread
+  while (shares < panels && blocks * shares % threads() != 0 && blocks * shares < 4 * threads()) ++shares;
+  const int64_t room = size();
   const int64_t cost = images.count * plane * kColumns * 3 * taps * outs / shares;
   parallel(blocks * shares, cost, [=](int64_t begin, int64_t end) {
     std::vector<float> copied(static_cast<size_t>(room)), sums;
@@ -80,11 +101,8 @@ KERNEL(ConvolutionWeightGradient) {
             copy(x + (n * images.channels + start) * plane, copied.data(), images, here, channels, zeros);
             add_part(dy + n * outs * plane, copied.data(), images, here, taps, first, last, sums.data());
           }
-      for (int64_t o = first; o < last; ++o)
-        for (int64_t c = 0; c < channels; ++c)
-          for (int64_t tap = 0; tap < 3 * taps; ++tap)
-            dweight[((o * images.channels) + start + c) * 3 * taps + tap] =
-                sums[static_cast<size_t>((tap * rows + o - first) * kColumns + c)];
+      const int64_t stride = images.channels * 3 * taps;
+      (taps == 3 ? write<9> : write<3>)(sums.data(), rows, channels, stride, dweight + first * stride + start * 3 * taps);
     }
   });
   parallel(outs, images.count * plane, [=](int64_t begin, int64_t end) {
