@@ -10,7 +10,7 @@ DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) D
 DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
 DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
 DECLARE(AddBiased) DECLARE(FeedForward) DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient)
-DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
+DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient) DECLARE(AdamW) DECLARE(SquareSum)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -113,6 +113,13 @@ int main() {
             failed += call(ConvolutionInputGradient, {weight, y, x});
             failed += call(ConvolutionWeightGradient, {x, weight, y, weight, {out}});
           }
+  {
+    const std::vector<Shape> shapes{{1}, {3, 5}, {17}, {4096}, {64, 65}, {2, 1, 5000}};
+    std::vector<Shape> arguments;
+    for (int k = 0; k < 4; ++k) arguments.insert(arguments.end(), shapes.begin(), shapes.end());
+    arguments.insert(arguments.end(), 7, {1});
+    failed += call(AdamW, arguments) + call(SquareSum, arguments);
+  }
   for (int64_t n : {0, 1, 15, 16, 33, 65536}) {
     std::vector<uint16_t> from(n);
     std::vector<float> to(n);
