@@ -17,7 +17,17 @@ from pathlib import Path
 
 from gm import built, system
 
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi")
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fPIC",
+    "-pthread",
+    "-std=c++17",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+)
 _COMPILERS = ("g++", "clang++", "c++")
 
 

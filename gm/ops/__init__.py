@@ -34,6 +34,7 @@ from gm.ops import context, cuda, float32, fused, gpu, native, reference
 from gm.ops.context import DEVICES, GRAPH_MODE, PYNATIVE_MODE, device, version
 from gm.ops.float32 import describe_float32
 from gm.ops.reference import (
+    adamw,
     add_linear,
     add_linear_to_channels,
     add_to_tokens,
@@ -51,6 +52,7 @@ from gm.ops.reference import (
     log,
     mix,
     silu,
+    square_sum,
     temporal_conv,
     transpose,
     upsample_nearest,
@@ -62,6 +64,7 @@ __all__ = [
     "DEVICES",
     "GRAPH_MODE",
     "PYNATIVE_MODE",
+    "adamw",
     "add_linear",
     "add_linear_to_channels",
     "add_to_tokens",
@@ -99,6 +102,7 @@ __all__ = [
     "silu",
     "sin",
     "sqrt",
+    "square_sum",
     "temporal_conv",
     "tile",
     "transpose",

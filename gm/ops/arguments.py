@@ -16,3 +16,9 @@ def constant(value: float) -> Tensor:
 def of_length(count: int) -> Tensor:
     """Zeros float32 (count,): a tensor whose length is the number."""
     return Tensor(np.zeros(count, np.float32))
+
+
+@ops.constexpr
+def complement(share: float) -> Tensor:
+    """float32 (1,) of 1 - share, which a graph would subtract in float32: 5e-5 off for 0.999."""
+    return Tensor(np.array([1 - share], np.float32))

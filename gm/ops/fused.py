@@ -10,10 +10,10 @@ import functools
 from typing import Any, Callable
 
 import mindspore as ms
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from gm.ops import cpu, reference
-from gm.ops.arguments import constant, of_length
+from gm.ops.arguments import complement, constant, of_length
 from gm.ops.primitives import Primitives
 
 _FLOAT = ms.float32
@@ -168,3 +168,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 def attention_over_pixels(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`reference.attention_over_pixels` without scores in memory and without transpositions."""
     return _kernels.pixel_attention(q, k, v) if q.dtype == _FLOAT else cpu.attention_over_pixels(q, k, v)
+
+
+def square_sum(tensors: tuple[Tensor, ...]) -> Tensor:
+    """`reference.square_sum` in one pass, in float64 from 2048 numbers on."""
+    return _kernels.square_sum(*tensors).reshape(())
+
+
+def adamw(
+    weights: tuple[Parameter, ...],
+    first: tuple[Parameter, ...],
+    second: tuple[Parameter, ...],
+    sums: tuple[Parameter, ...],
+    rate: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: Tensor,
+    decay: Tensor,
+    factor: Tensor,
+) -> Tensor:
+    """`reference.adamw` in one pass over all of them."""
+    return _kernels.adamw(
+        *weights, *first, *second, *sums, rate, complement(beta1), complement(beta2), eps, decay, factor
+    )

@@ -41,6 +41,10 @@ def _with_two_rows(x: list[int], weight: list[int], *_: Any) -> tuple[list[int],
     return x, [2, *weight]
 
 
+def _one(*_: Any) -> list[int]:
+    return [1]
+
+
 def _one_token(x: list[int]) -> list[int]:
     return [x[0], 1, x[2]]
 
@@ -211,4 +215,5 @@ class Primitives:
         self.group_norm = of_first("GroupNorm", _gradient(gradient("GroupNorm")))
         self.group_norm_silu = of_first("GroupNormSilu", _gradient(gradient("GroupNormSilu")))
         added_gradient = kernel("AddGroupNormSiluGradient", _like(0, 1, 2, 4), _like(0, 1, 2, 4))
+        self.adamw, self.square_sum = kernel("AdamW", _one, _like(0)), kernel("SquareSum", _one, _like(0))
         self.add_group_norm_silu = of_first("AddGroupNormSilu", _gradient_of_added(added_gradient))

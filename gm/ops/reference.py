@@ -10,7 +10,7 @@ import math
 from typing import Callable
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Parameter, Tensor, ops
 
 # Scores held at once by `attention`: 2**26 float32 values are 256 MiB. One frame and head of SVD at 576x1024 has
 # 9216**2 = 85M of them and the whole first level 24 GB in float16, so they are never all held. More are not faster.
@@ -20,6 +20,8 @@ MAX_SCORES = 2**26
 _matmul_transposed = ops.MatMul(transpose_b=True)
 _bmm_transposed = ops.BatchMatMul(transpose_b=True)
 _bias_add = ops.BiasAdd()
+_adam = ops.AdamWeightDecay()
+_map = ops.HyperMap()
 
 
 def transpose(x: Tensor, *axes: int) -> Tensor:
@@ -224,3 +226,60 @@ def upsample_nearest(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     x = ops.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2))
     return x.contiguous().reshape(n, c, 2 * h, 2 * w)  # contiguous: see transpose
+
+
+def square_sum(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Sum of the squares of all numbers of some tensors with an axis at least, float32 ()."""
+    return ops.addn(_map(_square_sum, tensors))
+
+
+def _square_sum(x: Tensor) -> Tensor:
+    # Of rows first: over all axes at once, MindSpore's CPU kernel takes four times as long.
+    rows = x.reshape(x.shape[0], -1)
+    return ops.reduce_sum(ops.reduce_sum(rows * rows, -1))
+
+
+def adamw(
+    weights: tuple[Parameter, ...],
+    first: tuple[Parameter, ...],
+    second: tuple[Parameter, ...],
+    sums: tuple[Parameter, ...],
+    rate: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: Tensor,
+    decay: Tensor,
+    factor: Tensor,
+) -> Tensor:
+    """Update float32 parameters in place, and clear the sums of their gradients, which must be finite.
+
+    With g = sum * factor: m += (1 - beta1) * (g - m), v += (1 - beta2) * (g * g - v) and
+    w -= rate * (m / (sqrt(v) + eps) + decay * w), the decay for weights with two axes or more.
+
+    Args:
+        weights, first, second, sums: of the same shapes: w, m, v and the sums. None may be there twice.
+        rate, eps, decay, factor: float32 ().
+
+    Returns a number that is there when all is done: a graph that does not return it leaves the update out.
+    """
+    function = ops.partial(_adamw, rate, beta1, beta2, eps, decay, factor)
+    return ops.depend(rate, _map(function, weights, first, second, sums))
+
+
+def _adamw(
+    rate: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: Tensor,
+    decay: Tensor,
+    factor: Tensor,
+    weight: Parameter,
+    first: Parameter,
+    second: Parameter,
+    total: Parameter,
+) -> Tensor:
+    decayed = decay * (1.0 if len(weight.shape) > 1 else 0.0)
+    updated = _adam(weight, first, second, rate, beta1, beta2, eps, decayed, total * factor)
+    # Taken from itself, as it is finite here. Zeros of its shape would be a constant: all of them, twice all gradients.
+    # And here, while they are in the processor's cache.
+    return ops.depend(updated, ops.assign_sub(total, total))

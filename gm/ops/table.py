@@ -29,6 +29,8 @@ OPERATIONS = (
     "attention",
     "attention_over_pixels",
     "upsample_nearest",
+    "square_sum",
+    "adamw",
 )
 
 
@@ -189,6 +191,8 @@ ROWS = (
         "4x512x1024: 63 ms instead of 225, and no scores in memory",
         True,
     ),
+    Row("CPU", (2, 7), (99,), fused.square_sum, "30 million numbers in 738 tensors: 14 ms instead of 44", True),
+    Row("CPU", (2, 7), (99,), fused.adamw, "the same: 49 ms instead of 205, compiled in a third of the time", True),
     Row(
         "GPU",
         (2, 7),

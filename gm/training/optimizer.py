@@ -8,43 +8,18 @@ from typing import Any, Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn
+from mindspore.ops import HyperMap, partial
 
-from gm import compile_cache
+from gm import compile_cache, ops
 from gm.ops import parallel
 from gm.training.parts import parts
 from gm.training.settings import Optimizer
 from gm.training.step import Clear, zeros_like_each
 
-_adam = ops.AdamWeightDecay()
-
 
 def _mean(reduce: nn.Cell, total: Parameter) -> Tensor:
     return ops.assign(total, reduce(total))
-
-
-def _square_sum(total: Parameter) -> Tensor:
-    # Of rows first: over all axes at once, MindSpore's CPU kernel takes four times as long.
-    rows = total.reshape(total.shape[0], -1)
-    return ops.reduce_sum(ops.reduce_sum(rows * rows, -1))
-
-
-def _update(
-    rate: Tensor,
-    beta1: float,
-    beta2: float,
-    eps: Tensor,
-    decay: Tensor,
-    factor: Tensor,
-    weight: Parameter,
-    first: Parameter,
-    second: Parameter,
-    total: Parameter,
-    decayed: float,
-) -> Tensor:
-    updated = _adam(weight, first, second, rate, beta1, beta2, eps, decay * decayed, total * factor)
-    # Taken from itself, as it is finite here. Zeros of its shape would be a constant: all of them, twice all gradients.
-    return ops.depend(updated, ops.assign_sub(total, total))
 
 
 def _take(reduce: nn.Cell, weight: Parameter, mine: float) -> Tensor:
@@ -62,10 +37,10 @@ class _Mean(nn.Cell):
         super().__init__(auto_prefix=False)
         self.sums = sums
         self.reduce = parallel.Mean()
-        self.map = ops.HyperMap()
+        self.map = HyperMap()
 
     def construct(self) -> tuple[Tensor, ...]:
-        return self.map(ops.partial(_mean, self.reduce), self.sums)
+        return self.map(partial(_mean, self.reduce), self.sums)
 
 
 class _Squares(nn.Cell):
@@ -74,15 +49,13 @@ class _Squares(nn.Cell):
     def __init__(self, sums: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.sums = sums
-        self.map = ops.HyperMap()
 
     def construct(self) -> Tensor:
-        return ops.addn(self.map(_square_sum, self.sums))
+        return ops.square_sum(self.sums)
 
 
 class _Update(nn.Cell):
-    """The update of some weights, one fused kernel for each. Their sums are cleared on the way, while they are in the
-    processor's cache."""
+    """The update of some weights, see `gm.ops.reference.adamw`; their sums are cleared."""
 
     def __init__(
         self,
@@ -95,12 +68,10 @@ class _Update(nn.Cell):
         super().__init__(auto_prefix=False)
         self.weights, self.first, self.second, self.sums = weights, first, second, sums
         self.beta1, self.beta2 = settings.beta1, settings.beta2
-        self.decayed = tuple(1.0 if len(w.shape) > 1 else 0.0 for w in self.weights)
-        self.map = ops.HyperMap()
 
     def construct(self, rate: Tensor, eps: Tensor, decay: Tensor, factor: Tensor) -> Tensor:
-        function = ops.partial(_update, rate, self.beta1, self.beta2, eps, decay, factor)
-        return ops.depend(rate, self.map(function, self.weights, self.first, self.second, self.sums, self.decayed))
+        groups = self.weights, self.first, self.second, self.sums
+        return ops.adamw(*groups, rate, self.beta1, self.beta2, eps, decay, factor)
 
 
 class _Share(nn.Cell):
@@ -110,10 +81,10 @@ class _Share(nn.Cell):
         super().__init__(auto_prefix=False)
         self.weights, self.sum = optimizer.weights, parallel.Sum()
         self.mine = tuple(map(float, optimizer.mine))
-        self.map = ops.HyperMap()
+        self.map = HyperMap()
 
     def construct(self) -> tuple[Tensor, ...]:
-        return self.map(ops.partial(_take, self.sum), self.weights, self.mine)
+        return self.map(partial(_take, self.sum), self.weights, self.mine)
 
 
 class _Copy(nn.Cell):
@@ -122,7 +93,7 @@ class _Copy(nn.Cell):
     def __init__(self, parameters: ParameterTuple, weights: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
         self.parameters, self.weights = parameters, weights
-        self.map = ops.HyperMap()
+        self.map = HyperMap()
 
     def construct(self) -> tuple[Tensor, ...]:
         return self.map(_copy, self.parameters, self.weights)

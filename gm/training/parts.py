@@ -2,7 +2,8 @@
 
 MindSpore's back end computes what needs no other result first: in one graph the products of all gradients with the
 factor of clipping, for example, before the first is used. And compiling takes memory that grows faster than the graph:
-for 738 weights of 30 million values the optimizer's graphs took 0.6 GB and 31 s as one part, 0.26 GB and 13 s as eight.
+for 738 weights of 30 million values the optimizer's graphs of plain operators took 0.6 GB and 31 s as one part, 0.26 GB
+and 13 s as eight. With a single operator for each part (`gm.ops.adamw` on CPUs) they take 4 s.
 """
 
 from __future__ import annotations

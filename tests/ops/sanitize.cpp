@@ -11,6 +11,7 @@ DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DEC
 DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
 DECLARE(AddBiased) DECLARE(Turn) DECLARE(AddToChannels) DECLARE(FeedForward) DECLARE(AddGroupNormSilu)
 DECLARE(AddGroupNormSiluGradient) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient) DECLARE(SwapMiddleAxes)
+DECLARE(AdamW) DECLARE(SquareSum)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 
@@ -125,6 +126,13 @@ int main() {
           const Shape x{n, in, side[0], side[1]}, y{n, weight[0], side[0], side[1]};
           failed += call(ConvolutionInputGradient, {weight, y, x});
         }
+  {
+    const std::vector<Shape> shapes{{1}, {3, 5}, {17}, {4096}, {64, 65}, {2, 1, 5000}};
+    std::vector<Shape> arguments;
+    for (int k = 0; k < 4; ++k) arguments.insert(arguments.end(), shapes.begin(), shapes.end());
+    arguments.insert(arguments.end(), 7, {1});
+    failed += call(AdamW, arguments) + call(SquareSum, arguments);
+  }
   for (int64_t n : {0, 1, 15, 16, 33, 65536}) {
     std::vector<uint16_t> from(n);
     std::vector<float> to(n);

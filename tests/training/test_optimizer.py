@@ -131,10 +131,13 @@ def test_an_overflow_changes_nothing(mode, bad):
     assert not any(p.asnumpy().any() for group in groups for p in group)
 
 
-def test_no_graph_holds_zeros_as_large_as_the_sums():
+@pytest.mark.parametrize("form", ["usual", "plain"])
+def test_no_graph_holds_zeros_as_large_as_the_sums(form):
     from mindspore.common.api import _cell_graph_executor
 
     ops.set_device("CPU", ops.GRAPH_MODE)
+    if form == "plain":
+        ops.bind(ops.choose("GPU", ops.version()))
     try:
         parameters = {"w": Parameter(Tensor(np.ones((512, 512), np.float32)), name="w")}
         optimizer = AdamW(parameters, zeros_like_each(parameters, "gradient"), settings())
