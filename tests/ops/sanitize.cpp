@@ -4,14 +4,14 @@
 #include <vector>
 
 #define DECLARE(name) extern "C" int name(int, void **, int *, int64_t **, const char **, void *, void *);
-DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Gelu) DECLARE(GeluGradient) DECLARE(Silu) DECLARE(SiluGradient) DECLARE(GroupNorm) DECLARE(GroupNormSilu)
-DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm) DECLARE(LayerNormGradient)
-DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention) DECLARE(LongAttentionGradient)
-DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution) DECLARE(ConvolutionInputGradient)
-DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens) DECLARE(Mix) DECLARE(MixGradient)
-DECLARE(AddBiased) DECLARE(Turn) DECLARE(AddToChannels) DECLARE(FeedForward) DECLARE(AddGroupNormSilu)
-DECLARE(AddGroupNormSiluGradient) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient) DECLARE(SwapMiddleAxes)
-DECLARE(AdamW) DECLARE(SquareSum)
+DECLARE(Geglu) DECLARE(GegluGradient) DECLARE(Gelu) DECLARE(GeluGradient) DECLARE(Silu) DECLARE(SiluGradient)
+DECLARE(GroupNorm) DECLARE(GroupNormSilu) DECLARE(GroupNormGradient) DECLARE(GroupNormSiluGradient) DECLARE(LayerNorm)
+DECLARE(LayerNormGradient) DECLARE(ShortAttention) DECLARE(ShortAttentionGradient) DECLARE(LongAttention)
+DECLARE(LongAttentionGradient) DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution)
+DECLARE(ConvolutionInputGradient) DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens)
+DECLARE(Mix) DECLARE(MixGradient) DECLARE(AddBiased) DECLARE(Turn) DECLARE(AddToChannels) DECLARE(FeedForward)
+DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
+DECLARE(SwapMiddleAxes) DECLARE(AdamW) DECLARE(SquareSum)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
 extern "C" void YCbCrToRgb(const uint8_t *const *, const int64_t *, int64_t, int64_t, const void *, uint8_t *);
 

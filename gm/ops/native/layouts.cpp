@@ -1,4 +1,4 @@
-// Channels first to last and back, float32, called through mindspore.ops.Custom(func_type="aot"): see gm/ops/fused.py.
+// Axes in another order, float32, called through mindspore.ops.Custom(func_type="aot"): see gm/ops/fused.py.
 #include "kernel.h"
 
 using namespace svd;
@@ -26,6 +26,14 @@ void each_column(const float *from, int64_t count, int64_t rows, int64_t columns
   });
 }
 
+// Four at a time behind the whole vectors: of the smallest images no row has more.
+void copy_row(const float *from, float *to, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
+  for (; i + 4 <= count; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(float));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
 }  // namespace
 
 // x (n, rows, columns) -> (n, columns, rows).
@@ -48,6 +56,21 @@ KERNEL(AddToChannels) {
   each_column(in(params[0]), n, s, c, [=](int64_t k, int64_t channel, int64_t token, Vec values, int64_t left) {
     const int64_t at = (k * c + channel) * s + token;
     store(y + at, load(residual + at, left) + (values + bias[channel]), left);
+  });
+  return 0;
+}
+
+// x (n, a, b, s) -> (n, b, a, s).
+KERNEL(SwapMiddleAxes) {
+  if (!all_float32(count, dtypes)) return 1;
+  const float *x = in(params[0]);
+  float *y = out(params[1]);
+  const int64_t a = shapes[0][1], b = shapes[0][2], s = shapes[0][3];
+  parallel(shapes[0][0] * b, 2 * a * s, [=](int64_t first, int64_t last) {
+    for (int64_t k = first; k < last; ++k) {
+      const float *from = x + (k / b * a * b + k % b) * s;
+      for (int64_t i = 0; i < a; ++i) copy_row(from + i * b * s, y + (k * a + i) * s, s);
+    }
   });
   return 0;
 }
