@@ -101,6 +101,30 @@ def _gradient_of_added(kernel: Callable) -> Callable:
     return bprop
 
 
+def _of_feed_forward(geglu: Callable, geglu_gradient: Callable, sum_of_tokens: Callable) -> Callable:
+    """The backward pass of the feed-forward part."""
+
+    def bprop(
+        residual: Tensor,
+        x: Tensor,
+        wide: Tensor,
+        wide_bias: Tensor,
+        narrow: Tensor,
+        bias: Tensor,
+        out: Tensor,
+        dout: Tensor,
+    ) -> tuple[Tensor, ...]:
+        tokens, dy = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
+        projected = reference.linear(tokens, wide)  # again: it is wide, and was not kept
+        dprojected, dwide_bias = geglu_gradient(projected, wide_bias, _matmul(dy, narrow))
+        dnarrow = _matmul_transposed_a(dy, geglu(projected, wide_bias))
+        dbias = sum_of_tokens(dy.reshape(1, -1, dy.shape[-1])).reshape(-1)
+        dx = _matmul(dprojected, wide).reshape(x.shape)
+        return dout, dx, _matmul_transposed_a(dprojected, tokens), dwide_bias, dnarrow, dbias
+
+    return bprop
+
+
 @ms.jit_class
 class Primitives:
     """The primitives of everything in a library that a network calls, each with its gradient."""
@@ -114,7 +138,6 @@ class Primitives:
 
         layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
         long_gradient, pixel_gradient = gradient("LongAttention"), gradient("PixelAttention")
-
         input_gradient = kernel("ConvolutionInputGradient", _convolved_back, _like(0))
         weight_gradient = kernel("ConvolutionWeightGradient", _weight_and_bias, _like(1, 2))
 
@@ -129,6 +152,9 @@ class Primitives:
         sum_of_tokens = kernel("SumOfTokens", _one_token, _like(0))
         upsample_gradient = kernel("UpsampleNearestGradient", _halved_back, _like(0))
 
+        def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return (upsample_gradient(dout),)
+
         def add_to_tokens_bprop(x: Tensor, values: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return dout, sum_of_tokens(dout)
 
@@ -137,32 +163,11 @@ class Primitives:
         ) -> tuple[Tensor, ...]:
             return dout, sum_of_tokens(dout.reshape(1, -1, dout.shape[-1])).reshape(-1), dout
 
-        def feed_forward_bprop(
-            residual: Tensor,
-            x: Tensor,
-            wide: Tensor,
-            wide_bias: Tensor,
-            narrow: Tensor,
-            bias: Tensor,
-            out: Tensor,
-            dout: Tensor,
-        ) -> tuple[Tensor, ...]:
-            tokens, dy = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
-            projected = reference.linear(tokens, wide)  # again: it is wide, and was not kept
-            dprojected, dwide_bias = geglu_gradient(projected, wide_bias, _matmul(dy, narrow))
-            dnarrow = _matmul_transposed_a(dy, self.geglu(projected, wide_bias))
-            dbias = sum_of_tokens(dy.reshape(1, -1, dy.shape[-1])).reshape(-1)
-            dx = _matmul(dprojected, wide).reshape(x.shape)
-            return dout, dx, _matmul_transposed_a(dprojected, tokens), dwide_bias, dnarrow, dbias
-
-        def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-            return (upsample_gradient(dout),)
+        def pixel_bprop(q: Tensor, k: Tensor, v: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+            return pixel_gradient(q, k, v, out, dout)  # unlike others it takes the result too
 
         def long_bprop(q: Tensor, k: Tensor, v: Tensor, heads: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (*long_gradient(q, k, v, heads, out, dout), ops.zeros_like(heads))
-
-        def pixel_bprop(q: Tensor, k: Tensor, v: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-            return pixel_gradient(q, k, v, out, dout)
 
         def of_first(name: str, bprop: Callable) -> Any:
             """Its result has the first input's shape and type."""
@@ -176,7 +181,7 @@ class Primitives:
         self.silu = of_first("Silu", _of_one(kernel("SiluGradient", _like(0), _like(0))))
         self.add_to_tokens = of_first("AddToTokens", add_to_tokens_bprop)
         self.add_biased = of_first("AddBiased", add_biased_bprop)
-        self.feed_forward = of_first("FeedForward", feed_forward_bprop)
+        self.feed_forward = of_first("FeedForward", _of_feed_forward(self.geglu, geglu_gradient, sum_of_tokens))
         self.mix = of_first("Mix", _of_three(gradient("Mix")))
         self.upsample = kernel("UpsampleNearest", _doubled, _like(0), upsample_bprop)
         self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
