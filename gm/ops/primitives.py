@@ -1,19 +1,16 @@
 """The primitives of the C++ kernels' library, each with its gradient: what `gm.ops.fused` calls, float32.
 
-None of them keeps anything for the backward pass but its inputs, long attention its result.
+None of them keeps anything for the backward pass but its inputs, long attention its result, and the feed-forward part
+in training its wide values.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable
 
 import mindspore as ms
 from mindspore import Tensor, ops
-
-from gm.ops import reference
-
-_matmul = ops.MatMul()
-_matmul_transposed_a = ops.MatMul(transpose_a=True)
 
 
 def _like(*indices: int) -> Callable:
@@ -41,6 +38,23 @@ def _with_two_rows(x: list[int], weight: list[int], *_: Any) -> tuple[list[int],
     return x, [2, *weight]
 
 
+def _with_kept(residual: list[int], x: list[int], wide: list[int], *_: Any) -> tuple[list[int], list[int]]:
+    return residual, [_to_64(x), wide[0]]
+
+
+def _to_64(x: list[int]) -> int:
+    return math.ceil(math.prod(x[:-1]) / 64) * 64  # tokens
+
+
+def _with_between(kept: list[int], wide: list[int], narrow: list[int], dout: list[int]) -> tuple[list[int], list[int]]:
+    return [*dout[:-1], wide[1]], [kept[0], 3 * narrow[1]]
+
+
+def _of_layers(between: list[int], x: list[int], dout: list[int]) -> tuple[list[int], ...]:
+    inner = between[1] // 3
+    return [2 * inner, x[-1]], [2 * inner], [dout[-1], inner], [dout[-1]]
+
+
 def _one_token(x: list[int]) -> list[int]:
     return [x[0], 1, x[2]]
 
@@ -51,6 +65,15 @@ def _doubled(x: list[int]) -> list[int]:
 
 def _halved_back(dout: list[int]) -> list[int]:
     return [dout[0], dout[1], dout[2] // 2, dout[3] // 2]
+
+
+def _of_dout(kernel: Callable) -> Callable:
+    """The backward pass of a kernel of one tensor, by a kernel that is given `dout` alone."""
+
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return (kernel(dout),)
+
+    return bprop
 
 
 def _of_one(kernel: Callable) -> Callable:
@@ -101,8 +124,18 @@ def _gradient_of_added(kernel: Callable) -> Callable:
     return bprop
 
 
-def _of_feed_forward(geglu: Callable, geglu_gradient: Callable, sum_of_tokens: Callable) -> Callable:
-    """The backward pass of the feed-forward part."""
+def _of_layer_norm(kernel: Callable) -> Callable:
+    """A kernel of three and a constant, for `_gradient`, by one that gives the gradients of weight and bias as rows."""
+
+    def gradient(x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        dx, sums = kernel(x, weight, eps, dout)
+        return dx, sums[0], sums[1]
+
+    return gradient
+
+
+def _of_feed_forward(input_gradient: Callable, weight_gradient: Callable, again: Callable | None = None) -> Callable:
+    """The backward pass of the feed-forward part. again: computes what it keeps of one that keeps nothing."""
 
     def bprop(
         residual: Tensor,
@@ -111,16 +144,12 @@ def _of_feed_forward(geglu: Callable, geglu_gradient: Callable, sum_of_tokens: C
         wide_bias: Tensor,
         narrow: Tensor,
         bias: Tensor,
-        out: Tensor,
-        dout: Tensor,
+        out: Any,
+        dout: Any,
     ) -> tuple[Tensor, ...]:
-        tokens, dy = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
-        projected = reference.linear(tokens, wide)  # again: it is wide, and was not kept
-        dprojected, dwide_bias = geglu_gradient(projected, wide_bias, _matmul(dy, narrow))
-        dnarrow = _matmul_transposed_a(dy, geglu(projected, wide_bias))
-        dbias = sum_of_tokens(dy.reshape(1, -1, dy.shape[-1])).reshape(-1)
-        dx = _matmul(dprojected, wide).reshape(x.shape)
-        return dout, dx, _matmul_transposed_a(dprojected, tokens), dwide_bias, dnarrow, dbias
+        result, dy = (out, dout[0]) if again is None else (again(residual, x, wide, wide_bias, narrow, bias), dout)
+        dx, between = input_gradient(result[1], wide, narrow, dy)
+        return dy, dx, *weight_gradient(between, x, dy)
 
     return bprop
 
@@ -136,7 +165,6 @@ class Primitives:
         def gradient(name: str) -> Any:
             return kernel(f"{name}Gradient", _like(0, 1, 2), _like(0, 1, 2))
 
-        layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
         long_gradient, pixel_gradient = gradient("LongAttention"), gradient("PixelAttention")
         input_gradient = kernel("ConvolutionInputGradient", _convolved_back, _like(0))
         weight_gradient = kernel("ConvolutionWeightGradient", _weight_and_bias, _like(1, 2))
@@ -144,16 +172,13 @@ class Primitives:
         def convolution_bprop(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return (input_gradient(weight, dout), *weight_gradient(x, weight, dout))
 
-        def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-            dx, sums = layer_norm_gradient(x, weight, eps, dout)
-            return dx, sums[0], sums[1]
-
         geglu_gradient = kernel("GegluGradient", _like(0, 1), _like(0, 1))
         sum_of_tokens = kernel("SumOfTokens", _one_token, _like(0))
+        feed_forward = (
+            kernel("FeedForwardInputGradient", _with_between, _like(0, 0)),
+            kernel("FeedForwardWeightGradient", _of_layers, _like(0, 0, 0, 0)),
+        )
         upsample_gradient = kernel("UpsampleNearestGradient", _halved_back, _like(0))
-
-        def upsample_bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-            return (upsample_gradient(dout),)
 
         def add_to_tokens_bprop(x: Tensor, values: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
             return dout, sum_of_tokens(dout)
@@ -181,10 +206,12 @@ class Primitives:
         self.silu = of_first("Silu", _of_one(kernel("SiluGradient", _like(0), _like(0))))
         self.add_to_tokens = of_first("AddToTokens", add_to_tokens_bprop)
         self.add_biased = of_first("AddBiased", add_biased_bprop)
-        self.feed_forward = of_first("FeedForward", _of_feed_forward(self.geglu, geglu_gradient, sum_of_tokens))
+        self.feed_forward_kept = kernel("FeedForwardKept", _with_kept, _like(0, 0), _of_feed_forward(*feed_forward))
+        self.feed_forward = of_first("FeedForward", _of_feed_forward(*feed_forward, self.feed_forward_kept))
         self.mix = of_first("Mix", _of_three(gradient("Mix")))
-        self.upsample = kernel("UpsampleNearest", _doubled, _like(0), upsample_bprop)
-        self.layer_norm = of_first("LayerNorm", _gradient(layer_norm))
+        self.upsample = kernel("UpsampleNearest", _doubled, _like(0), _of_dout(upsample_gradient))
+        layer_norm_gradient = kernel("LayerNormGradient", _with_two_rows, _like(0, 1))
+        self.layer_norm = of_first("LayerNorm", _gradient(_of_layer_norm(layer_norm_gradient)))
         self.group_norm = of_first("GroupNorm", _gradient(gradient("GroupNorm")))
         self.group_norm_silu = of_first("GroupNormSilu", _gradient(gradient("GroupNormSilu")))
         added_gradient = kernel("AddGroupNormSiluGradient", _like(0, 1, 2, 4), _like(0, 1, 2, 4))
