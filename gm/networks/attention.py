@@ -55,7 +55,7 @@ class FeedForward(nn.Cell):
     def construct(self, x: Tensor, residual: Tensor) -> Tensor:
         project, last = self.net[0].proj, self.net[2]
         wide, narrow = ops.widened(project.weight, x), ops.widened(last.weight, x)
-        return ops.feed_forward(residual, x, wide, project.bias, narrow, last.bias)
+        return ops.feed_forward(residual, x, wide, project.bias, narrow, last.bias, self.training)
 
 
 class SpatialBlock(nn.Cell):

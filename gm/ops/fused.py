@@ -102,12 +102,16 @@ def add_linear_to_channels(residual: Tensor, x: Tensor, weight: Tensor, bias: Te
     return _kernels.add_to_channels(reference.linear(x, weight), bias, residual)
 
 
-def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
-    """`reference.feed_forward`: where it is narrow, some tokens at a time, and backward its first product once more."""
+def feed_forward(
+    residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor, training: bool = False
+) -> Tensor:
+    """`reference.feed_forward`: where it is narrow, some tokens at a time; nothing wide is kept but in training."""
     if x.dtype != _FLOAT:
         return reference.feed_forward(residual, x, wide, wide_bias, narrow, bias)
     if x.shape[-1] > _NARROW:
         return add_linear(residual, geglu(x, wide, wide_bias), narrow, bias)
+    if training:
+        return _kernels.feed_forward_kept(residual, x, wide, wide_bias, narrow, bias)[0]
     return _kernels.feed_forward(residual, x, wide, wide_bias, narrow, bias)
 
 

@@ -193,7 +193,9 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _kernels.geglu(reference.linear(x, weight), bias)
 
 
-def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
+def feed_forward(
+    residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor, training: bool = False
+) -> Tensor:
     """`reference.feed_forward` with this module's `geglu`."""
     if x.dtype not in _TYPES:
         return reference.feed_forward(residual, x, wide, wide_bias, narrow, bias)

@@ -169,8 +169,13 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return linear(x, weight[:inner], bias[:inner]) * gelu(linear(x, weight[inner:], bias[inner:]))
 
 
-def feed_forward(residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor) -> Tensor:
-    """residual (..., c) + linear(geglu(x (..., c), wide (2 * inner, c), wide_bias), narrow (c, inner), bias)."""
+def feed_forward(
+    residual: Tensor, x: Tensor, wide: Tensor, wide_bias: Tensor, narrow: Tensor, bias: Tensor, training: bool = False
+) -> Tensor:
+    """residual (..., c) + linear(geglu(x (..., c), wide (2 * inner, c), wide_bias), narrow (c, inner), bias).
+
+    training: a form may keep for the backward pass what it would else compute again there; the result is the same.
+    """
     return add_linear(residual, geglu(x, wide, wide_bias), narrow, bias)
 
 

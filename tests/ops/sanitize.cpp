@@ -10,6 +10,7 @@ DECLARE(LayerNormGradient) DECLARE(ShortAttention) DECLARE(ShortAttentionGradien
 DECLARE(LongAttentionGradient) DECLARE(PixelAttention) DECLARE(PixelAttentionGradient) DECLARE(Convolution)
 DECLARE(ConvolutionInputGradient) DECLARE(ConvolutionWeightGradient) DECLARE(AddToTokens) DECLARE(SumOfTokens)
 DECLARE(Mix) DECLARE(MixGradient) DECLARE(AddBiased) DECLARE(Turn) DECLARE(AddToChannels) DECLARE(FeedForward)
+DECLARE(FeedForwardKept) DECLARE(FeedForwardInputGradient) DECLARE(FeedForwardWeightGradient)
 DECLARE(AddGroupNormSilu) DECLARE(AddGroupNormSiluGradient) DECLARE(UpsampleNearest) DECLARE(UpsampleNearestGradient)
 DECLARE(SwapMiddleAxes) DECLARE(AdamW) DECLARE(SquareSum)
 extern "C" void Widen(const uint16_t *, float *, int64_t);
@@ -105,8 +106,15 @@ int main() {
     }
   for (int64_t n : {1, 65, 200})
     for (int64_t c : {1, 17, 40})
-      for (int64_t inner : {1, 25, 600})
-        failed += call(FeedForward, {{n, c}, {n, c}, {2 * inner, c}, {2 * inner}, {c, inner}, {c}, {n, c}});
+      for (int64_t inner : {1, 25, 600}) {
+        const int64_t more = (n + 63) / 64 * 64, out = c + 3;
+        const Shape x{n, c}, y{n, out}, wide{2 * inner, c}, narrow{out, inner}, kept{more, 2 * inner};
+        const Shape between{more, 3 * inner};
+        failed += call(FeedForward, {y, x, wide, {2 * inner}, narrow, {out}, y});
+        failed += call(FeedForwardKept, {y, x, wide, {2 * inner}, narrow, {out}, y, kept});
+        failed += call(FeedForwardInputGradient, {kept, wide, narrow, y, x, between});
+        failed += call(FeedForwardWeightGradient, {between, x, y, wide, {2 * inner}, narrow, {out}});
+      }
   for (const Shape &x : {Shape{2, 33, 21, 29}, {1, 150, 28, 28}, {1, 40, 5, 131}, {3, 34, 27, 9}, {2, 32, 130, 1}, {5, 32, 16, 15}})
     failed += call(Convolution, {x, {37, x[1], 3, 3}, {37}, {x[0], 37, x[2], x[3]}});
   for (int64_t in : {1, 7, 70})

@@ -323,6 +323,8 @@ def test_the_number_of_threads_changes_no_bit(kernels):
     tokens = x.reshape((3, 1600, 64))
     weight, bias = Tensor(np.linspace(0.5, 1.5, 64, dtype=np.float32)), Tensor(np.zeros(64, np.float32))
     taps = Tensor(np.random.default_rng(1).standard_normal((64, 64, 3, 3)).astype(np.float32))
+    wide, narrow = taps.reshape((-1, 64))[:400] / 8, taps.reshape((64, -1))[:, :200] / 8
+    layers = (tokens[0, :900], tokens[1, :900], wide, taps.reshape(-1)[:400], narrow, bias)
 
     def results():
         gradient = ms.grad(lambda v: kernels.attention(v, v, v, 2).sum())(tokens)
@@ -332,10 +334,12 @@ def test_the_number_of_threads_changes_no_bit(kernels):
         over_time = taps[:, :, :, :1].expand_dims(4)
         timed = ms.grad(lambda v, w: (kernels.temporal_conv(v, w, bias) ** 2).sum(), (0, 1))(x[:, :, :4], over_time)
         mixed = ms.grad(lambda v, share: (kernels.mix(v, v * v, share) ** 2).sum(), (0, 1))(x, weight[:1])
+        fed = ms.grad(lambda *v: (kernels.feed_forward(*v, True) ** 2).sum(), (0, 1, 2, 3, 4, 5))(*layers)
         added = ms.grad(lambda v: (kernels.add_to_tokens(tokens, v) ** 2).sum())(tokens[:, :1])
         return [
             normed,
             *mixed,
+            *fed,
             added,
             kernels.attention(tokens, tokens, tokens, 2),
             gradient,

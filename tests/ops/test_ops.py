@@ -176,6 +176,20 @@ CASES["group_norm_silu"] = [
     lambda dtype: (normal(2, 96, 5, 7, dtype=dtype), normal(96), normal(96), 32, 1e-5, normal(2, 96, 5, dtype=dtype)),
     lambda dtype: (normal(1, 32, 4, 83, dtype=dtype), normal(32), normal(32), 32, 1e-5, normal(1, 32, 4, dtype=dtype)),
 ]
+
+
+def feed_forward(n, c, inner, out):
+    """The case of a feed-forward part in training, nothing of it a multiple of what a kernel takes at once."""
+
+    def case(dtype):
+        wide, narrow = normal(2 * inner, c, dtype=dtype) / c**0.5, normal(out, inner, dtype=dtype) / inner**0.5
+        x, biases = normal(n, c, dtype=dtype), (normal(2 * inner, dtype=dtype), normal(out, dtype=dtype))
+        return normal(n, out, dtype=dtype), x, wide, biases[0], narrow, biases[1], True
+
+    return case
+
+
+CASES["feed_forward"] += [feed_forward(150, 40, 600, 83), feed_forward(131, 70, 13, 5), feed_forward(1, 3, 1, 2)]
 CASES["layer_norm"].append(lambda dtype: (normal(200, 9, 40, dtype=dtype), normal(40), normal(40), 1e-5))
 
 

@@ -24,26 +24,33 @@ struct Matrix {
 };
 
 // c (Rows, kColumns) = or += a (Rows, depth) x b (depth, kColumns); b and c with rows of `width` numbers.
-template <int Rows>
-void multiply_tile(Matrix a, const float *b, float *c, int64_t depth, int64_t width, bool add) {
-  Vec sums[Rows][kVectors] = {};
-  if (add)
-    for (int r = 0; r < Rows; ++r)
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = load(c + r * width + v * kLanes);
+template <bool Add, int Rows>
+void multiply_tile(Matrix a, const float *b, float *c, int64_t depth, int64_t width) {
+  Vec sums[Rows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = Add ? load(c + r * width + v * kLanes) : Vec{};
   for (int64_t p = 0; p < depth; ++p) {
     Vec row[kVectors];
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) row[v] = load(b + p * width + v * kLanes);
     const float *left = a.data + p * a.column;
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sums[r][v] += left[r * a.row] * row[v];
   }
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) store(c + r * width + v * kLanes, sums[r][v]);
 }
 
 template <int Rows>
 void multiply_rest(int64_t rows, Matrix a, const float *b, float *c, int64_t depth, int64_t width, bool add) {
-  if (rows == Rows) return multiply_tile<Rows>(a, b, c, depth, width, add);
+  if (rows == Rows && add) return multiply_tile<true, Rows>(a, b, c, depth, width);
+  if (rows == Rows) return multiply_tile<false, Rows>(a, b, c, depth, width);
   if constexpr (Rows > 1) multiply_rest<Rows - 1>(rows, a, b, c, depth, width, add);
 }
 
