@@ -1,7 +1,7 @@
-"""The tables of docs/performance.md, from the files in benchmarks/results/.
+"""The tables of docs/performance.md and benchmarks/results/README.md, from the files in benchmarks/results/.
 
 python benchmarks/tables.py          print them
-python benchmarks/tables.py --write  put them into the page, between its marks <!-- table NAME --> and <!-- end -->
+python benchmarks/tables.py --write  put them into the pages, between their marks <!-- table NAME --> and <!-- end -->
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
+ALL = RESULTS / "README.md"
 PEERS = {"torch": "PyTorch", "openvino": "OpenVINO"}
 CASES = {
     "unet_medium": "UNet of a fifth of the width, 4 frames of 256x256 pixels",
@@ -28,6 +29,12 @@ CASES = {
     "train_medium": "the same, 4 frames of 256x256",
     "train_medium_14": "the same, 14 frames of 256x256",
 }
+CLIPS = {
+    "train": "from a cache",
+    "train_recompute": "from a cache, blocks recomputed",
+    "train_encode": "frames encoded in the step",
+}
+LATENTS = {"small": "4 frames of 16x16", "medium": "4 frames of 32x32", "medium_14": "14 frames of 32x32"}
 FIRST_CALLS = {
     "tiny": "the default command: svd_tiny, 14 frames of 128x128, 12 steps",
     "medium": "a fifth of SVD's width, 4 frames of 256x256, 2 steps",
@@ -66,6 +73,24 @@ def peers_table():
         lines.append(
             f"| {PEERS[peer]} | {CASES[row['case']]} | {seconds} | **{ratio(row, peer):.2f}** | {memory} | {date} |"
         )
+    return lines
+
+
+def training_table():
+    rows = {row["case"]: row for row in load("peers")["rows"]}
+    lines = [
+        "| latents | clips | seconds for a step here | PyTorch | ratio, median of pairs | peak memory here | PyTorch | "
+        "largest relative difference of the losses |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for size, latents in LATENTS.items():
+        for kind, clips in CLIPS.items():
+            row = rows[f"{kind}_{size}"]
+            seconds = " | ".join(f"{row['median'][side]:.2f}" for side in ("ours", "torch"))
+            memory = " | ".join(f"{row['peak_memory'][side] / 1e9:.1f} GB" for side in ("ours", "torch"))
+            lines.append(
+                f"| {latents} | {clips} | {seconds} | **{ratio(row, 'torch'):.2f}** | {memory} | {row['error']:.0e} |"
+            )
     return lines
 
 
@@ -115,31 +140,36 @@ def training_memory_table():
 
 
 TABLES = {
-    "peers": peers_table,
-    "first calls": first_calls_table,
-    "memory": memory_table,
-    "training memory": training_memory_table,
+    PAGE: {
+        "peers": peers_table,
+        "first calls": first_calls_table,
+        "memory": memory_table,
+        "training memory": training_memory_table,
+    },
+    ALL: {"training": training_table},
 }
 
 
-def filled(page):
-    """The page's text with its tables as the files say."""
-    for name, table in TABLES.items():
+def filled(path):
+    """The text of a page of TABLES with its tables as the files say."""
+    page = path.read_text(encoding="utf-8")
+    for name, table in TABLES[path].items():
         place = re.compile(rf"(<!-- table {name} -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
         lines = "".join(f"{line}\n" for line in table())
         page, times = place.subn(rf"\g<1>{lines}\g<2>", page)
         if times != 1:
-            raise SystemExit(f"the page has {times} places for the table {name!r}")
+            raise SystemExit(f"{path.name} has {times} places for the table {name!r}")
     return page
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put them into the page")
+    parser.add_argument("--write", action="store_true", help="put them into the pages")
     if parser.parse_args().write:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        for path in TABLES:
+            path.write_text(filled(path), encoding="utf-8")
     else:
-        print("\n\n".join("\n".join(table()) for table in TABLES.values()))
+        print("\n\n".join("\n".join(table()) for tables in TABLES.values() for table in tables.values()))
 
 
 if __name__ == "__main__":

@@ -239,8 +239,9 @@ def test_links_of_a_page_lead_somewhere(page):
     assert not missing
 
 
-def test_tables_of_the_page_of_performance_are_what_the_files_of_results_say():
-    assert tables.filled(tables.PAGE.read_text(encoding="utf-8")) == tables.PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", tables.TABLES, ids=lambda path: path.name)
+def test_tables_of_the_pages_are_what_the_files_of_results_say(page):
+    assert tables.filled(page) == page.read_text(encoding="utf-8")
 
 
 def test_ci_runs_the_test_command_of_the_readme():
