@@ -5,12 +5,13 @@ python benchmarks/compare.py --torch_python=build/torch/bin/python --cases=[unet
 
 For each case both sides load the same weights and inputs, each in a process of its own; their results must agree to
 LIMIT. After a first call, which compiles, they are called in turn, so that all else the machine does meets both.
-Reported are the medians, the ratio of each pair of calls (PyTorch's time over ours, above 1 is faster here), the share
-of the machine's measured speed of a matrix product, and each process's peak memory. Exit status 1 if results differ.
+Reported are the medians, the ratio of the pairs of calls (the other's time over ours, above 1 is faster here), the
+share of the machine's measured speed of a matrix product, and each process's peak memory. Exit status 1 if results
+differ.
 
 The weights are random, except in tiny_pipeline: there the small trained model makes the demo picture's video with its
 config's settings, from the picture to pixels. PyTorch is given what CLIP sees and the noise; this project makes them in
-every call. --openvino adds OpenVINO, with PyTorch's networks, as a third side.
+every call. --openvino then compares with OpenVINO too, which is given PyTorch's networks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _REST = 1.0  # seconds before each call
 class Side:
     """One process of the comparison. It answers with lines that begin with @@ and hold JSON."""
 
-    def __init__(self, python, script, case, log):
+    def __init__(self, python, script, case, log, env=os.environ):
         self.script = script
         self.process = subprocess.Popen(
             [python, str(HERE / script), json.dumps(case)],
@@ -49,7 +50,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=os.environ,  # without what mindspore, once imported, set beside it: OMP_NUM_THREADS=1
+            env=env,  # os.environ has not what mindspore, once imported, set beside it: OMP_NUM_THREADS=1
         )
 
     def __enter__(self):
@@ -66,7 +67,7 @@ class Side:
         raise UserError(f"{self.script} ended without an answer; its output is in the log")
 
     def call(self):
-        """Seconds of one call, and the peak memory in bytes so far.
+        """{"seconds" of one call, "peak_memory" in bytes so far}, and with our side the "processor"'s seconds.
 
         After a rest: threads that wait for more work by spinning, or work that a call leaves behind, would otherwise
         fall into the other side's time.
@@ -78,29 +79,49 @@ class Side:
 
 
 def compare(name, case, options, folder):
-    """The row of one `Case`, a dict.
+    """Yield a row, a dict, for each peer of one `Case`: PyTorch, and OpenVINO where options.openvino asks for it.
 
+    One peer at a time, with a process of ours for each, so that no side takes the memory of those that are called.
     options: torch_python, pairs, compile_cache, output_dir as of the command line. folder: for weights, which later
     cases use again.
     """
     case = prepare(case, folder)
+    peers = ["torch"]
+    if getattr(options, "openvino", None) and case["kind"] in OPENVINO_KINDS:
+        peers.append("openvino")
+        case["precision"] = options.openvino
+    results = {side: str(Path(folder) / f"{side}.npy") for side in ("ours", *peers)}
+    with open(Path(options.output_dir) / f"{name}.log", "w", encoding="utf-8") as log:
+        for peer in peers:
+            row = {"case": name, "peer": peer, **_measure(case, peer, results, options, log)}
+            if peer == "torch":
+                reference, gflop = np.load(results["torch"]), row["gflop"]
+            row["gflop"] = gflop  # PyTorch counts
+            row["error"] = _error(np.load(results["ours"]), reference)
+            row["peer_error"] = _error(np.load(results[peer]), reference)
+            yield row
+
+
+def _measure(case, peer, results, options, log):
+    """What the two sides, each in a process, needed for the calls; the peer begins, as to load it takes more memory."""
     with ExitStack() as stack:
-        log = stack.enter_context(open(Path(options.output_dir) / f"{name}.log", "w", encoding="utf-8"))
         sides = {}
-        scripts = [("ours", sys.executable, "compare_ours.py"), ("torch", options.torch_python, "compare_torch.py")]
-        if getattr(options, "openvino", None) and case["kind"] in OPENVINO_KINDS:
-            scripts.append(("openvino", options.torch_python, "compare_openvino.py"))
-        for label, python, script in scripts:
-            results = str(Path(folder) / f"{label}.npy")
-            about = {**case, "results": results, "compile_cache": options.compile_cache}
-            if label == "openvino":
-                about["precision"] = options.openvino
-            sides[label] = stack.enter_context(Side(python, script, about, log))
+        for label, python in ((peer, options.torch_python), ("ours", sys.executable)):
+            about = {**case, "results": results[label], "compile_cache": options.compile_cache}
+            sides[label] = stack.enter_context(Side(python, f"compare_{label}.py", about, log))
             sides[label].first = sides[label].answer()
-        found = {label: np.load(Path(folder) / f"{label}.npy") for label in sides}
-        errors = {label: _error(found[label], found["torch"]) for label in sides if label != "torch"}
         calls = [{label: side.call() for label, side in sides.items()} for _ in range(options.pairs)]
-    return _row(name, sides, calls, errors)
+    seconds = {label: [call[label]["seconds"] for call in calls] for label in sides}
+    medians = {label: float(np.median(values)) for label, values in seconds.items()}
+    return {
+        "gflop": sides[peer].first.get("gflop"),
+        "matmul_gflops": max(side.first["matmul_gflops"] for side in sides.values()),
+        "seconds": seconds,
+        "median": medians,
+        "ratio": float(np.median(np.divide(seconds[peer], seconds["ours"]))),
+        "first_call": {label: side.first["seconds"] for label, side in sides.items()},
+        "peak_memory": {label: calls[-1][label]["peak_memory"] for label in sides},
+    }
 
 
 def _error(ours, theirs):
@@ -109,60 +130,22 @@ def _error(ours, theirs):
     return float(np.abs(ours.astype(np.float64) - theirs).max() / np.abs(theirs).max())
 
 
-def _row(name, sides, calls, errors):
-    seconds = {label: [call[label]["seconds"] for call in calls] for label in sides}
-    peak = max(side.first["matmul_gflops"] for side in sides.values())
-    flops = sides["torch"].first["gflop"]
-    medians = {label: float(np.median(values)) for label, values in seconds.items()}
-    ratios = {label: float(np.median(np.divide(values, seconds["ours"]))) for label, values in seconds.items()}
-    return {
-        "case": name,
-        "error": errors["ours"],
-        "errors": errors,
-        "gflop": flops,
-        "matmul_gflops": peak,
-        "seconds": seconds,
-        "median": medians,
-        "ratio": ratios["torch"],
-        "ratios": ratios,
-        "share_of_matmul": {label: flops / value / peak for label, value in medians.items()},
-        "first_call": {label: side.first["seconds"] for label, side in sides.items()},
-        "peak_memory": {label: calls[-1][label]["peak_memory"] for label in sides},
-    }
-
-
 def table(rows):
     lines = [
-        "| case | GFLOP | seconds here | PyTorch | ratio, median of pairs | share of matmul speed, both | "
-        "peak memory, both | largest relative difference |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | against | GFLOP | seconds here | there | ratio, median of pairs | share of matmul speed, both | "
+        "peak memory, both | largest relative difference from PyTorch, both |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        here, there = (row["median"][label] for label in ("ours", "torch"))
-        shares = " ".join(f"{row['share_of_matmul'][label]:.0%}" for label in ("ours", "torch"))
-        memory = " ".join(f"{row['peak_memory'][label] / 1e9:.2f} GB" for label in ("ours", "torch"))
+        sides = ("ours", row["peer"])
+        seconds = " | ".join(f"{row['median'][side]:.2f}" for side in sides)
+        shares = " ".join(f"{row['gflop'] / row['median'][side] / row['matmul_gflops']:.0%}" for side in sides)
+        memory = " ".join(f"{row['peak_memory'][side] / 1e9:.2f} GB" for side in sides)
         lines.append(
-            f"| {row['case']} | {row['gflop']:.0f} | {here:.2f} | {there:.2f} | **{row['ratio']:.2f}** | "
-            f"{shares} | {memory} | {row['error']:.0e} |"
+            f"| {row['case']} | {row['peer']} | {row['gflop']:.0f} | {seconds} | **{row['ratio']:.2f}** | "
+            f"{shares} | {memory} | {row['error']:.0e} {row['peer_error']:.0e} |"
         )
-    return "\n".join([*lines, *_openvino_table([row for row in rows if "openvino" in row["median"]])])
-
-
-def _openvino_table(rows):
-    lines = [
-        "",
-        "| case | seconds here | OpenVINO | ratio, median of pairs | peak memory, both | "
-        "OpenVINO's difference from PyTorch |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        here, there = (row["median"][label] for label in ("ours", "openvino"))
-        memory = " ".join(f"{row['peak_memory'][label] / 1e9:.2f} GB" for label in ("ours", "openvino"))
-        lines.append(
-            f"| {row['case']} | {here:.2f} | {there:.2f} | **{row['ratios']['openvino']:.2f}** | {memory} | "
-            f"{row['errors']['openvino']:.0e} |"
-        )
-    return lines if rows else []
+    return "\n".join(lines)
 
 
 def agreement(rows):
@@ -198,9 +181,10 @@ def main(argv=None):
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for case in options.cases:
-            rows.append(compare(case, CASES[case], options, folder))
-            print(json.dumps(rows[-1]), file=sys.stderr)
-            write_report(rows, Path(options.output_dir) / "report.json")
+            for row in compare(case, CASES[case], options, folder):
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr)
+                write_report(rows, Path(options.output_dir) / "report.json")
     print(table(rows))
     return agreement(rows)
 

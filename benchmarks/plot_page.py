@@ -30,11 +30,11 @@ SHORT = {
 def draw_peers(panel):
     """A bar for each comparison: how many times as fast as the peer."""
     found = tables.peers()
-    labels = [SHORT[row["case"]] for _, row, _ in found]
+    labels = [SHORT[row["case"]] for row, _ in found]
     bars = panel.barh(
         range(len(found)),
-        [tables.ratio(row, peer) for peer, row, _ in found],
-        color=[COLOURS[peer] for peer, _, _ in found],
+        [row["ratio"] for row, _ in found],
+        color=[COLOURS[row["peer"]] for row, _ in found],
     )
     panel.bar_label(bars, fmt="%.2f", padding=3)
     panel.axvline(1, color="black", linewidth=1)

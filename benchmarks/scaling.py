@@ -53,7 +53,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for axis, value, case in tqdm(points, unit="case", file=sys.stderr):
             if case not in measured:
-                measured[case] = compare(f"{axis}_{value}", case, options, folder)
+                measured[case] = next(compare(f"{axis}_{value}", case, options, folder))
             rows.append({**measured[case], "axis": axis, "value": value})
             write_report(rows, Path(options.output_dir) / "report.json")
     print(table(rows))

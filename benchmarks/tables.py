@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -48,18 +49,11 @@ def load(name):
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def ratio(row, peer):
-    """The median of the pairs' ratios, above 1 where this project is faster."""
-    return row.get("ratios", {}).get(peer, row["ratio"])
-
-
 def peers():
-    """[(peer, row, date)] of all comparisons, in the order of `CASES`."""
-    found = {}
+    """[(row, date)] of all comparisons of `CASES`, peer by peer."""
     report = load("peers")
-    for row in report["rows"]:
-        found.update({(peer, row["case"]): (row, report["date"]) for peer in PEERS if peer in row["median"]})
-    return [(peer, *found[peer, case]) for peer in PEERS for case in CASES if (peer, case) in found]
+    found = {(row["peer"], row["case"]): (row, row.get("date", report["date"])) for row in report["rows"]}
+    return [found[peer, case] for peer in PEERS for case in CASES if (peer, case) in found]
 
 
 def peers_table():
@@ -67,11 +61,12 @@ def peers_table():
         "| against | | seconds here | there | times as fast | memory here | there | measured |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for peer, row, date in peers():
+    for row, date in peers():
+        peer = row["peer"]
         seconds = " | ".join(f"{row['median'][side]:.2f}" for side in ("ours", peer))
         memory = " | ".join(f"{row['peak_memory'][side] / 1e9:.1f} GB" for side in ("ours", peer))
         lines.append(
-            f"| {PEERS[peer]} | {CASES[row['case']]} | {seconds} | **{ratio(row, peer):.2f}** | {memory} | {date} |"
+            f"| {PEERS[peer]} | {CASES[row['case']]} | {seconds} | **{row['ratio']:.2f}** | {memory} | {date} |"
         )
     return lines
 
@@ -89,7 +84,7 @@ def training_table():
             seconds = " | ".join(f"{row['median'][side]:.2f}" for side in ("ours", "torch"))
             memory = " | ".join(f"{row['peak_memory'][side] / 1e9:.1f} GB" for side in ("ours", "torch"))
             lines.append(
-                f"| {latents} | {clips} | {seconds} | **{ratio(row, 'torch'):.2f}** | {memory} | {row['error']:.0e} |"
+                f"| {latents} | {clips} | {seconds} | **{row['ratio']:.2f}** | {memory} | {row['error']:.0e} |"
             )
     return lines
 
@@ -139,6 +134,20 @@ def training_memory_table():
     return lines
 
 
+def threads_table():
+    lines = [
+        "| bound to | `OMP_NUM_THREADS` | `threads_num` | `dispatch_threads_num` | median, s | minimum | "
+        "processor, s | the first row's result |",
+        "|---" * 8 + "|",
+    ]
+    for row in load("threads")["rows"]:
+        cores, *numbers = (row["setting"][name] or "" for name in ("cores", "omp", "kernel", "dispatch"))
+        settings = " | ".join(map(str, (f"{cores} core" if cores else "", *numbers)))
+        seconds = f"{median(row['seconds']):.2f} | {min(row['seconds']):.2f} | {median(row['processor']):.2f}"
+        lines.append(f"| {settings} | {seconds} | {'bit for bit' if row['same'] else 'other rounding'} |")
+    return lines
+
+
 TABLES = {
     PAGE: {
         "peers": peers_table,
@@ -146,7 +155,7 @@ TABLES = {
         "memory": memory_table,
         "training memory": training_memory_table,
     },
-    ALL: {"training": training_table},
+    ALL: {"training": training_table, "threads": threads_table},
 }
 
 
