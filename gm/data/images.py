@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from gm import places
@@ -40,6 +41,7 @@ _OPTIONAL = {  # brand of ISO/IEC 23008-12 → what reads it
     ),
 }
 _ORIENTATION_TAG = 0x0112
+_FEW_BITS = {"L;2": 255 // 3, "L;4": 255 // 15}  # Pillow's name of a PNG's greys → what it multiplies them by
 # EXIF orientation → what turns the stored pixels (h, w, 3) upright (EXIF 2.32, tag 274). 1 is upright already.
 _UPRIGHT = {
     2: lambda pixels: pixels[:, ::-1],
@@ -139,7 +141,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             raise UserError(f"image {path} is an empty file (0 bytes)")
         with Image.open(path, formats=_formats()) as picture:
             _check_size(path, picture.size)
-            _check_planes(path, picture)
+            _check_tiff(path, picture)
+            _scale_transparent(path, picture)
             yield picture
     except UserError:
         raise
@@ -170,6 +173,8 @@ def _why_unknown(path: Path) -> str:
     name, reader = _OPTIONAL.get(head[8:], (None, None)) if head[4:8] == b"ftyp" else (None, None)
     if name and name not in _formats():
         return f"it is {name}, which needs {reader}"
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        return "a damaged TIFF, or one with numbers or colours of a rare kind: save it as PNG"
     return f"damaged, or its content is none of {', '.join(_FORMATS)}"
 
 
@@ -186,15 +191,34 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
         )
 
 
-def _check_planes(path: Path, picture: Image.Image) -> None:
+def _check_tiff(path: Path, picture: Image.Image) -> None:
+    """UserError for what Pillow would read as other numbers than the file holds."""
     if not isinstance(picture, TiffImageFile):
         return
-    bits, planes = max(picture.tag_v2.get(258, (1,))), picture.tag_v2.get(284, 1)
-    if bits > 8 and planes == 2 and len(picture.getbands()) > 1:  # Pillow takes half of each number for a pixel
+    bits, planes, kinds = (picture.tag_v2.get(tag, (1,)) for tag in (258, 284, 339))
+    if max(bits) > 8 and planes == 2 and len(picture.getbands()) > 1:  # Pillow takes half of each number for a pixel
         raise UserError(
-            f"image {path}: a TIFF of {bits} bits with its colours in separate planes; save it with interleaved "
+            f"image {path}: a TIFF of {max(bits)} bits with its colours in separate planes; save it with interleaved "
             "colours, or as PNG"
         )
+    if max(bits) <= 8 and 2 in kinds:  # Pillow takes -1 for 255
+        raise UserError(f"image {path}: a TIFF of signed numbers of 8 bits; save it with unsigned ones, or as PNG")
+
+
+def _scale_transparent(path: Path, picture: Image.Image) -> None:
+    """Bring a PNG's see-through value (its tRNS chunk), which Pillow leaves as it stands in the file, to the scale of
+    the pixels that Pillow gives. UserError where it has more bits than these."""
+    transparent = picture.info.get("transparency")
+    if not isinstance(picture, PngImageFile) or transparent is None:
+        return
+    stored = str(picture.tile[0][3])
+    if stored == "RGB;16B":
+        raise UserError(
+            f"image {path}: a PNG of 16 bits with a see-through colour, of which only the upper halves are read; save "
+            "it with an alpha channel"
+        )
+    if stored in _FEW_BITS and isinstance(transparent, int):
+        picture.info["transparency"] = transparent * _FEW_BITS[stored]
 
 
 def _orientation(picture: Image.Image) -> int:

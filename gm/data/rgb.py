@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from gm.data.colour import ToSrgb
 
@@ -54,7 +55,7 @@ def _wide_grey_to_rgb(picture: Image.Image, to_srgb: ToSrgb | None) -> np.ndarra
         raise ValueError(f"values from {low} to {high}, expected 16 bits (0 to 65535); save it as an 8-bit image")
     if picture.mode == "F" and high <= 255:
         raise ValueError(f"floating-point values up to {high}, of unknown range; save it as an 8-bit image")
-    scaled = grey.astype(np.float32) / np.float32(257)  # 65535 / 255 = 257
+    scaled = _of_16_bits(picture, grey) / np.float32(257)  # 65535 / 255 = 257
     if to_srgb is None:
         scaled = np.repeat(np.rint(scaled).astype(np.uint8)[:, :, None], 3, axis=2)
     else:  # between the 256 greys that the profile is asked for, a straight line
@@ -65,3 +66,14 @@ def _wide_grey_to_rgb(picture: Image.Image, to_srgb: ToSrgb | None) -> np.ndarra
     if isinstance(transparent, int):  # PNG's tRNS chunk: this one grey value is see-through
         scaled[grey == transparent] = 255
     return scaled
+
+
+def _of_16_bits(picture: Image.Image, grey: np.ndarray) -> np.ndarray:
+    """float32, 0 black to 65535 white: also where Pillow gives the numbers of a TIFF as they stand there, of 12 bits or
+    with 0 for white (TIFF 6.0, BitsPerSample and PhotometricInterpretation)."""
+    grey = grey.astype(np.float32)
+    if not isinstance(picture, TiffImageFile):
+        return grey
+    if picture.tag_v2.get(258) == (12,):
+        grey *= np.float32(65535 / 4095)
+    return 65535 - grey if picture.tag_v2.get(262) == 0 else grey

@@ -185,18 +185,33 @@ def test_16_bit_grey_with_a_transparent_value(tmp_path):
     assert (loaded[0, 0] == 255).all() and (loaded[1:] == round(1000 / 257)).all()
 
 
-def test_16_bit_rgb_png(tmp_path):
-    """Pillow writes none: put together by hand. Its reader keeps the upper byte."""
-    wide = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(">u2")
+def raw_png(path, rows, width, depth, colours, transparent=b""):
+    """A PNG that Pillow does not write, put together by hand. rows: bytes of each; colours: the spec's type."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    rows = b"".join(b"\0" + row.tobytes() for row in wide)
-    header = struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    np.testing.assert_allclose(load_image(tmp_path / "x.png"), wide / 257.0, atol=1)
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colours, 0, 0, 0))]
+    parts += [chunk(b"tRNS", transparent)] * bool(transparent)
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+def test_16_bit_rgb_png(tmp_path):
+    """Its reader keeps the upper byte."""
+    wide = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(">u2")
+    rows = [row.tobytes() for row in wide]
+    np.testing.assert_allclose(load_image(raw_png(tmp_path / "x.png", rows, 7, 16, 2)), wide / 257.0, atol=1)
+    with pytest.raises(UserError, match=r"x\.png: a PNG of 16 bits with a see-through colour"):
+        load_image(raw_png(tmp_path / "x.png", rows, 7, 16, 2, struct.pack(">HHH", 0x1234, 0x1234, 0x1234)))
+
+
+@pytest.mark.parametrize("depth, row, right", [(2, b"\x1b", [0, 255, 170, 255]), (4, b"\x01\xcf", [0, 255, 204, 255])])
+def test_a_see_through_grey_of_few_bits(tmp_path, depth, row, right):
+    """PNG, 11.3.2.1: the value is one of the file's own, here 1."""
+    path = raw_png(tmp_path / "x.png", [row], 4, depth, 0, struct.pack(">H", 1))
+    assert load_image(path)[0, :, 0].tolist() == right
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32, ">u2"])
@@ -206,25 +221,15 @@ def test_wide_tiff_content(tmp_path, kind):
     np.testing.assert_allclose(loaded[:, :, 1], wide / 257.0, atol=0.51)
 
 
-def wide_tiff(path, wide, planes):
-    """A TIFF 6.0 of 16-bit RGB, put together by hand: Pillow writes none. planes: 1 interleaved, 2 separate."""
-    height, width = wide.shape[:2]
-    body = (wide if planes == 1 else wide.transpose(2, 0, 1)).astype("<u2").tobytes()
-    strips = [(8 + i * len(body) // 3, len(body) // 3) for i in range(3)] if planes == 2 else [(8, len(body))]
-    values = {
-        256: [width],
-        257: [height],
-        258: [16] * 3,
-        259: [1],
-        262: [2],
-        273: [at for at, _ in strips],
-        277: [3],
-        278: [height],
-        279: [size for _, size in strips],
-        284: [planes],
-    }
+def raw_tiff(path, body, shape, bits, **tags):
+    """A TIFF 6.0 of kinds that Pillow does not write, put together by hand: body as (height, width) and perhaps colours
+    of `shape`, little-endian. tags: t259=[1] and so on in place of what is usual."""
+    colours = shape[2] if len(shape) > 2 else 1
+    values = {256: [shape[1]], 257: [shape[0]], 258: [bits] * colours, 259: [1], 262: [2 if colours > 1 else 1]}
+    values.update({273: [8], 277: [colours], 278: [shape[0]], 279: [len(body)], 284: [1]})
+    values.update({int(name[1:]): numbers for name, numbers in tags.items()})
     after, entries = b"", b""
-    for tag, numbers in values.items():  # all as 32-bit numbers
+    for tag, numbers in sorted(values.items()):  # all as 32-bit numbers
         place = numbers[0] if len(numbers) == 1 else 8 + len(body) + len(after)
         after += b"" if len(numbers) == 1 else struct.pack(f"<{len(numbers)}I", *numbers)
         entries += struct.pack("<HHII", tag, 4, len(numbers), place)
@@ -234,10 +239,41 @@ def wide_tiff(path, wide, planes):
 
 
 def test_16_bit_rgb_tiff(tmp_path):
-    wide = np.random.default_rng(0).integers(0, 65536, (5, 7, 3))
-    np.testing.assert_allclose(load_image(wide_tiff(tmp_path / "x.tif", wide, 1)), wide / 257.0, atol=1)
+    wide = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype("<u2")
+    loaded = load_image(raw_tiff(tmp_path / "x.tif", wide.tobytes(), wide.shape, 16))
+    np.testing.assert_allclose(loaded, wide / 257.0, atol=1)
+    body = wide.transpose(2, 0, 1).tobytes()
+    sizes = [len(body) // 3] * 3
+    raw_tiff(tmp_path / "x.tif", body, wide.shape, 16, t273=[8 + i * sizes[0] for i in range(3)], t279=sizes, t284=[2])
     with pytest.raises(UserError, match=r"x\.tif: a TIFF of 16 bits with its colours in separate planes"):
-        load_image(wide_tiff(tmp_path / "x.tif", wide, 2))
+        load_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("kind, numbers", [("<u2", {}), ("<f4", {"t339": [3]})])
+def test_a_tiff_whose_white_is_0(tmp_path, kind, numbers):
+    """Pillow turns those of 8 bits over, and leaves the wider ones as negatives."""
+    wide = np.linspace(0, 65535, 48).reshape(6, 8).round().astype(kind)
+    path = raw_tiff(tmp_path / "x.tif", wide.tobytes(), wide.shape, 8 * wide.itemsize, t262=[0], **numbers)
+    np.testing.assert_allclose(load_image(path)[:, :, 0], (65535 - wide.astype(float)) / 257, atol=0.51)
+    narrow = (wide / 257).astype(np.uint8)
+    path = raw_tiff(tmp_path / "y.tif", narrow.tobytes(), narrow.shape, 8, t262=[0])
+    np.testing.assert_array_equal(load_image(path)[:, :, 0], 255 - narrow)
+
+
+def test_a_tiff_of_12_bits(tmp_path):
+    values = [0, 1024, 2048, 4095]
+    bits = "".join(f"{value:012b}" for value in values)
+    body = bytes(int(bits[i : i + 8], 2) for i in range(0, 48, 8))
+    assert load_image(raw_tiff(tmp_path / "x.tif", body, (1, 4), 12))[0, :, 1].tolist() == [0, 64, 128, 255]
+
+
+def test_tiffs_that_would_be_read_as_other_numbers(tmp_path):
+    signed = raw_tiff(tmp_path / "x.tif", bytes([0, 127, 128, 255]), (1, 4), 8, t339=[2])
+    with pytest.raises(UserError, match="a TIFF of signed numbers of 8 bits"):
+        load_image(signed)
+    half = raw_tiff(tmp_path / "x.tif", bytes(8), (1, 4), 16, t339=[3])
+    with pytest.raises(UserError, match=r"x\.tif .*a damaged TIFF, or one .* of a rare kind: save it as PNG"):
+        load_image(half)
 
 
 @pytest.mark.parametrize("bad", [-1.0, 65536.0, np.nan, 1.0])
