@@ -112,7 +112,7 @@ class Deltas:
 
     def warnings(self, weights: Weights | None = None) -> list[str]:
         """Sentences for the user about files that do not belong to the `gm.weights.Weights` under them, or may not."""
-        return [warning for delta in self for warning in _base_warnings(delta, weights)]
+        return [warning for delta in self for warning in (*delta.warnings, *_base_warnings(delta, weights))]
 
     def apply(self, parameters: dict[str, Parameter], amp_level: str | None = None) -> None:
         """Give the parameters {full name: parameter} their new values; see `apply_delta`."""

@@ -18,6 +18,7 @@ from gm.errors import UserError
 _LISTED = 10
 # What programs call the file that they write into a folder.
 _IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "delta.safetensors")
+_SETTINGS = "adapter_config.json"  # which PEFT writes beside its file, and nowhere else says alpha
 
 
 def parse_deltas(text: Any) -> list[tuple[Path, float]]:
@@ -63,7 +64,7 @@ class Delta:
         strength: what every change is multiplied by.
 
     Attributes: `low_rank` {weight: its two tensors and their factor}, `whole` {parameter: its tensor's name},
-    `description` in words.
+    `description` in words, `warnings`, sentences for the user.
     Raises UserError if the file is damaged, or holds what the model does not have.
     """
 
@@ -81,6 +82,9 @@ class Delta:
         self._faults: list[str] = []
         cleaned = {original_name(name): name for name in self.file.names()}
         found, others, naming = find_changes(cleaned, known)
+        self.warnings: list[str] = []
+        if "PEFT" in naming:
+            self._read_settings(self.file.path.with_name(_SETTINGS))
         self.low_rank = {
             name: change
             for name, parts in found.items()
@@ -95,6 +99,21 @@ class Delta:
             shown = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
             words.append(f"LoRA in {naming} naming, {len(self.low_rank)} layers, rank {shown}")
         self.description = " and ".join(words) + ("" if strength == 1 else f", strength {strength:g}")
+
+    def _read_settings(self, path: Path) -> None:
+        """PEFT's settings in a file of their own, to where diffusers has them."""
+        if "lora_adapter_metadata" in self.metadata or "lora_alpha" in self.metadata:
+            return
+        try:
+            self.metadata = {**self.metadata, "lora_adapter_metadata": path.read_text("utf-8")}
+        except FileNotFoundError:
+            if any(name.startswith("base_model.model.") for name in self.file.names()):  # PEFT itself wrote it
+                self.warnings.append(
+                    f"{self.path} does not say how strong its changes are (alpha), as its {_SETTINGS} is not beside "
+                    "it: they are taken as they are"
+                )
+        except (OSError, ValueError) as error:
+            self._fault(f"cannot read {path}: {error}")
 
     def _low_rank(
         self,

@@ -34,6 +34,8 @@ _PARTS = (
 _COMPILED = tuple((re.compile(pattern), part, naming) for pattern, part, naming in _PARTS)
 _STARTS = ("base_model.model.", "unet.", UNET, "diffusion_model.")
 _KOHYA = "lora_unet_"
+# Of PEFT's `init_lora_weights`: those that change the weights under the low-rank ones before training.
+_OWN_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # (pattern of a name, what it is): changes of other kinds and of other models.
 OTHERS = (
     (
@@ -158,12 +160,28 @@ def scale_of(metadata: Mapping[str, str], name: str, rank: int, alpha: float | N
         if not isinstance(settings, dict):
             raise ValueError("lora_adapter_metadata is no mapping")
         settings = {key.split(".", 1)[-1] if key.startswith("unet.") else key: value for key, value in settings.items()}
-        special = settings.get("alpha_pattern") or {}
-        own = next((special[key] for key in special if f"{key}." in name), settings.get("lora_alpha", rank))
+        start = str(settings.get("init_lora_weights")).lower()
+        if start.startswith(_OWN_BASES):
+            raise ValueError(f"not used: the file belongs on weights that {start} changed, which it does not hold")
+        own = _special(settings.get("alpha_pattern") or {}, _without_start(name), settings.get("lora_alpha", rank))
         alpha = _number(own) if alpha is None else alpha
         root = bool(settings.get("use_rslora"))
     alpha = rank if alpha is None else alpha
     return alpha / (math.sqrt(rank) if root else rank)
+
+
+def _special(patterns: Any, name: str, otherwise: Any) -> Any:
+    """What PEFT's `alpha_pattern` says of the layer with a tensor of that name. ValueError for a regular expression,
+    which out of a file could take for ever."""
+    if not isinstance(patterns, dict):
+        raise ValueError("alpha_pattern is no mapping")
+    layer = re.split(r"\.lora[._]", name)[0]
+    for pattern, value in patterns.items():
+        if not re.fullmatch(r"\^?[\w.]+", pattern):
+            raise ValueError(f"told by the pattern {pattern!r}: only names of layers are read")
+        if layer == pattern.lstrip("^") or layer.endswith(f".{pattern}"):
+            return value
+    return otherwise
 
 
 def _number(value: Any) -> float:

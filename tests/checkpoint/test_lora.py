@@ -183,6 +183,38 @@ def test_a_folder_as_diffusers_and_peft_write_it(tmp_path, halves):
         assert_changes(halves, folder, 1)
 
 
+def test_alpha_of_peft_lies_in_a_file_beside(tmp_path, halves):
+    """PEFT 0.21's LoraModel.save_pretrained: adapter_config.json; the layers of alpha_pattern by get_pattern_key."""
+    folder, layers = tmp_path / "adapter", ATTENTIONS
+    folder.mkdir()
+    path = write(folder / "adapter_model.safetensors", halves, peft, layers, metadata={"format": "pt"})
+    (told, _) = Deltas(path, SHAPES).warnings()
+    assert "adapter_config.json is not beside it" in told
+    settings = {"r": RANK, "lora_alpha": 12, "use_rslora": False, "alpha_pattern": {}, "init_lora_weights": True}
+    for changes, scales in (
+        ({}, (3, 3)),
+        ({"use_rslora": True}, (6, 6)),
+        ({"alpha_pattern": {"attn1.to_q": 8}}, (2, 3)),
+        ({"alpha_pattern": {"^" + LAYERS[layers[0]]: 8}}, (2, 3)),
+        ({"alpha_pattern": {"tn1.to_q": 8, "^attn1.to_q": 8}}, (3, 3)),  # no whole name, and not at the beginning
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps({**settings, **changes}))
+        for given in (folder, path):
+            found = changed(given)
+            for layer, scale in zip(layers, scales):
+                right = wanted(halves, layer, scale)
+                np.testing.assert_allclose(found[layer + ".weight"], right, rtol=1e-4, atol=1e-5)
+    for changes, words in (
+        ({"alpha_pattern": {".*to_q": 8}}, "told by the pattern '.*to_q'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "weights that pissa_niter_4 changed"),
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps({**settings, **changes}))
+        assert words in refusal(folder)
+    (folder / "adapter_config.json").write_bytes(b"\xff")
+    assert "cannot read" in refusal(folder)
+    assert_changes(halves, write(folder / "kohya.safetensors", halves, kohya, alpha=2.0), 0.5)
+
+
 def test_several_with_strengths_add_up_in_any_order(tmp_path, halves):
     first, second = list(LAYERS)[:2]
     a = write(tmp_path / "a.safetensors", halves, kohya, [first])
