@@ -7,6 +7,7 @@ A file may start from another one (`base: svd.yaml`), and all of them start from
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ MAX_VALUES = 100_000  # of one file, repeated ones (`*name`) counted each time: 
 MAX_DEPTH = 100  # levels of one file
 # What YAML's constructors raise for a value that is not of the kind that its tag names (`!!int abc`).
 _NOT_OF_ITS_KIND = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
+# What YAML 1.1 takes for a number of base 8 or 60.
+_NOT_DECIMAL = re.compile(r"\s*[-+]?(0[0-7_]+|[0-9_]+(:[0-9]+)+[0-9._]*)\s*")
 _USUAL_NAMES = {"lr": "learning_rate", "bs": "batch_size"}  # what others call our options
 
 Kind = TypeVar("Kind", bound=Settings)
@@ -82,6 +85,8 @@ def _change(settings: dict, override: str) -> dict:
     keys = name.strip().split(".")
     if not equals or not all(keys):
         raise UserError(f"override {override!r}: expected key.sub=value")
+    if not text.strip():
+        raise UserError(f"override {override!r}: nothing is behind the equals sign; write null for no value")
     old: Any = settings
     for key in keys:
         old = old.get(key) if isinstance(old, dict) else None
@@ -96,9 +101,17 @@ def _change(settings: dict, override: str) -> dict:
                 raise UserError(f"override {_shortened(override)!r}: {_first_line(error)}") from error
         if is_open and isinstance(value, (str, dict)):
             value = text
+        if isinstance(value, (int, float)) and _NOT_DECIMAL.fullmatch(text) and _digits(text) != str(abs(value)):
+            raise UserError(
+                f"override {override!r}: YAML reads {value}; write it without 0 in front and without colons"
+            )
     for key in reversed(keys):
         value = {key: value}
     return value
+
+
+def _digits(text: str) -> str:
+    return text.strip().lstrip("+-0") or "0"
 
 
 def _read_chain(path: Path, seen: tuple, faults: list[str], under: dict[str, Any] | None) -> dict:

@@ -120,6 +120,9 @@ class _Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise UserError(answer_unknown(unknown, list(self._option_string_actions)))
+        for name, value in vars(arguments).items():
+            if value == "":
+                raise UserError(f"{OPTIONS[name].names[0]} is empty, as by a variable of the shell that is not set")
         if arguments.image is None and arguments.latents_in is None:
             raise UserError("which picture? Give --image; see --help")
         return arguments

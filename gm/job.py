@@ -33,9 +33,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gm import compile_cache, memory, ops, segments, video_memory
 from gm.batches import Batches, Video
 from gm.data import calibration, outputs, videos
+from gm.diffusion.schedules import SCHEDULES
 from gm.errors import EndsAll, UserError, memory_faults
 from gm.events import Failed, Skipped, Warned
 from gm.latents_file import GivenLatents, read_latents
@@ -46,8 +49,6 @@ from gm.picture import plan
 from gm.settings import recorded
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from gm.done import Done
     from gm.estimate import Need
     from gm.events import Event
@@ -76,6 +77,7 @@ class Job:
         self.options = self.pipeline.options(**settings.sampling)
         self.overlap = segments.overlap_of(self.options, settings)
         segments.options_of(self.options, settings)  # says what cannot be
+        replace(self.options, seed=self.options.seed + settings.num_videos - 1)  # the last one's
         self._waiting: Batches[Video] = Batches(settings.batch)
         outputs.make_folder(settings.output_dir)
         if model.pair is not None:
@@ -85,9 +87,24 @@ class Job:
                 "with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
                 "other: leave --SVD.cache_interval out"
             )
+        if self.options.num_frames == 1 and (settings.end_image or settings.loop):
+            raise UserError("--end_image and --loop need a last frame beside the first: give --SVD.num_frames=2")
+        self._check_guidance()
         self._check_pair()
         if settings.output_type in ("mp4", "gif"):
             videos.try_out(settings.output_type, settings.output_fps or self.options.fps, settings.output_dir)
+
+    def _check_guidance(self) -> None:
+        options = self.options
+        low, high = options.guidance_sigma_min, options.guidance_sigma_max
+        sigmas = SCHEDULES[options.schedule](options.sampling_steps)[:-1]
+        within = (sigmas >= (-np.inf if low is None else low)) & (sigmas <= (np.inf if high is None else high))
+        if options.guided() and not within.any():
+            raise UserError(
+                f"no noise level of the {len(sigmas)} steps, from {sigmas[-1]:g} to {sigmas[0]:g}, lies within "
+                "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max: guidance would never apply; to turn it off set "
+                "both scales to 1"
+            )
 
     def _check_pair(self) -> None:
         options = self.options
@@ -105,7 +122,8 @@ class Job:
 
     def warnings(self) -> list[str]:
         """Sentences that the user should see, the model's included."""
-        return [*self.options.warnings(), *self.model.warnings(), *self._motion()[1]]
+        each = [warning for one in segments.options_of(self.options, self.settings) for warning in one.warnings()]
+        return [*dict.fromkeys(each), *self.model.warnings(), *self._motion()[1]]
 
     def record(self) -> dict[str, Any]:
         """Everything that decides anything, for the JSON file: all options but those whose fields say otherwise."""

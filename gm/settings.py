@@ -130,6 +130,8 @@ def _limit_faults(value: Any, known: About) -> Iterable[str]:
         if known.filled and not value:
             return ["must not be empty"]
         return [f"each {fault}" for item in value for fault in _limit_faults(item, known)][:1]
+    if value == "":
+        return ["must not be empty"]
     if known.choices and value is not None and value not in known.choices:
         return [f"must be one of {', '.join(map(str, known.choices))}"]
     if not _fits(value, float):

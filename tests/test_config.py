@@ -116,6 +116,8 @@ def test_text_can_be_a_number_or_become_nothing(write):
     config = load_config(path, ["text=5", "nothing=1e-4", "number=4 # four"])
     assert config == {"text": "5", "nothing": 1e-4, "number": 4}
     assert load_config(path, ["text=null"])["text"] is None
+    config = load_config(path, ["text=010", "nothing=007", "number=0"])
+    assert config == {"text": "010", "nothing": 7, "number": 0}
 
 
 @pytest.mark.parametrize("override", ["model", "=3", "model.unet=3", "model.num_frames.x=3", "model.num_frames=[1,"])
@@ -170,6 +172,10 @@ def test_broken_files_are_refused_by_name(write, text, expected):
         ("model.num_frames=" + "9" * 30, "too large"),
         ("model.num_frames=&x [*x]", "recursi"),
         ("nothing=" + "9" * 30, "too large"),
+        ("nothing=", "nothing is behind the equals sign; write null"),
+        ("model.num_frames= ", "nothing is behind the equals sign; write null"),
+        ("model.num_frames=010", "YAML reads 8; write it without 0 in front"),
+        ("nothing=1:30", "YAML reads 90; write it without 0 in front and without colons"),
     ],
 )
 def test_overrides_of_the_wrong_kind_are_one_line(write, override, expected):
@@ -284,6 +290,7 @@ def test_a_derived_file_is_named_with_its_own_faults(write):
         ("rate", float("inf"), False),
         ("rate", 10**400, False),
         ("name", "x", True),
+        ("name", "", False),
         ("name", None, True),
         ("grid", [[1, 2], []], True),
         ("grid", [1], False),

@@ -167,6 +167,8 @@ def test_the_answers_are_options_that_exist():
         ("--watermark=maybe", "watermark.*true or false"),
         ("--version=sdv", "version.*'sdv'.*svd_xt"),
         ("--SVD.fps", "fps.*one argument"),
+        ("--SVD.delta=", "--SVD.delta is empty, as by a variable of the shell that is not set"),
+        ("--input_path=", "--image is empty"),
     ],
 )
 def test_values_that_cannot_be(option, words):

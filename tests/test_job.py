@@ -202,6 +202,11 @@ def test_latents_are_not_decoded(tmp_path, model):
         ({"output_type": "avi"}, "'avi'.*mp4"),
         ({"sampling": {"fsp": 7}}, "fsp.*fps"),
         ({"sampling": {"fps": 0}}, "fps 0"),
+        ({"sampling": {"seed": 2**63 - 2}, "num_videos": 3}, "seed 9223372036854775808"),
+        (
+            {"sampling": {**SHORT, "max_guidance": 2.0, "guidance_sigma_min": 701.0}},
+            "no noise level of the . steps, from .* to 700, lies within",
+        ),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, model, settings, words):
@@ -235,7 +240,7 @@ def test_a_preview_shows_the_colours_of_what_the_latents_mean():
 
 
 def test_graph_mode_says_when_it_compiles(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(model, "settings", ModelSettings(CONFIG, "", mode=0))
+    monkeypatch.setattr(model, "settings", ModelSettings(CONFIG, "x", mode=0))
     model.compiled.clear()
     monkeypatch.setattr(type(model.pipeline), "steps", lambda *_: iter([]))
     one = job(model, tmp_path)
@@ -374,6 +379,7 @@ def test_a_video_ends_with_another_picture_or_with_its_own(tmp_path, model, monk
     [
         ({"loop": True, "end_image": "b.png"}, "--loop.*--end_image"),
         ({"loop": True, "sampling": {**SHORT, "cache_interval": 2}}, "--loop.*DeepCache.*cache_interval"),
+        ({"loop": True, "sampling": {**SHORT, "num_frames": 1}}, "--loop need a last frame"),
     ],
 )
 def test_ends_that_make_no_sense(tmp_path, model, settings, words):
@@ -429,6 +435,12 @@ def test_a_longer_video_goes_on_from_what_it_had(tmp_path, model, monkeypatch):
     np.testing.assert_array_equal(latents[[0, 1, 4]], [first[0], first[1], third[2]])  # frames 1 to 3 are shared
     np.testing.assert_allclose(latents[3], third[1] / 2 + second[2] / 2, atol=1e-6)
     assert memory.peak(one.memory((64, 64))) > memory.peak(job(model, tmp_path).memory((64, 64)))
+
+
+def test_what_the_model_has_not_seen_is_told_of_every_segment(tmp_path, model):
+    more = {"segments": 2, "overlap": 1, "sampling": SHORT}
+    told = job(model, tmp_path, segment_motion="60,300", segment_fps="40,7", **more).warnings()
+    assert [words.split(" is ")[0] for words in told] == ["fps 40", "motion_bucket_id 300"]
 
 
 def test_given_latents_are_continued(tmp_path, model):
