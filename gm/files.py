@@ -148,6 +148,12 @@ def require_file(path: str | Path, what: str) -> None:
             raise UserError(f"{what} {path} is {kind}, not a file: name the file itself")
 
 
+def refuse_folder(path: str | Path, option: str) -> None:
+    """Raise UserError where a file is to be written as `option` says, and a folder is there."""
+    if os.path.isdir(path):
+        raise UserError(f"{option}={path} is a folder: name the file to be written in it")
+
+
 def require_space(folder: str | Path, size: float) -> None:
     """Raise UserError unless the file system of `folder` has `size` bytes free."""
     free = shutil.disk_usage(folder).free

@@ -30,7 +30,7 @@ from gm.data.search import find_clips
 from gm.data.spread import spread
 from gm.data.table import write_row, write_rows
 from gm.errors import UserError, run_cli
-from gm.files import count_suffixes
+from gm.files import count_suffixes, refuse_folder
 from gm.locks import held
 
 
@@ -212,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--workers must be at least 1, not {options.workers}")
     if options.frames_fps is not None and not 0 < options.frames_fps < math.inf:
         raise UserError(f"--frames_fps must be above 0, not {options.frames_fps}")
+    refuse_folder(options.output, "--output")
     if options.calibrate and options.calibration:
         raise UserError("--calibrate fits a scale and --calibration names one: give one of them")
     if beside(options.output).exists() and not (options.calibrate or options.calibration):

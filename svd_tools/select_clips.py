@@ -28,6 +28,7 @@ from gm.data.calibration import beside, of_list
 from gm.data.metadata import REQUIRED
 from gm.data.table import read_table, write_rows
 from gm.errors import UserError, run_cli
+from gm.files import refuse_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,6 +185,7 @@ def _check(options: Namespace) -> None:
         raise UserError(f"--split is a share between 0 and 1, not {options.split:g}")
     if not 0 <= options.near_distance < duplicates.BITS / 2:
         raise UserError(f"--near_distance must be from 0 to {duplicates.BITS // 2 - 1}, not {options.near_distance:g}")
+    refuse_folder(options.output, "--output")
     for path in (options.output, _beside(options, "dropped"), _beside(options, "validation")):
         if path.exists() and (not options.overwrite or path.samefile(options.labels)):
             raise UserError(f"{path} exists: name another --output, or pass --overwrite (never for the list itself)")

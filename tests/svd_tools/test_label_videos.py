@@ -132,6 +132,8 @@ def test_wrong_calls_are_refused(videos, tmp_path):
         ([tmp_path / "nowhere", "--output", output], "no folder at"),
         ([tmp_path / "empty", "--output", output], "no videos in"),
         ([videos, "--output", tmp_path / "no" / "labels.csv"], "cannot write .*no"),
+        ([videos, "--output", "."], "--output=. is a folder: name the file"),
+        ([videos, "--output", tmp_path, "--resume"], "--output=.* is a folder: name the file"),
         ([videos, "--output", output, "--workers", "0"], "--workers must be at least 1, not 0"),
     ]:
         with pytest.raises(UserError, match=reason):

@@ -96,6 +96,7 @@ def test_wrong_calls_are_refused(labels, tmp_path):
         (["--where=length > 1000"], "no row would stay; nothing is written"),
         (["--split=1.5"], "--split is a share between 0 and 1, not 1.5"),
         (["--near_distance=40"], "--near_distance must be from 0 to 31, not 40"),
+        (["--output=."], "--output=. is a folder: name the file"),
         (["--workers=0"], "--workers must be at least 1"),
         ([f"--output={labels}", "--overwrite"], "labels.csv exists"),
     ]:
