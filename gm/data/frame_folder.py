@@ -43,7 +43,7 @@ def is_frame(name: str) -> bool:
 def clip_files(path: str | Path) -> list[Path]:
     """The files that a clip is made of, in order: the video itself, or the pictures of a folder, as a list of Path.
 
-    UserError: a folder that cannot be read or holds no pictures.
+    UserError: a folder that cannot be read, holds no pictures, or two with the same number.
     """
     path = Path(path)
     if not path.is_dir():
@@ -54,7 +54,22 @@ def clip_files(path: str | Path) -> list[Path]:
         raise UserError(f"cannot look into {path}: {error.strerror or error}") from error
     if not names:
         raise UserError(f"{path}: a folder without pictures ({', '.join(SUFFIXES)})")
-    return [path / name for name in sorted(names, key=natural_order)]
+    names.sort(key=natural_order)
+    _refuse_two_of_a_frame(path, names)
+    return [path / name for name in names]
+
+
+def _refuse_two_of_a_frame(path: Path, names: Sequence[str]) -> None:
+    """UserError where pictures of other kinds, masks, depth, another eye's, would be frames between the frames."""
+    numbered: dict[tuple[int, ...], str] = {}
+    for name in names:
+        numbers = tuple(map(int, re.findall("[0-9]+", os.path.splitext(name)[0])))
+        first = numbered.setdefault(numbers, name)
+        if numbers and first != name:
+            raise UserError(
+                f"{path}: {first} and {name} have the same number: a clip has one picture for each frame, move the "
+                "others into a folder of their own"
+            )
 
 
 class FrameFolder(VideoReader):

@@ -47,6 +47,13 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path):
     assert sorted(["a02", "a2", "2a", "a", "B1"], key=natural_order) == ["2a", "B1", "a", "a02", "a2"]
 
 
+@pytest.mark.parametrize("other", ["00003.jpg", "3.png", "00003_mask.png", "depth_00003.webp"])
+def test_two_pictures_of_one_frame_are_refused(clip, other):
+    (clip / other).touch()
+    with pytest.raises(UserError, match="clip_0001: .*00003.* have the same number: a clip has one picture for each"):
+        FrameFolder(clip)
+
+
 def test_other_files_are_no_frames(clip):
     for name in ("notes.txt", "._00003.png", "preview.gif", "meta.json"):
         (clip / name).touch()
