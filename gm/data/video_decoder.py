@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+import av
+
 from gm.data.video_file import ERRORS, open_container
 
 if TYPE_CHECKING:
-    import av
-
     from gm.data.video_index import Index, Packet, Start
 
     _Decoded = tuple[Optional[int], list[av.VideoFrame], bool]  # see `Decoder.decode`
@@ -44,6 +44,7 @@ class Decoder:
         context.thread_count = self.threads
         # AUTO: several pictures at once too. Never with one thread: it would only delay what comes out.
         context.thread_type = "AUTO" if self.threads > 1 else "SLICE"
+        context.flags |= av.codec.context.Flags.unaligned  # else what is cut off at the left is less than the file says
         if options:
             context.options = options
         self._is_new = not options
@@ -90,11 +91,15 @@ class Decoder:
             return [], True
 
     def from_start(self, number: int, starts: Sequence[Start]) -> Iterator[tuple[int, av.Packet]]:
-        """(number, av.Packet) from the packet of that number on; starts: the `Start`s up to it, itself the last.
+        """(number, av.Packet) from the packet of that number on, or from an earlier one; starts: the `Start`s up to it,
+        itself the last.
 
         A seek may land anywhere. So the packet is looked for by what it is, from further back each time, and in the end
         from the beginning of the file.
         """
+        if self.stream.codec_context.pix_fmt == "pal8":  # the colours may have come with any packet before
+            self.rewind()
+            return enumerate(self.packets())
         for target in starts[: -_EARLIER_STARTS - 1 : -1]:
             if target.packet.time is None:
                 break

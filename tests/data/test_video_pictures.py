@@ -311,6 +311,33 @@ def test_every_pixel_format(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
+    "suffix, codec", [("avi", "rawvideo"), ("mov", "rawvideo"), ("avi", "msrle"), ("nut", "rawvideo")]
+)
+def test_a_palette_that_came_with_an_earlier_packet(tmp_path, suffix, codec):
+    """Some containers hand it out once, or where it changes: a decoder that begins later shows black."""
+    each = ("-filter_complex", "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1")
+    source = coded(8) if suffix == "mov" else np.concatenate([coded(4), 255 - coded(4)])
+    path = make(source, tmp_path / f"a.{suffix}", *(each if suffix != "mov" else ()), "-c:v", codec, "-pix_fmt", "pal8")
+    truth = shown(path, "format=gbrp")
+    assert alike(read(path), truth) and truth.max() > 150
+    with open_video(path) as video:
+        for number in (5, 2, 7, 6, 0):
+            assert alike(video.frames([number])[0], truth[number])
+
+
+@pytest.mark.parametrize(
+    "codec, bitstream", [("libx264", "h264_metadata"), ("libx265", "hevc_metadata")], ids=["h264", "hevc"]
+)
+def test_what_the_stream_cuts_off_at_the_left(tmp_path, codec, bitstream):
+    """Decoders leave some of it, for their alignment, unless they are told not to."""
+    options = ("-pix_fmt", "yuv420p", "-c:v", codec, "-bsf:v", f"{bitstream}=crop_left=6:crop_top=2")
+    path = make(coded(3), tmp_path / "a.mp4", *options)
+    frames = read(path)
+    assert frames.shape[1:3] == (HEIGHT - 2, WIDTH - 6)
+    assert alike(frames, shown(path, size=(HEIGHT - 2, WIDTH - 6)))
+
+
+@pytest.mark.parametrize(
     "suffix, codec",
     [
         ("mp4", ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-flags", "+ildct+ilme")),
