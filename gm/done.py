@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gm.checkpoint.folder import is_sharded
+from gm.checkpoint.formats import SUFFIXES
 from gm.options import ModelSettings, Options, VideoSettings
 from gm.results import ENDINGS, fingerprint
 from gm.settings import Decides, defaults, indifferent
@@ -99,7 +101,16 @@ def _other_picture(path: Path, before: dict[str, Any], pictures: Mapping[str, np
 
 def _newer_weights(path: Path, told: dict[str, Any]) -> str | None:
     weights = [told["config"], told["checkpoint"], told["base"], *(delta["path"] for delta in told["delta"] or ())]
-    for place in filter(None, weights):
-        if Path(place).stat().st_mtime > path.stat().st_mtime:
-            return f"{place} was written later"
+    for file in (file for place in weights if place for file in _files(Path(place))):
+        if file.stat().st_mtime > path.stat().st_mtime:
+            return f"{file} was written later"
     return None
+
+
+def _files(place: Path) -> list[Path]:
+    """The files that weights are in: of a folder all, as its own time does not change where one in it is written anew;
+    of an index the shards beside it."""
+    if not (place.is_dir() or is_sharded(place)):
+        return [place]
+    inside = place.rglob("*") if place.is_dir() else place.parent.iterdir()
+    return [file for file in inside if file.suffix in SUFFIXES]

@@ -137,6 +137,25 @@ def test_what_will_not_do_is_made_anew_and_said(copied, model, change, settings,
     assert why in said and kinds == {Skipped: 0, Started: 1, Written: 0}
 
 
+@pytest.mark.parametrize(
+    ("place", "written"),
+    [("m", "m/unet/w.bin"), ("m/x.safetensors.index.json", "m/x-2.safetensors"), ("m/a.st", "m/a.st")],
+)
+def test_weights_in_several_files_are_as_new_as_the_newest_of_them(tmp_path, place, written):
+    about = tmp_path / "sea_000.json"
+    for path in (about, tmp_path / place / "x" if place == "m" else tmp_path / place, tmp_path / written):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1, 1))
+    told = {"config": None, "base": None, "checkpoint": str(tmp_path / place), "delta": None}
+    assert done._newer_weights(about, told) is None
+    os.utime(tmp_path / written, (2, 2))
+    assert done._newer_weights(about, told) == f"{tmp_path / written} was written later"
+    told = {**told, "checkpoint": None, "delta": [{"path": str(tmp_path / place)}]}
+    assert done._newer_weights(about, told) == f"{tmp_path / written} was written later"
+
+
 def test_what_was_made_anew_is_there_then_and_nothing_was_overwritten(copied, model):
     path, folder = copied
     cut(folder)

@@ -18,7 +18,7 @@ from gm.errors import UserError
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
-_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 # The original checkpoint's header has 0.35 MB; a longer one than this could fill the memory when it is read.
 _LONGEST_HEADER = 16_000_000
 _SAFETENSORS_DTYPES = {
@@ -86,7 +86,7 @@ def _start(path: Path) -> tuple[bytes, int]:
 
 def _example(folder: Path) -> Path:
     """A checkpoint that lies in the folder, or what one may be called."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     return found[0] if found else folder / "svd.safetensors"
 
 
