@@ -158,9 +158,10 @@ def require_space(folder: str | Path, size: float) -> None:
     """Raise UserError unless the file system of `folder` has `size` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < size:
+        unit, name = (1e9, "GB") if size >= 1e8 else (1e6, "MB")
         raise UserError(
-            f"not enough disk space in {folder}: {size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free. "
-            "Free some space or choose another folder."
+            f"not enough disk space in {folder}: {size / unit:.2f} {name} are needed, {free / unit:.2f} {name} are "
+            "free. Free some space or choose another folder."
         )
 
 

@@ -1,8 +1,10 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -174,3 +176,9 @@ def test_require_space(tmp_path):
     require_space(tmp_path, 1)
     with pytest.raises(UserError, match="1000000000.00 GB are needed, .* choose another folder"):
         require_space(tmp_path, 10**18)
+
+
+def test_little_space_is_told_in_numbers_that_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=60_000))
+    with pytest.raises(UserError, match=r"1\.50 MB are needed, 0\.06 MB are free\."):
+        require_space(tmp_path, 1.5e6)

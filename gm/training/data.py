@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gm.training.draws import held_out
 from gm.training.settings import Train, sizes
 
 _MOST_THREADS = 8  # of one reader: each holds pictures of its own
+_log = logging.getLogger(__name__)
 DataSets = dict[tuple[int, int], ClipDataset]  # by (height, width) in pixels
 
 
@@ -33,6 +35,7 @@ def open_data(train: Train) -> tuple[DataSets, DataSets]:
     if validation.metadata is not None:
         folder = data.data_dir if validation.data_dir is None else validation.data_dir
         other = read(validation.metadata, folder)
+        _warn_of_shared(metadata, other)
     elif validation.share:
         metadata, other = _split(metadata, train.seed, validation.share)
     threads = _decoding_threads(train.loader.workers)
@@ -47,6 +50,19 @@ def open_data(train: Train) -> tuple[DataSets, DataSets]:
         }
 
     return datasets(metadata.clips, data.flip), datasets(other.clips, 0.0) if other else {}
+
+
+def _warn_of_shared(trained: Metadata, held: Metadata) -> None:
+    """A loss on what is trained on tells nothing of other clips, and looks the better for it."""
+    files = {clip.path for clip in trained.clips} & {clip.path for clip in held.clips}
+    if files:
+        _log.warning(
+            "train.validation.metadata: %d of its %d clips are of files that are trained on too, such as %s: the "
+            "validation loss tells how well these are remembered",
+            sum(clip.path in files for clip in held.clips),
+            len(held.clips),
+            min(files),
+        )
 
 
 def _decoding_threads(workers: int) -> int:

@@ -36,3 +36,13 @@ def test_scenes_of_one_file_are_held_out_together():
         assert len(rest.clips) + len(held.clips) == 40
     with pytest.raises(UserError, match="all clips are of one file"):
         data._split(Metadata(clips[::7], []), 3, 0.5)
+
+
+def test_a_validation_list_with_files_that_are_trained_on_is_told(caplog):
+    def listed(*names):
+        return Metadata([Clip(Path(f"/{name}.mp4"), 20, 1, None, line) for line, name in enumerate(names)], [])
+
+    data._warn_of_shared(listed("a", "b"), listed("c", "d"))
+    assert not caplog.text
+    data._warn_of_shared(listed("a", "b", "c"), listed("b", "d", "c"))
+    assert "2 of its 3 clips are of files that are trained on too, such as /b.mp4" in caplog.text
