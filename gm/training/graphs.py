@@ -61,6 +61,12 @@ def kept_graphs(trainer: Trainer, asked: str | None) -> AbstractContextManager[A
     return compile_cache(place, lambda: conditions(trainer), named)
 
 
+def what_takes_long(trainer: Trainer, kept: bool) -> str | None:
+    """A line for the user on the first step of a run that compiles; kept: what the context of `kept_graphs` gives."""
+    compiles = trainer.plan.settings.environment.mode == ops.GRAPH_MODE and not kept
+    return "graph mode: compiling the networks; the first step takes long" if compiles else None
+
+
 def conditions(trainer: Trainer) -> list[Any]:
     """All that decides which graphs a run compiles, and in what order, but for the sources."""
     plan = trainer.plan

@@ -21,7 +21,7 @@ from gm.ops import parallel
 from gm.training import memory
 from gm.training.data import open_data
 from gm.training.filling import fill_cache
-from gm.training.graphs import kept_graphs
+from gm.training.graphs import kept_graphs, what_takes_long
 from gm.training.log import Log, RunFolder, Window, bucket_sums
 from gm.training.owner import owned
 from gm.training.plan import Plan
@@ -86,7 +86,10 @@ class _Run:
         plan, state, trainer = self.plan, self.state, self.trainer
         needs = advice(memory.needed(plan))
         try:
-            with StopOnSignal() as stop, memory_faults(needs), kept_graphs(trainer, compile_cache):
+            with StopOnSignal() as stop, memory_faults(needs), kept_graphs(trainer, compile_cache) as kept:
+                line = what_takes_long(trainer, kept)
+                if line and self.first and state.step < plan.total:
+                    say(line)
                 stopped = self._steps(stop)
         finally:
             if self.log is not None:

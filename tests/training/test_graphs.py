@@ -118,6 +118,12 @@ def test_nothing_is_kept_where_the_order_is_not_known(tmp_path, monkeypatch):
     assert graphs.kept_graphs(trainer("environment.mode=0"), tmp_path) is None
 
 
+def test_a_first_step_that_compiles_is_announced():
+    assert "the first step takes long" in graphs.what_takes_long(trainer("environment.mode=0"), False)
+    assert graphs.what_takes_long(trainer("environment.mode=0"), True) is None
+    assert graphs.what_takes_long(trainer("environment.mode=1"), False) is None
+
+
 @pytest.mark.slow
 def test_no_bit_depends_on_kept_graphs(arguments, start, tmp_path, read_metrics):
     def run(name, cache, *more):
