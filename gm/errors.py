@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +54,7 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
     output = streams.make_safe()
     compile_cache.ignore_environment()
     try:
+        _require_folder()
         with memory_faults():
             status = main(argv) or 0
     except UserError as error:
@@ -65,3 +67,13 @@ def run_cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[s
         print(f"error: not all that was to be printed could be written: {reason}", file=sys.stderr)
         status = status or 1
     sys.exit(status)
+
+
+def _require_folder() -> None:
+    """UserError where the folder that the program was started in has been removed: MindSpore asks for its name."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the folder that this was started in cannot be found ({error.strerror}): cd into another"
+        ) from error

@@ -60,3 +60,12 @@ def test_output_that_was_asked_for_and_is_lost_is_told(tmp_path):
 def test_a_fault_keeps_its_status(tmp_path):
     assert run(tmp_path, "2>&-", "a fault")[0] == 1
     assert run(tmp_path, "| true", "a fault") == (1, "to stderr\nerror: a fault\n")
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path):
+    (tmp_path / "program.py").write_text("from gm.errors import run_cli\nimport os\nrun_cli(lambda argv: os.getcwd())")
+    command = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} {tmp_path}/program.py"
+    env = {**os.environ, "PYTHONPATH": str(CONFIG.parent.parent)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the folder that this was started in cannot be found"), done.stderr
