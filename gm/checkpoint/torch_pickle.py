@@ -57,7 +57,10 @@ class _Tensor(NamedTuple):
 class _RebuildTensor:
     __slots__ = ()
 
-    def __call__(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
+    def __call__(self, storage: _Storage, offset: int, shape: tuple, strides: tuple, *more: Any) -> _Tensor:
+        marks = more[2] if len(more) > 2 else None  # behind requires_grad and hooks
+        if isinstance(marks, dict) and (marks.get("neg") or marks.get("conj")):
+            raise _Refused("a tensor whose values are to be negated or conjugated")
         return _Tensor(storage, offset, shape, strides)
 
 

@@ -54,10 +54,10 @@ def torch(monkeypatch):
     return root
 
 
-def tensor(torch, key, kind, length, shape, strides, offset=0):
+def tensor(torch, key, kind, length, shape, strides, offset=0, marks=()):
     storage = StorageRef(getattr(torch, kind), key, length)
     hooks = collections.OrderedDict()
-    return Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, strides, False, hooks)
+    return Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, strides, False, hooks, *marks)
 
 
 def write(path, content, storages, byteorder=b"little", compression=zipfile.ZIP_STORED, pickled=None):
@@ -328,3 +328,16 @@ def test_a_bomb_in_place_of_the_byte_order_is_not_unpacked(tmp_path, torch):
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.read("w").tolist() == [1]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+def test_values_that_are_kept_with_the_other_sign_are_refused(tmp_path, torch):
+    """torch 2's lazy negation: the sign stands in the seventh argument, as {"neg": True}."""
+    values = np.arange(3, dtype=np.float32)
+    for marks, refused in (({}, False), ({"neg": False}, False), ({"neg": True}, True), ({"conj": True}, True)):
+        content = {"w": tensor(torch, "0", "FloatStorage", 3, (3,), (1,), marks=(marks,))}
+        path = write(tmp_path / "x.pt", content, {"0": values})
+        if refused:
+            assert "asks for `a tensor whose values are to be negated" in refusal(path)
+        else:
+            with open_checkpoint(path) as checkpoint:
+                np.testing.assert_array_equal(checkpoint.read("w"), values)
