@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from gm.checkpoint.delta import fingerprint
+from gm.checkpoint.diffusers_configs import check_configs
 from gm.checkpoint.match import match
 from gm.checkpoint.model_file import open_model
 from gm.diffusion.denoiser import Denoiser
@@ -174,6 +175,7 @@ class Weights(ModelWeights):
         self.checkpoint = open_model(path, base, use_ema)
         super().__init__(config)
         self.sources = match(self.checkpoint, self.shapes)
+        check_configs(path, config)
         self.shapes = {name: self.shapes[name] for name in self.sources}  # in the file's order, to be read through
 
     @cached_property

@@ -61,9 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an output file that is already there")
     options = parser.parse_args(argv)
 
-    from gm.model import expected_parameters  # imports MindSpore: not needed for --help
+    from gm.checkpoint.diffusers_configs import check_configs
+    from gm.model import expected_parameters, load_model_config  # imports MindSpore: not needed for --help
 
     expected = expected_parameters(options.config)
+    check_configs(options.pt_weights_file, load_model_config(options.config))
     convert(
         options.pt_weights_file,
         expected,

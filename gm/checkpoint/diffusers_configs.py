@@ -1,21 +1,32 @@
-"""The config files of a diffusers folder, as the published SVD has them, for a model of any size.
+"""The config files of a diffusers folder, as the published SVD has them, for a model of any size; and whether those of
+a folder are these.
 
 What SVD fixes (sigmas, scaling, CLIP's mean) stands here as its own folder has it; sizes come from the model's config.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gm.checkpoint.diffusers_names import CLIP, UNET, VAE
 from gm.diffusion.clip_preprocess import CLIP_MEAN, CLIP_STD
 from gm.diffusion.latents import SCALE_FACTOR
+from gm.settings import raise_if
 
 if TYPE_CHECKING:
     from gm.model_config import ModelConfig, Networks
 
 _VERSION = "0.24.0"  # of diffusers, the first that has SVD
+# What no shape of the weights tells.
+_DECISIVE = {
+    f"{UNET}/config.json": ("num_attention_heads",),
+    f"{VAE}/config.json": ("scaling_factor",),
+    f"{CLIP}/config.json": ("num_attention_heads", "hidden_act", "layer_norm_eps"),
+    "scheduler/scheduler_config.json": ("prediction_type",),
+}
 _SIGMA_MIN, _SIGMA_MAX = 0.002, 700.0
 
 
@@ -34,6 +45,46 @@ def model_configs(config: ModelConfig, parts: Collection[str]) -> dict[str, Any]
         found["scheduler/scheduler_config.json"] = _scheduler()
         found["feature_extractor/preprocessor_config.json"] = _feature_extractor(model.clip.image_size)
     return found
+
+
+def check_configs(path: str | Path, config: ModelConfig) -> None:
+    """UserError where the config files of a diffusers folder state what no shape of its weights tells, and state other
+    values than those that the model is computed with.
+
+    path: what was given as weights: the folder, a part's own folder, or a file in one; anything else says nothing.
+    """
+    path = Path(path)
+    whole = {name: _read(path / name) for name in _DECISIVE}
+    own = _read((path if path.is_dir() else path.parent) / "config.json")
+    if not own and not any(whole.values()):
+        return
+    right = model_configs(config, (UNET, VAE, CLIP))
+    stated = whole if any(whole.values()) else {name: own for name in _DECISIVE if _is_of_class(own, right[name])}
+    faults = [
+        f"{name}: {key} is {content[key]}, the model is computed with {right[name][key]}"
+        for name, content in stated.items()
+        for key in _DECISIVE[name]
+        if key in content and _in_full(content[key], right[name][key]) != right[name][key]
+    ]
+    raise_if(faults, f"{path}: its config files tell of another model, whose results would be wrong here:")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a config file, {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_of_class(found: dict[str, Any], right: dict[str, Any]) -> bool:
+    return any(name in found and found[name] == right.get(name) for name in ("_class_name", "architectures"))
+
+
+def _in_full(value: Any, right: Any) -> Any:
+    """One number that stands for all levels, written for each."""
+    return [value] * len(right) if isinstance(right, list) and not isinstance(value, list) else value
 
 
 def _index(model: Networks) -> dict[str, Any]:

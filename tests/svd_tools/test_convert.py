@@ -43,6 +43,7 @@ def command(monkeypatch, expected, source, tmp_path):
     """Run the command line on the small model; returns its exit status."""
     model = types.ModuleType("gm.model")
     model.expected_parameters = {"small.yaml": expected}.__getitem__
+    model.load_model_config = {"small.yaml": None}.__getitem__  # asked about folders of diffusers alone
     monkeypatch.setitem(sys.modules, "gm.model", model)
 
     def run(*options, weights_file=source):

@@ -12,13 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 from gm.checkpoint.conversion import convert
 from gm.checkpoint.delta import Deltas
-from gm.checkpoint.diffusers_configs import model_configs
+from gm.checkpoint.diffusers_configs import check_configs, model_configs
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.rules import unused_reason
 from gm.errors import UserError
 from gm.model import expected_parameters, load_model_config
+from gm.weights import Weights
 from tests.checkpoint.layouts import ROOT, key_map, manifest, original, to_diffusers, write_folder
 from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, write  # noqa: F401
+from tests.untrained import CONFIG
 
 UNET = "model.diffusion_model."
 TWIN = "first_stage_model.encoder."
@@ -160,6 +162,43 @@ def test_the_configs_are_the_published_folders():
     assert (scheduler["sigma_min"], scheduler["sigma_max"]) == (0.002, 700.0)
     assert found["image_encoder/config.json"]["num_attention_heads"] == 16
     json.dumps(found)
+
+
+def test_configs_of_another_model_are_refused(tmp_path):
+    """Heads, say, are in no shape: the published folder's values pass, others would be computed wrongly."""
+    config = load_model_config(ROOT / "configs/svd.yaml")
+    for name, content in model_configs(config, ["unet", "vae", "image_encoder"]).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    places = (tmp_path, tmp_path / "unet", tmp_path / "unet/diffusion_pytorch_model.safetensors")
+    for place in places:
+        check_configs(place, config)
+    for name, changes, words in (
+        ("unet/config.json", {"num_attention_heads": [8, 16, 32, 32]}, "heads is .8, 16, 32, 32., .* .5, 10, 20, 20."),
+        ("unet/config.json", {"num_attention_heads": 8}, "heads is 8, the model is computed with .5, 10, 20, 20."),
+        ("vae/config.json", {"scaling_factor": 1.0}, "scaling_factor is 1.0, .* 0.18215"),
+        ("image_encoder/config.json", {"hidden_act": "quick_gelu"}, "hidden_act is quick_gelu"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "prediction_type is epsilon"),
+    ):
+        old = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(json.dumps({**json.loads(old), **changes}))
+        for place in places if "unet" in name else places[:1]:
+            with pytest.raises(UserError, match=f"{name}: .*{words}"):
+                check_configs(place, config)
+        (tmp_path / name).write_text(old)
+    (tmp_path / "unet/config.json").write_text("{")
+    check_configs(tmp_path, config)
+
+
+def test_a_folder_of_another_model_is_not_loaded(tmp_path, untrained):
+    config = load_model_config(CONFIG)
+    more = {"to": "diffusers", "configs": lambda parts: model_configs(config, parts)}
+    folder = convert(untrained, expected_parameters(CONFIG), tmp_path / "out", **more)
+    Weights(config, folder)
+    path = folder / "unet/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": [2, 2]}))
+    with pytest.raises(UserError, match=r"unet/config.json: num_attention_heads is \[2, 2\]"):
+        Weights(config, folder)
 
 
 @pytest.mark.slow
