@@ -14,6 +14,7 @@ from gm.errors import UserError
 from gm.files import atomic_path, require_file
 
 _SHOWN = 20  # faults or clips named in one message
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}  # of other kinds of tables
 _PACKED = {  # how files begin that hold a CSV at best inside
     b"\x1f\x8b": "compressed with gzip: unpack it first",
     b"BZh": "compressed with bzip2: unpack it first",
@@ -35,6 +36,7 @@ def read_table(
     require_file(csv_path, "the metadata file")
     try:
         _refuse_packed(csv_path)
+        _refuse_nulls(csv_path)
         # Header as data: so no first column is taken for an index, and repeated names are not silently renamed.
         raw = pd.read_csv(
             csv_path,
@@ -90,6 +92,20 @@ def _refuse_packed(csv_path: Path) -> None:
             raise UserError(f"{csv_path} is {what}")
 
 
+def _refuse_nulls(csv_path: Path) -> None:
+    """pandas ends a cell at a null character: 12 would be 1."""
+    line = 1
+    with open(csv_path, "rb") as file:
+        while block := file.read(1 << 20):
+            place = block.find(b"\0")
+            if place >= 0:
+                line += block.count(b"\n", 0, place)
+                raise UserError(
+                    f"{csv_path}, line {line}: a null character: the file is damaged, or UTF-16: save it as UTF-8"
+                )
+            line += block.count(b"\n")
+
+
 def _line_numbers(raw: pd.DataFrame, csv_path: Path) -> np.ndarray:
     """First line, from 1, of each row: a quoted cell may hold line breaks."""
     if _count_lines(csv_path) == len(raw):  # none does, which is quicker found than counted
@@ -128,9 +144,11 @@ def _check_header(csv_path: Path, header: list[str], required: Sequence[str]) ->
         raise UserError(f"{csv_path}, line 1: the column {', '.join(repeated)} appears more than once")
     missing = [name for name in required if name not in header]
     if missing:
+        other = next((name for mark, name in _SEPARATORS.items() if len(header) == 1 and mark in header[0]), None)
         raise UserError(
             f"{csv_path}, line 1: missing column {', '.join(missing)}; it has {', '.join(header)}. "
             f"The first line must name {','.join(required)}"
+            + (f"; the columns are separated by {other}: save it with commas" if other else "")
         )
 
 

@@ -120,6 +120,9 @@ def test_only_the_first_20_faults_are_listed(folder):
         (HEAD + "a.mp4,20,1\nb, c.mp4,20,1\nb, c, d.mp4,20,1\n", "line 3: 4 fields where the header has 3"),
         (HEAD + "b, c.mp4,20,1\n", "line 2: 4 fields where the header has 3"),
         (HEAD + 'a.mp4,20,1\n"a.mp4,20,1\n', "line 3: "),
+        (HEAD + "a.mp4,20,1\na.mp4,2\x000,1\n", "line 3: a null character: the file is damaged, or UTF-16"),
+        (HEAD.replace(",", ";"), "separated by semicolons: save it with commas"),
+        (HEAD.replace(",", "\t"), "separated by tabs: save it with commas"),
     ],
 )
 def test_a_file_that_is_no_table_of_clips_is_refused(folder, text, expected):
