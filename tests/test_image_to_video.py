@@ -188,7 +188,7 @@ def misspelt_config(tmp_path):
         (lambda t, c: {"output_dir": photo(t / "file.png") / "below"}, ["file.png"]),
         (lambda t, c: {"output_dir": "/proc/none"}, ["/proc/none"]),
         (lambda t, c: {"latents_in": "a.npy", "num_videos": 2}, ["--latents_in", "--image and --num_videos"]),
-        (lambda t, c: {"latents_in": t / "no.npy", "image": ""}, ["no.npy", "No such file"]),
+        (lambda t, c: {"latents_in": t / "no.npy", "image": None}, ["no.npy", "No such file"]),
     ],
 )
 def test_bad_input_gives_one_clear_message_and_no_file(tmp_path, untrained, make, words):
@@ -201,7 +201,8 @@ def test_bad_input_gives_one_clear_message_and_no_file(tmp_path, untrained, make
     }
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError) as error:
-        image_to_video.main([f"--{name}={value}" for name, value in options.items()] + ["--mode=1"])
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        image_to_video.main([*given, "--mode=1"])
     assert all(word in str(error.value) for word in words), error.value
     new = [p for p in tmp_path.rglob("*") if p not in before and p.name != "out" and "claim" not in p.name]
     assert new == []
