@@ -10,6 +10,7 @@ import numpy as np
 
 from gm.data import outputs
 from gm.errors import UserError
+from gm.files import require_file
 from gm.sizes import vae_factor
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ def read_latents(config: ModelConfig, settings: VideoSettings, path: str | Path)
     """
     path = Path(path)
     outputs.check_name(settings.output_dir, path.stem)
+    require_file(path, "what --latents_in names,")
     try:
         latents = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:  # the last: a header that states any shape
         reason = getattr(error, "strerror", None) or "it is no whole .npy file of numbers"
         raise UserError(f"cannot read latents from {path}: {reason}; --output_type=latents writes them") from error
     channels = config.model.vae.z_channels
@@ -59,12 +61,14 @@ def read_latents(config: ModelConfig, settings: VideoSettings, path: str | Path)
             f"{path} holds {latents.dtype} {shape}: this model's latents are float32 (frames, {channels}, "
             "height, width); they must come from the same kind of model"
         )
+    with np.errstate(over="ignore"):
+        latents = latents.astype(np.float32)
     if not np.isfinite(latents).all():
         raise UserError(f"{path} holds NaN or infinite values: nothing can be decoded from them")
     height, width = (side * vae_factor(config.model) for side in latents.shape[2:])
     return GivenLatents(
         path,
-        latents.astype(np.float32),
+        latents,
         (height, width),
         f"{len(latents)} frames of {height}x{width} (height x width)",
         _told_fps(path),

@@ -1,6 +1,7 @@
 """A job's events, as the command line and the page receive them, and what is left when somebody has enough of it."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -332,12 +333,22 @@ def test_latents_are_decoded_to_the_frames_that_they_were_part_of(tmp_path, mode
         (np.zeros((3, 8, 4, 4), np.float32), r"\(3, 8, 4, 4\).*4,"),
         (np.zeros((4, 4), np.float32), r"\(4, 4\)"),
         (np.full((1, 4, 2, 2), np.inf, np.float32), "infinite"),
+        (np.full((1, 4, 2, 2), 1e300), "infinite"),
+        (
+            b"\x93NUMPY\x01\0v\0{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999, 4, 2, 2), }".ljust(
+                128
+            ),
+            "no whole",
+        ),
+        ("pipe", "is a pipe, not a file"),
     ],
 )
 def test_latents_that_cannot_be(tmp_path, model, content, words):
     path = tmp_path / "a.npy"
     if isinstance(content, np.ndarray):
         np.save(path, content)
+    elif content == "pipe":
+        os.mkfifo(path)
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=words):
