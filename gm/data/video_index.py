@@ -235,8 +235,13 @@ def index_by_decoding(decoder: Decoder, seen: list[_Seen] | None = None) -> Inde
 def display_matrix(frame: av.VideoFrame) -> list[int] | None:
     """The nine numbers of the display matrix of an av.VideoFrame (ISO/IEC 14496-12, 8.3.2); None where it has none. A
     container's is on each frame; one within the stream may be on the first alone, though it is meant for all."""
-    side_data: Any = frame.side_data  # PyAV's types know of motion vectors alone
-    matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+    try:
+        side_data: Any = frame.side_data  # PyAV's types know of motion vectors alone
+        matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+    except ValueError:  # beside it is what this PyAV has no name for, such as EXIF: it tells the turn alone, no mirror
+        turn = np.deg2rad(frame.rotation)
+        ahead, aside = (round(65536 * part) for part in (np.cos(turn), np.sin(turn)))
+        return [ahead, -aside, 0, aside, ahead, 0, 0, 0, 1 << 30] if frame.rotation else None
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)[:9].tolist()
 
 

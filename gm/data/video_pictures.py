@@ -37,6 +37,7 @@ _FULL_RANGE = 2
 _BT2020_PRIMARIES = 9
 _FLAGS = "bicubic+accurate_rnd+full_chroma_int"
 _QUICK = ("yuv420p", "yuvj420p")  # what nearly all videos are
+_NARROW_RGB = ("rgb555", "bgr555", "rgb565", "bgr565")  # the way to gbrp leaves white at 248
 _MAX_STRETCH = 10  # a pixel longer than this times its width is taken for a mistake in the file
 _HDR = {tone_map.PQ: "PQ", tone_map.HLG: "HLG"}
 _log = logging.getLogger(__name__)
@@ -144,7 +145,8 @@ class Pictures:
         }
         left, top, right, bottom = self._crop
         cut = [("crop", f"iw-{left + right}:ih-{top + bottom}:{left}:{top}")] if any(self._crop) else []
-        filters = [*cut, ("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *self._turns()]
+        wider = [("format", "rgb24")] if frame.format.name.startswith(_NARROW_RGB) and not deep else []
+        filters = [*cut, *wider, ("scale", _written(scale)), ("format", "gbrp12le" if deep else "gbrp"), *self._turns()]
         graph = filter_graph(frame, filters)
         self._last = key, graph
         return graph

@@ -325,6 +325,23 @@ def test_a_palette_that_came_with_an_earlier_packet(tmp_path, suffix, codec):
             assert alike(video.frames([number])[0], truth[number])
 
 
+@pytest.mark.parametrize("kind", ["rgb555le", "rgb565le", "bgr565le"])
+def test_packed_colours_reach_white(tmp_path, kind):
+    """ffmpeg's way from these to planes of colours ends at 248, its way to rgb24 at 255."""
+    source = np.concatenate([coded(1), np.full((1, HEIGHT, WIDTH, 3), 255, np.uint8)])
+    path = make(source, tmp_path / "a.nut", "-c:v", "rawvideo", "-pix_fmt", kind)
+    frames = read(path)
+    assert np.array_equal(frames, shown(path, "format=rgb24")) and (frames[1] == 255).all()
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_a_turn_beside_what_has_no_name_in_pyav(tmp_path, turn):
+    """ffmpeg 8.1 hands on the tags of each TIFF as EXIF."""
+    path = make(coded(2), tmp_path / "a.mov", "-c:v", "tiff", "-pix_fmt", "rgb24")
+    ffmpeg("-display_rotation", turn, "-i", path, "-c", "copy", tmp_path / "turned.mov")
+    assert np.array_equal(read(tmp_path / "turned.mov"), np.rot90(coded(2), turn // 90, (1, 2)))
+
+
 @pytest.mark.parametrize(
     "codec, bitstream", [("libx264", "h264_metadata"), ("libx265", "hevc_metadata")], ids=["h264", "hevc"]
 )
