@@ -101,17 +101,21 @@ def _change(settings: dict, override: str) -> dict:
                 raise UserError(f"override {_shortened(override)!r}: {_first_line(error)}") from error
         if is_open and isinstance(value, (str, dict)):
             value = text
-        if isinstance(value, (int, float)) and _NOT_DECIMAL.fullmatch(text) and _digits(text) != str(abs(value)):
-            raise UserError(
-                f"override {override!r}: YAML reads {value}; write it without 0 in front and without colons"
-            )
+        if isinstance(value, (int, float)) and (fault := _misread(text)):
+            raise UserError(f"override {override!r}: {fault}")
     for key in reversed(keys):
         value = {key: value}
     return value
 
 
-def _digits(text: str) -> str:
-    return text.strip().lstrip("+-0") or "0"
+def _misread(text: str) -> str | None:
+    """What is to be said of a number that YAML reads otherwise than a person: 010 as 8, 1:30 as 90."""
+    if not _NOT_DECIMAL.fullmatch(text):
+        return None
+    value = yaml.safe_load(text)
+    if not isinstance(value, (int, float)) or (text.strip().lstrip("+-0") or "0") == str(abs(value)):
+        return None
+    return f"YAML reads {value}; write it without 0 in front and without colons"
 
 
 def _read_chain(path: Path, seen: tuple, faults: list[str], under: dict[str, Any] | None) -> dict:
@@ -167,10 +171,12 @@ def _read_mapping(path: Path) -> dict:
 
 def _count(node: yaml.Node, counted: dict[int, int], depth: int = 0) -> int:
     """Values of a YAML node with its repetitions written out; RecursionError beyond `MAX_DEPTH` levels, of which one
-    that contains itself has endlessly many."""
+    that contains itself has endlessly many, YAMLError for a number that is misread."""
     if depth > MAX_DEPTH:
         raise RecursionError
     if id(node) not in counted:
+        if isinstance(node, yaml.ScalarNode) and node.style is None and (fault := _misread(node.value)):
+            raise yaml.MarkedYAMLError(problem=f"{node.value}: {fault}", problem_mark=node.start_mark)
         below = node.value if isinstance(node, yaml.CollectionNode) else ()
         items = [item for pair in below for item in pair] if isinstance(node, yaml.MappingNode) else below
         counted[id(node)] = 1 + sum(_count(item, counted, depth + 1) for item in items)

@@ -146,6 +146,8 @@ def test_unusable_override_is_refused_by_its_text(write, override):
         ("a: " + "9" * 5000, "too large: "),
         ("a: " + "9" * 30, "too large for a whole number"),
         ("a: [{b: 0x" + "f" * 400 + "}]", "characters) is too large for a whole number"),
+        ("b: 1\na: [007, -010]", "line 2: -010: YAML reads -8; write it without 0 in front"),
+        ("a: 1:30", "line 1: 1:30: YAML reads 90"),
         ("a: &x [*x]", "contain themselves"),
         ("a: &x {b: *x}", "contain themselves"),
         ("a: " + "[" * 200 + "]" * 200, "nested too deeply"),
