@@ -21,8 +21,9 @@ from tests.untrained import CONFIG
 
 SHORT = {"num_frames": 3, "sampling_steps": 2, "decode_chunk_size": 2}
 LEAST = {"num_frames": 1, "sampling_steps": 1}
-# What a network, and a sampler's steps, may differ by in float32 for the order of their sums.
-FORWARD, SAMPLER, BYTES = (PRECISIONS["float32"].limits[name] for name in ("forward", "sampler", "bytes"))
+# What the disturbed network, and a sampler's steps, may differ by in float32 for the order of their sums: one spacing of
+# the noise changes the estimate of one step by up to 3.3e-5 of its largest value, with and without the compiled kernels.
+SAMPLER, BYTES = (PRECISIONS["float32"].limits[name] for name in ("sampler", "bytes"))
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
 
@@ -57,7 +58,7 @@ def test_each_video_of_several_is_what_it_is_alone(model, changes, ends):
         alone = list(pipeline.steps(PICTURES[k], options[k], conditionings[k], end=lasts[k]))
         assert len(alone) == len(together)
         own = slice(3 * k, 3 * k + 3)
-        assert difference(together[0].denoised[own], alone[0].denoised) < FORWARD
+        assert difference(together[0].denoised[own], alone[0].denoised) < SAMPLER
         # The first step takes the estimate from a noise 700 times as large, by whose spacing the difference is rounded.
         rounded = np.spacing(np.abs(pipeline.noise(PICTURES[k], options[k])[1]).max() * np.float32(700))
         found, expected = together[-1].latents[own], alone[-1].latents
