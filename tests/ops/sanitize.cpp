@@ -127,11 +127,12 @@ int main() {
             failed += call(ConvolutionInputGradient, {weight, y, x});
             failed += call(ConvolutionWeightGradient, {x, weight, y, weight, {out}});
           }
-  for (int64_t in : {8, 19})
+  for (int64_t in : {8, 19, 130})
     for (int64_t n : {1, 5})
       for (const Shape &side : {Shape{2, 2}, Shape{3, 5}, Shape{9, 7}, Shape{4, 131}, Shape{1, 1}})
         for (const Shape &weight : {Shape{300, in, 3, 3}, Shape{33, in, 3, 1, 1}}) {
           const Shape x{n, in, side[0], side[1]}, y{n, weight[0], side[0], side[1]};
+          failed += call(Convolution, {x, weight, {weight[0]}, y});
           failed += call(ConvolutionInputGradient, {weight, y, x});
         }
   {

@@ -69,6 +69,7 @@ def test_norms_of_numbers_far_from_zero(kernels):
     np.testing.assert_allclose(found.reshape(exact.shape), exact, atol=1e-3)
 
 
+PLAIN = [((2, 70, 9, 32), 13), ((3, 5, 6, 7), 13), ((1, 9, 5, 80), 13)]  # neither
 # Wide and large enough for gm/ops/native/winograd.h: odd sizes, more channels than it takes at once, rows of more tiles
 # than it takes at once, rows of a few and of one, the fewest.
 TILED = [
@@ -80,12 +81,21 @@ TILED = [
 ]
 TILED += [((5, 32, 16, 15), 40)]
 
+# Few and wide enough for gm/ops/native/few_pixels.h: several pictures in a block and fewer in the last, a last group of
+# channels that overlaps the one before, more channels than are summed at once, blocks of several parts, rows of one.
+FEW = [((7, 12, 2, 2), 40), ((5, 19, 4, 5), 33), ((1, 8, 3, 1), 300), ((2, 33, 11, 10), 34), ((1, 9, 5, 131), 40)]
+# More channels than are held at once, more blocks than are computed at once.
+MANY = [((3, 130, 5, 4), 25), ((130, 3, 4, 4), 26)]
+
 
 @needs_kernels
-@pytest.mark.parametrize(("shape", "out"), [((2, 70, 9, 32), 13), ((3, 5, 6, 7), 13), ((1, 9, 5, 80), 13), *TILED])
+@pytest.mark.parametrize(("shape", "out"), [*PLAIN, *TILED, *FEW, *MANY])
 @pytest.mark.parametrize("taps", [3, 1])
 def test_a_convolution_by_its_definition(kernels, shape, out, taps):
-    """In double precision: where a picture ends, zeros are beside it, in rows and channels of every remainder."""
+    """In double precision: where a picture ends, zeros are beside it, in rows and channels of every remainder.
+
+    And a picture's result is the same bits when it comes alone.
+    """
     random = np.random.default_rng(0)
     weight = random.standard_normal((out, shape[1], 3, taps)).astype(np.float32)
     x, bias = random.standard_normal(shape).astype(np.float32), random.standard_normal(out).astype(np.float32)
@@ -95,11 +105,10 @@ def test_a_convolution_by_its_definition(kernels, shape, out, taps):
         for i in range(3)
         for j in range(taps)
     )
-    if taps == 3:
-        found = kernels.conv2d(Tensor(x), Tensor(weight), Tensor(bias))
-    else:
-        found = kernels.temporal_conv(Tensor(x), Tensor(weight[..., None]), Tensor(bias))
-    np.testing.assert_allclose(found.asnumpy(), expected, atol=1e-6 * np.abs(expected).max())
+    kernel, shaped = (kernels.conv2d, weight) if taps == 3 else (kernels.temporal_conv, weight[..., None])
+    found, alone = (kernel(Tensor(v), Tensor(shaped), Tensor(bias)).asnumpy() for v in (x, x[-1:]))
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_array_equal(alone, found[-1:])
 
 
 @needs_kernels
@@ -116,11 +125,6 @@ def test_a_convolution_by_tiles_is_as_exact(kernels, shape, out):
                 for c in range(shape[1]) for a in range(3) for b in range(3))  # fmt: skip
     error = np.abs(kernels.conv2d(Tensor(x), Tensor(weight)).asnumpy() - exact)
     assert np.sqrt((error**2).mean()) <= np.sqrt(((plain - exact) ** 2).mean())
-
-
-# Few and wide enough for gm/ops/native/few_pixels.h: several pictures in a block and fewer in the last, a last group of
-# channels that overlaps the one before, more channels than are summed at once, blocks of several parts, rows of one.
-FEW = [((7, 12, 2, 2), 40), ((5, 19, 4, 5), 33), ((1, 8, 3, 1), 300), ((2, 33, 11, 10), 34), ((1, 9, 5, 131), 40)]
 
 
 def gradients_of_a_convolution(kernels, x, weight, dy):
@@ -161,6 +165,32 @@ def test_a_convolutions_gradients_by_their_definition(kernels, shape, out, taps)
 
 
 @needs_kernels
+@pytest.mark.parametrize(("shape", "out"), [*FEW[:2], *TILED[3:4], ((3, 5, 6, 7), 13)])
+@pytest.mark.parametrize("taps", [3, 1])
+def test_a_convolution_writes_its_result_and_nothing_beside_it(shape, out, taps):
+    """Before and behind the result, and of every float of it: sums of ones are not what was there."""
+    library, wide = ctypes.CDLL(native.library()), (shape[0], out, *shape[2:])
+    x, weight, dy = (np.ones(s, np.float32) for s in (shape, (out, shape[1], 3, taps), wide))
+    for kernel, arrays, result in (
+        (library.Convolution, (x, weight, np.ones(out, np.float32)), wide),
+        (library.ConvolutionInputGradient, (weight, dy), shape),
+    ):
+        memory = np.full((3, int(np.prod(result))), -1, np.float32)
+        arrays = (*arrays, memory[1].reshape(result))
+        shapes = [(ctypes.c_int64 * a.ndim)(*a.shape) for a in arrays]
+        done = kernel(
+            len(arrays),
+            (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)),
+            (ctypes.c_int * len(arrays))(*(a.ndim for a in arrays)),
+            (ctypes.c_void_p * len(arrays))(*map(ctypes.addressof, shapes)),
+            (ctypes.c_char_p * len(arrays))(*[b"float32"] * len(arrays)),
+            None,
+            None,
+        )
+        assert done == 0 and (memory[[0, 2]] == -1).all() and (memory[1] > 0).all()
+
+
+@needs_kernels
 def test_a_convolutions_gradient_with_not_a_number_beside_others(kernels):
     """It reaches the pixels around it of its own picture, though several are computed side by side."""
     dy = np.ones((3, 32, 4, 4), np.float32)
@@ -173,7 +203,7 @@ def test_a_convolutions_gradient_with_not_a_number_beside_others(kernels):
 
 
 @needs_kernels
-@pytest.mark.parametrize(("channels", "side"), [(3, 7), (32, 40)])
+@pytest.mark.parametrize(("channels", "side"), [(3, 4), (3, 13), (32, 40)])
 def test_a_convolution_with_not_a_number_beside_others(kernels, channels, side):
     """It reaches the pixels around it, no others: what a thread's memory holds of an image before does not count."""
     x = np.ones((2, channels, side, side), np.float32)
@@ -330,7 +360,7 @@ def test_the_number_of_threads_changes_no_bit(kernels):
         gradient = ms.grad(lambda v: kernels.attention(v, v, v, 2).sum())(tokens)
         normed = kernels.group_norm_silu(x, weight, bias, 32, 1e-5)
         convolved = ms.grad(lambda v, w: (kernels.conv2d(v, w, bias) ** 2).sum(), (0, 1))(x, taps)
-        few = ms.grad(lambda v, w: (kernels.conv2d(v, w, bias) ** 2).sum(), (0, 1))(x[:, :, :8, :8], taps)
+        few = ms.grad(lambda v, w: (kernels.conv2d(v, w, bias) ** 2).sum(), (0, 1))(x[:, :, :5, :4], taps)
         over_time = taps[:, :, :, :1].expand_dims(4)
         timed = ms.grad(lambda v, w: (kernels.temporal_conv(v, w, bias) ** 2).sum(), (0, 1))(x[:, :, :4], over_time)
         mixed = ms.grad(lambda v, share: (kernels.mix(v, v * v, share) ** 2).sum(), (0, 1))(x, weight[:1])
@@ -386,14 +416,19 @@ def test_every_part_of_a_loop_is_done_once_whoever_else_runs_one(tmp_path, flags
 
 @pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="no compiler here")
-def test_under_the_sanitizers(tmp_path):
-    """Every kernel once at shapes with remainders, with address and undefined-behaviour checks."""
+@pytest.mark.parametrize("width", [(), ("-march=native",)], ids=["narrow", "native"])
+def test_under_the_sanitizers(tmp_path, width):
+    """Every kernel once at shapes with remainders, with address and undefined-behaviour checks.
+
+    At two widths of the vectors, as the shapes of which a kernel takes which way depend on it.
+    """
     program = tmp_path / "check"
     subprocess.run(
         [
             COMPILER,
             "-O1",
             "-g",
+            *width,
             "-std=c++17",
             "-pthread",
             "-Wno-psabi",

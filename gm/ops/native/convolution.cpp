@@ -146,6 +146,8 @@ template <int Taps>
 void convolve(const float *x, float *y, int64_t n, int64_t height, int64_t width, const Weights &w) {
   const Tiled tiled{n, height, width};
   if (Taps == 3 && pays(tiled, w.in, w.out)) return Winograd{tiled, w.in, w.out}(x, w.data, w.bias, y);
+  if (FewPixels::pays(height, width, w.out))
+    return FewPixels{{n, height, width, Taps}, w.in, w.out}(x, w.data, w.bias, y);
   const Layout s(n, height, width, w.in, Taps);
   const int64_t down = (height - 1) / s.rows + 1, across = (width - 1) / s.columns + 1;
   const int64_t parts = ((n - 1) / s.images + 1) * down * across, panels = (w.out - 1) / kRows + 1;
@@ -199,8 +201,8 @@ KERNEL(ConvolutionInputGradient) {
   const int64_t outs = shapes[0][0], ins = shapes[0][1], taps = shapes[0][3], each = 3 * taps;
   const int64_t images = shapes[1][0], height = shapes[1][2], width = shapes[1][3];
   const bool by_tiles = taps == 3 && pays(Tiled{images, height, width}, outs, ins);
-  if (!by_tiles && FewPixels::pays(height, width, outs, ins)) {
-    FewPixels{images, height, width, outs, ins, taps}(weight, in(params[1]), out(params[2]));
+  if (!by_tiles && FewPixelsGradient::pays(height, width, outs, ins)) {
+    FewPixelsGradient{{images, height, width, taps}, outs, ins}(weight, in(params[1]), out(params[2]));
     return 0;
   }
   const int64_t rows = std::max<int64_t>(ins, kRows);

@@ -62,4 +62,32 @@ inline void multiply(Matrix a, const float *b, float *c, int64_t rows, int64_t d
                            width, add);
 }
 
+// c (rows, Vectors * kLanes) = or += a (rows, depth) x b (depth, kColumns), which is read as far as c is wide; c with
+// rows of `width`. A tile that is narrower than kColumns has more rows instead; `rows` are whole tiles.
+template <int Vectors>
+void multiply_narrow(Matrix a, const float *b, float *c, int64_t rows, int64_t depth, int64_t width, bool add) {
+  constexpr int kHigh = kRows * kVectors / Vectors;
+  for (int64_t i = 0; i < rows; i += kHigh) {
+    Vec sums[kHigh][Vectors] = {};
+    const float *left = a.below(i).data;
+    for (int64_t p = 0; p < depth; ++p, left += a.column) {
+      Vec row[Vectors];
+      for (int v = 0; v < Vectors; ++v) row[v] = load(b + p * kColumns + v * kLanes);
+      for (int r = 0; r < kHigh; ++r)
+        for (int v = 0; v < Vectors; ++v) sums[r][v] += left[r * a.row] * row[v];
+    }
+    for (int r = 0; r < kHigh; ++r)
+      for (int v = 0; v < Vectors; ++v) {
+        float *place = c + (i + r) * width + v * kLanes;
+        store(place, add ? load(place) + sums[r][v] : sums[r][v]);
+      }
+  }
+}
+
+template <int Vectors, class... Rest>
+void multiply_vectors(int64_t vectors, const Rest &...rest) {
+  if (vectors == Vectors) return multiply_narrow<Vectors>(rest...);
+  if constexpr (Vectors > 1) multiply_vectors<Vectors - 1>(vectors, rest...);
+}
+
 }  // namespace svd
