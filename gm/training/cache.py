@@ -27,6 +27,8 @@ from gm.training.examples import Encoded, Encoders, encode
 from gm.training.settings import Loader
 
 FORMAT = 1
+# What records of earlier versions do not hold: those are taken without it.
+_LATER = ("encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
 _CHECKSUM = "checksum"
 
 
@@ -66,7 +68,7 @@ class CachedClips:
         """Positions of the stream, up to `count` or of all epochs, whose samples are not there yet or damaged, which is
         told: all are read. first, every: of each `every` positions look at the one after `first` others."""
         positions = range(first, self.epochs * len(self) if count is None else count, every)
-        if not self.folder.exists():
+        if not self.record.exists():
             return list(positions)
         absent, damaged = [], []
         for position in progress(positions, "checking the cache", "clip"):
@@ -82,6 +84,21 @@ class CachedClips:
                 file=sys.stderr,
             )
         return sorted(absent + damaged)
+
+    def claim(self, clean: bool = True) -> None:
+        """Before `fill`, by the one run that may fill: samples without a record, which may be of anything, are removed
+        (by one device, which is told to `clean`). UserError where another run has filled it with something else since.
+        """
+        if self.record.exists():
+            _compare(self.record, self.made_from)
+        elif clean and (found := sorted(self.folder.glob("clip-*"))):
+            print(
+                f"warning: {len(found)} samples in {self.folder} are made anew, as there is no {self.record.name} that "
+                "says what they were made from",
+                file=sys.stderr,
+            )
+            for path in found:
+                path.unlink()
 
     def fill(
         self,
@@ -174,13 +191,13 @@ class _Positions:
 
 def _compare(record: Path, made_from: dict[str, Any]) -> None:
     try:
-        stored = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        stored = dict(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{record} cannot be read: {error}; delete the folder or name another train.cache") from error
     faults = [
-        f"{name}: {stored.get(name)!r} there, {value!r} here"
-        for name, value in made_from.items()
-        if stored.get(name) != value
+        f"{name}: {stored.get(name)!r} there, {made_from.get(name)!r} here"
+        for name in {**made_from, **stored}
+        if stored.get(name) != made_from.get(name) and not (name in _LATER and name not in stored)
     ]
     if faults:
         raise UserError(
