@@ -61,19 +61,22 @@ class RunFolder:
         with atomic_path(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def changes(self, settings: TrainingSettings) -> list[str]:
-        """Lines, one for each setting that differs from those the folder's run was started with last; none where there
-        was no run or its settings cannot be read."""
-        try:
-            old = OmegaConf.load(self.path / "settings.yaml")
-        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
-            return []
-        before, now = dict(_leaves(plain(OmegaConf.to_container(old)))), dict(_leaves(plain(settings)))
+    def changes(self, settings: TrainingSettings, config: ModelConfig) -> list[str]:
+        """Lines, one for each setting, the model's included, that differs from those the folder's run was started with
+        last; none where there was no run or its settings cannot be read."""
         return [
             f"{name}: {before[name]} before, {value} now"
-            for name, value in now.items()
+            for file, section in (("settings.yaml", settings), ("model.yaml", config))
+            for before in (self._leaves_of(file),)
+            for name, value in _leaves(plain(section))
             if name in before and before[name] != value and name not in _OWN_BUSINESS
         ]
+
+    def _leaves_of(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(_leaves(plain(OmegaConf.to_container(OmegaConf.load(self.path / name)))))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException):
+            return {}
 
     def cut_metrics(self, step: int) -> None:
         """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""

@@ -115,7 +115,9 @@ class _Run:
     def _prepare(self, argv: Sequence[str]) -> None:
         """The folder's records and what the user is told, before the first step."""
         plan, folder = self.plan, self.folder
-        changes = folder.changes(plan.settings) if self.source is not None else []
+        # Of the run that the checkpoint is of, which another folder may hold.
+        origin = RunFolder(self.source.resolve().parent.parent) if self.source is not None else None
+        changes = origin.changes(plan.settings, plan.config) if origin is not None else []
         if self.state.step < plan.total:
             self._require_space()
         folder.describe(plan.settings, plan.config, argv)

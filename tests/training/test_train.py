@@ -228,6 +228,20 @@ def test_a_resumed_run_with_other_settings_says_which(arguments, tmp_path, capsy
     ]
 
 
+def test_settings_are_compared_with_those_of_the_run_that_the_checkpoint_is_of(arguments, model_path, tmp_path, capsys):
+    assert train.main(arguments(tmp_path / "run", "train.max_steps=1")) == 0
+    (tmp_path / "heads.yaml").write_text(f"base: {model_path}\nmodel: {{clip: {{head_width: 8}}}}\n")
+    (source,) = checkpoints(tmp_path / "run/checkpoints")
+    changed = (f"train.resume={source}", "train.max_steps=1", "train.loss.p_mean=0.5")
+    argv = arguments(tmp_path / "other", *changed)[1:]
+    assert train.main([f"--svd_config={tmp_path / 'heads.yaml'}", *argv]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "before" in line]
+    assert said == [
+        "warning: train.loss.p_mean: 1.0 before, 0.5 now",
+        f"warning: model.clip.head_width: {load_model_config(model_path).model.clip.head_width} before, 8 now",
+    ]
+
+
 def test_another_size_than_the_models_is_a_warning(arguments, tmp_path, capsys):
     train.main([*arguments(tmp_path / "run"), "--dry_run"])
     assert "the model was trained at 576x1024 (height x width), the clips are 16x16" in capsys.readouterr().err
