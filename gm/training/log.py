@@ -32,6 +32,20 @@ BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*
 _TOLD = 5  # steps without an update that are told one by one
 
 
+def changed(file: Path, settings: Any, own_business: Iterable[str] = ()) -> list[str]:
+    """Lines, one for each of the settings that a YAML file of `gm.config.to_yaml` has with another value, but for those
+    named; none where it cannot be read."""
+    try:
+        before = dict(_leaves(plain(OmegaConf.to_container(OmegaConf.load(file)))))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException):
+        return []
+    return [
+        f"{name}: {before[name]} before, {value} now"
+        for name, value in _leaves(plain(settings))
+        if name in before and before[name] != value and name not in own_business
+    ]
+
+
 class RunFolder:
     """output_dir with checkpoints/, weights/, samples/, video_index/, metrics.jsonl, settings, command, versions, and
     calibration.json where the clips have a scale of motion of their own."""
@@ -64,19 +78,8 @@ class RunFolder:
     def changes(self, settings: TrainingSettings, config: ModelConfig) -> list[str]:
         """Lines, one for each setting, the model's included, that differs from those the folder's run was started with
         last; none where there was no run or its settings cannot be read."""
-        return [
-            f"{name}: {before[name]} before, {value} now"
-            for file, section in (("settings.yaml", settings), ("model.yaml", config))
-            for before in (self._leaves_of(file),)
-            for name, value in _leaves(plain(section))
-            if name in before and before[name] != value and name not in _OWN_BUSINESS
-        ]
-
-    def _leaves_of(self, name: str) -> dict[str, Any]:
-        try:
-            return dict(_leaves(plain(OmegaConf.to_container(OmegaConf.load(self.path / name)))))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException):
-            return {}
+        of_run = changed(self.path / "settings.yaml", settings, _OWN_BUSINESS)
+        return of_run + changed(self.path / "model.yaml", config)
 
     def cut_metrics(self, step: int) -> None:
         """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""
