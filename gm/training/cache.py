@@ -30,6 +30,7 @@ FORMAT = 1
 # What records of earlier versions do not hold: those are taken without it.
 _LATER = ("encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
 _CHECKSUM = "checksum"
+_STANDS_FOR = "stands_for"  # of a sample's metadata: the clip that could not be decoded, in whose place it is
 
 
 class CachedClips:
@@ -70,13 +71,22 @@ class CachedClips:
         positions = range(first, self.epochs * len(self) if count is None else count, every)
         if not self.record.exists():
             return list(positions)
-        absent, damaged = [], []
+        absent, damaged, stand_ins = [], [], []
         for position in progress(positions, "checking the cache", "clip"):
             path = self._path(*self._place(position))
             if not path.exists():
                 absent.append(position)
-            elif _read(path) is None:
+            elif (found := _read(path)) is None:
                 damaged.append(position)
+            elif _STANDS_FOR in found[1]:
+                stand_ins.append((path, found[1][_STANDS_FOR]))
+        if stand_ins:
+            path, clip = stand_ins[0]
+            print(
+                f"warning: {len(stand_ins)} of the cache's samples are of other clips, as theirs could not be decoded "
+                f"when it was filled; the first is {path}, in place of {clip}: delete it to try again",
+                file=sys.stderr,
+            )
         if damaged:
             print(
                 f"warning: {len(damaged)} of the cache's samples are not as they were written and are made anew, the "
@@ -142,26 +152,30 @@ class CachedClips:
         arrays[_CHECKSUM] = _checksum(arrays)
         entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
         origin = {"path": str(sample["path"]), "start": str(sample["start"])}
+        if sample["failures"]:
+            origin[_STANDS_FOR] = str(sample["failures"][0][0])
         write_safetensors(self._path(*self._place(position)), entries, arrays.__getitem__, origin)
 
     def at(self, position: int) -> dict[str, Any]:
         """The sample at `position` of the endless stream of epochs: the fields of `Encoded`, path, start, failures."""
         path = self._path(*self._place(position))
-        arrays = _read(path)
-        if arrays is None:
+        found = _read(path)
+        if found is None:
             raise UserError(
                 f"{path} was damaged since training began: go on with --train.resume=latest, which makes it anew"
             )
+        arrays, _ = found
         numbers = {name: np.float32(array) for name, array in arrays.items() if array.ndim == 0}
         return {**arrays, **numbers, "failures": []}
 
 
-def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a sample's file, None where they are not what was written."""
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+    """The arrays and the metadata of a sample's file, None where they are not what was written."""
     try:
         with open_checkpoint(path) as file:
             arrays = {name: np.array(file.read(name)) for name in Encoded._fields}
-            return arrays if np.array_equal(file.read(_CHECKSUM), _checksum(arrays)) else None
+            whole = np.array_equal(file.read(_CHECKSUM), _checksum(arrays))
+            return (arrays, dict(file.metadata)) if whole else None
     except (UserError, KeyError):
         return None
 

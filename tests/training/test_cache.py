@@ -232,6 +232,23 @@ def test_a_sample_that_is_not_as_it_was_written_is_told_and_made_anew(tmp_path, 
     assert path.read_bytes() == whole
 
 
+def test_stand_ins_are_told_each_time(tmp_path, capsys, monkeypatch):
+    """Nothing else says that a clip is never trained on, as where a network disk failed for a moment."""
+    at = Clips.at
+    failed = {1: [("lost.gif", "unreadable"), ("too.gif", "unreadable")]}
+    with monkeypatch.context() as patched:
+        patched.setattr(Clips, "at", lambda self, n: {**at(self, n), "failures": failed.get(n, [])})
+        filled(tmp_path)
+    path = tmp_path / "clip-000001-000.safetensors"
+    for _ in range(2):
+        assert filled(tmp_path).missing() == []
+        told = capsys.readouterr().err
+        assert "1 of the cache's samples are of other clips" in told and f"{path}, in place of lost.gif" in told
+    path.unlink()
+    filled(tmp_path)
+    assert filled(tmp_path).missing() == [] and "other clips" not in capsys.readouterr().err
+
+
 def test_what_the_encoders_make_must_be_finite(tmp_path):
     class Broken(Direct):
         def moments(self, pixels):
