@@ -19,6 +19,7 @@ import numpy as np
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.writer import write_safetensors
 from gm.console import progress
+from gm.data.clips import CONTENT
 from gm.data.loader import ClipLoader
 from gm.data.outputs import make_folder, write_json
 from gm.errors import UserError
@@ -28,7 +29,7 @@ from gm.training.settings import Loader
 
 FORMAT = 1
 # What records of earlier versions do not hold: those are taken without it.
-_LATER = ("encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
+_LATER = (CONTENT, "encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
 _CHECKSUM = "checksum"
 _STANDS_FOR = "stands_for"  # of a sample's metadata: the clip that could not be decoded, in whose place it is
 

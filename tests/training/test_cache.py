@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import train
 from gm.checkpoint.formats import open_checkpoint
+from gm.data.clips import CONTENT
 from gm.errors import UserError
 from gm.training.cache import CachedClips
 from gm.training.examples import Encoders
@@ -116,7 +117,7 @@ def test_a_cache_knows_every_tensor_and_what_no_shape_tells(arguments, model_pat
     told = sorted(line.strip().partition(": ")[0] for line in str(error.value).splitlines()[1:])
     assert told == ["encoders (every tensor)", "environment.fast_float32", "model.clip.head_width"]
     record = tmp_path / "cache/training/cache.json"
-    later = ("encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
+    later = (CONTENT, "encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
     stored = json.loads(record.read_text())
     record.write_text(json.dumps({name: value for name, value in stored.items() if name not in later}))
     assert train.main([*arguments(second, cache), "--dry_run"]) == 0, "caches of earlier versions go on"
