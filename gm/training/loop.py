@@ -215,7 +215,8 @@ class _Run:
             if not math.isfinite(norm) and not (loss_scale.dynamic and math.isfinite(sums.sum())):
                 log.skipped(state.step, sums.sum(), sigmas)
             log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
-            if state.step % self.train.log.every == 0 or state.step == self.plan.total:
+            # Also before the run is stopped: the one that goes on knows nothing of these steps.
+            if state.step % self.train.log.every == 0 or state.step == self.plan.total or total[-1]:
                 log.write(
                     "train",
                     state.step,
