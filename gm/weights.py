@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from gm.checkpoint.delta import fingerprint
+from gm.checkpoint.delta import fingerprint, values_hash
 from gm.checkpoint.diffusers_configs import check_configs
 from gm.checkpoint.match import match
 from gm.checkpoint.model_file import open_model
@@ -63,6 +63,10 @@ class ModelWeights:
     def dtype(self, name: str) -> np.dtype:
         """The NumPy type of what `read` returns."""
         raise NotImplementedError
+
+    def values_hash(self, names: Collection[str]) -> str:
+        """What tells these parameters, by their full names, from those of other values."""
+        return values_hash(names, self.read)
 
     def describe(self) -> str:
         """Where they come from, in words for the user."""
@@ -146,6 +150,9 @@ class InitialWeights(ModelWeights):
 
     def dtype(self, name: str) -> np.dtype:
         return np.dtype(np.float32)
+
+    def values_hash(self, names: Collection[str]) -> str:
+        return self.record["base_hash"]  # all follow from the seed; to draw them would take minutes
 
     def describe(self) -> str:
         return f"initial values, seed {self.seed}"

@@ -24,7 +24,8 @@ from jsonargparse import ArgumentParser
 
 from gm.console import say
 from gm.data.calibration import Calibration, beside
-from gm.data.labelling import COLUMNS, SCENE_COLUMNS, label
+from gm.data.frame_folder import clip_files
+from gm.data.labelling import COLUMNS, SCENE_COLUMNS, label, rate_cell
 from gm.data.scenes import cut_detector
 from gm.data.search import find_clips
 from gm.data.spread import spread
@@ -101,11 +102,16 @@ def _label_videos(
         say(f"left out by suffix: {count_suffixes(found.others)}")
     for path in found.repeated:
         say(f"left out: {folder / path}: a link to a folder that is searched anyway")
+    written = {path: path.stat().st_mtime_ns for path in existing}
     done, unfinished = read_rows(output, columns), read_rows(partial, columns)
     if split_scenes and unfinished:
         unfinished.popitem()  # the last video: other scenes of it may not have been written
+    when = {**dict.fromkeys(done, written.get(output, 0)), **dict.fromkeys(unfinished, written.get(partial, 0))}
     done.update(unfinished)
     done = {path: done[path] for path in videos if path in done}
+    for path in [path for path, rows in done.items() if _outdated(folder / path, rows, when[path], frames_fps)]:
+        say(f"measured anew: {folder / path}: it or its frame rate has changed since it was listed")
+        del done[path]
     write_rows(partial, columns, chain.from_iterable(done.values()))
     todo = [path for path in videos if path not in done]
     failures = list(found.unreadable)
@@ -137,6 +143,20 @@ def _label_videos(
     write_rows(output, columns, (row for path in videos for row in done.get(path, ())))
     partial.unlink()
     return failures
+
+
+def _outdated(path: Path, rows: Sequence[tuple[str, ...]], listed: int, frames_fps: float | None) -> bool:
+    """Whether a clip was written to after its rows were, in nanoseconds at `listed`, or is a folder of frames that had
+    another rate then. False for what cannot be looked at."""
+    try:
+        is_folder = path.is_dir()
+        if is_folder and frames_fps is not None and any(row[3] != rate_cell(frames_fps) for row in rows):
+            return True
+        frames = clip_files(path) if is_folder else [path]
+        newest = max(file.stat().st_mtime_ns for file in (path, frames[0], frames[-1]))  # written over, or others
+    except (OSError, UserError):
+        return False
+    return newest > listed
 
 
 def _labelled(
@@ -202,7 +222,11 @@ def _parser() -> ArgumentParser:
         "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py",
     )
     parser.add_argument("--calibration", type=Path, help="such a file of another list, to use its scale")
-    parser.add_argument("--resume", action="store_true", help="keep the rows of an earlier run, finished or not")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the rows of an earlier run, finished or not, of clips that were not written to since",
+    )
     return parser
 
 

@@ -199,6 +199,8 @@ def _beside(options: Namespace, what: str) -> Path:
 
 def _write(chosen: Selection, options: Namespace) -> None:
     columns, rows = tuple(chosen.table), chosen.rows
+    for path in (options.output, *(_beside(options, what) for what in ("dropped", "validation"))):
+        path.unlink(missing_ok=True)  # of an earlier call: what it held out may be trained on by this one
     if options.split is not None:
         paths = [_place(options.data_dir, path) for path in chosen.table["path"].iloc[rows]]
         apart = selection.held_out(paths, options.split, options.seed)

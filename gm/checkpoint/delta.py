@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gm.weights import Weights
 
 _SAMPLED_TENSORS, _SAMPLED_VALUES = 12, 4096
+_VALUES_OF_EACH = 64  # at the beginning, in the middle and at the end of every tensor
+_HASHES = ("unet_values", "unet_hash", "base_hash")  # of the metadata; older files have the later ones alone
 
 
 def write_delta(path: str | Path, arrays: dict[str, np.ndarray], base: dict[str, str]) -> int:
@@ -36,21 +38,25 @@ def write_delta(path: str | Path, arrays: dict[str, np.ndarray], base: dict[str,
 
 
 def fingerprint(weights: Weights) -> dict[str, str]:
-    """{"base_name", "base_size", "base_hash", "unet_hash"} of a `gm.weights.Weights`: file name, bytes and hashes of
-    a few tensors, of all and of the UNet alone, which is all that other layouts are sure to have in common.
+    """{"base_name", "base_size", "base_hash", "unet_hash", "unet_values"} of a `gm.weights.Weights`: file name, bytes
+    and hashes: of a few tensors, of all and of the UNet alone, which is all that other layouts are sure to have in
+    common, and of all tensors of the UNet.
 
-    A hash is of values as float32, so that a file that was only converted keeps it. It covers at most 4096 values of
-    each of 12 tensors spread over the names: enough to tell two models apart, not to prove them equal.
+    A hash is of values as float32, so that a file that was only converted keeps it. The first two cover at most 4096
+    values of each of 12 tensors spread over the names, and see nothing of a change of the others, such as a LoRA that
+    was merged; the last one is `values_hash`. None proves two models equal.
     """
 
     def read(name: str) -> np.ndarray:
         return weights.checkpoint.read(weights.sources[name])
 
+    unet = [name for name in weights.sources if name.startswith(UNET)]
     return {
         "base_name": Path(weights.checkpoint.path).name,
         "base_size": str(weights.checkpoint.size()),
         "base_hash": sampled_hash(weights.sources, read),
-        "unet_hash": sampled_hash([name for name in weights.sources if name.startswith(UNET)], read),
+        "unet_hash": sampled_hash(unet, read),
+        "unet_values": values_hash(unet, read),
     }
 
 
@@ -63,6 +69,19 @@ def sampled_hash(names: Collection[str], read: Callable[[str], np.ndarray]) -> s
         picked = values[:: max(1, values.size // _SAMPLED_VALUES)][:_SAMPLED_VALUES]
         digest.update(names[index].encode())
         digest.update(np.ascontiguousarray(picked, np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def values_hash(names: Collection[str], read: Callable[[str], np.ndarray]) -> str:
+    """16 hexadecimal digits of a few values of every tensor, as float32: what was trained or merged into any of them
+    changes it. Arguments as of `sampled_hash`."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        values = read(name).ravel()
+        middle = max(0, values.size // 2 - _VALUES_OF_EACH // 2)
+        digest.update(f"{name} {values.size}".encode())
+        for first in (0, middle, max(0, values.size - _VALUES_OF_EACH)):
+            digest.update(np.ascontiguousarray(values[first : first + _VALUES_OF_EACH], np.float32).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -168,7 +187,7 @@ def _base_warnings(delta: Delta, weights: Weights | None) -> list[str]:
     if weights is None:
         return []
     found = fingerprint(weights)
-    kind = "unet_hash" if "unet_hash" in metadata else "base_hash"  # which older files have alone
+    kind = next((kind for kind in _HASHES if kind in metadata), _HASHES[-1])
     if found[kind] == metadata.get(kind):
         return []
     return [

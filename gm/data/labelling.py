@@ -71,7 +71,12 @@ def _row(
                 yield frame
 
     score = motion.sampled_motion_score(pictures(), indices, fps, times)
-    return path, str(length), str(motion.bucket(score)), f"{fps:.6g}", f"{score:.4f}"
+    return path, str(length), str(motion.bucket(score)), rate_cell(fps), f"{score:.4f}"
+
+
+def rate_cell(fps: float) -> str:
+    """Frames per second as the column fps has them."""
+    return f"{fps:.6g}"
 
 
 def _scene_row(video: VideoReader, path: str, fps: float, scene: Scene) -> tuple[str, ...]:

@@ -10,7 +10,10 @@ import numpy as np
 
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.writer import write_safetensors
+from gm.config import to_yaml
+from gm.console import say
 from gm.data.outputs import make_folder
+from gm.files import atomic_path
 from gm.model import COMPONENTS, build_component
 from gm.model_config import ModelConfig, load_model_config
 from gm.networks.init import initialize
@@ -25,6 +28,7 @@ from gm.pretraining.first_stage import (
 from gm.pretraining.settings import Recipe, UnetStage
 from gm.pretraining.stage import Stopped, run_stage
 from gm.training import loop
+from gm.training.log import changed
 from gm.training.settings import Train, TrainingSettings, load_settings
 from gm.training.state import checkpoints, step_of
 
@@ -49,6 +53,7 @@ def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
     """
     folder = Path(folder)
     make_folder(folder)
+    _compare(recipe, folder / "recipe.yaml")
     config = load_model_config(Path(configs) / recipe.model)
     base = weights = folder / "base.safetensors"
     runs = []
@@ -64,6 +69,21 @@ def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
         entries = [(name, full.shape(name), np.dtype(np.float16)) for name in full.names()]
         write_safetensors(output, entries, lambda name: full.read(name).astype(np.float16))
     return output
+
+
+def _compare(recipe: Recipe, path: Path) -> None:
+    """Keep the recipe that the folder is begun with, and tell what is different in a later one."""
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(to_yaml(recipe), encoding="utf-8")
+    changes = changed(path, recipe)
+    for change in changes:
+        say(f"warning: {change}")
+    if changes:
+        say(
+            "warning: this folder was begun with another recipe: stages that are complete stay as they are; another "
+            "--output_dir makes all anew"
+        )
 
 
 def _frozen_parts(recipe: Recipe, folder: Path, config: ModelConfig, path: Path) -> None:

@@ -9,11 +9,13 @@ from gm.training.settings import Train
 from gm.weights import InitialWeights, ModelWeights, Weights
 
 
-def encoders_hash(base: ModelWeights) -> str:
-    """What tells the encoders of this base from others: `gm.checkpoint.delta.sampled_hash` of their tensors."""
+def encoders_hashes(base: ModelWeights) -> tuple[str, str]:
+    """What tells the encoders of this base from others: `gm.checkpoint.delta.sampled_hash` of their tensors, which
+    older caches have alone, and the base's `values_hash` of them."""
     prefixes = tuple(COMPONENTS[name].prefix for name in ("clip", "condition_encoder"))
     first_stage = COMPONENTS["first_stage_encoder"].prefix + "encoder."
-    return sampled_hash([name for name in base.shapes if name.startswith((*prefixes, first_stage))], base.read)
+    names = [name for name in base.shapes if name.startswith((*prefixes, first_stage))]
+    return sampled_hash(names, base.read), base.values_hash(names)
 
 
 def open_base(config: ModelConfig, train: Train) -> ModelWeights:

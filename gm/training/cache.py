@@ -19,6 +19,7 @@ import numpy as np
 from gm.checkpoint.formats import open_checkpoint
 from gm.checkpoint.writer import write_safetensors
 from gm.console import progress
+from gm.data.clips import CONTENT
 from gm.data.loader import ClipLoader
 from gm.data.outputs import make_folder, write_json
 from gm.errors import UserError
@@ -27,7 +28,10 @@ from gm.training.examples import Encoded, Encoders, encode
 from gm.training.settings import Loader
 
 FORMAT = 1
+# What records of earlier versions do not hold: those are taken without it.
+_LATER = (CONTENT, "encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
 _CHECKSUM = "checksum"
+_STANDS_FOR = "stands_for"  # of a sample's metadata: the clip that could not be decoded, in whose place it is
 
 
 class CachedClips:
@@ -66,15 +70,24 @@ class CachedClips:
         """Positions of the stream, up to `count` or of all epochs, whose samples are not there yet or damaged, which is
         told: all are read. first, every: of each `every` positions look at the one after `first` others."""
         positions = range(first, self.epochs * len(self) if count is None else count, every)
-        if not self.folder.exists():
+        if not self.record.exists():
             return list(positions)
-        absent, damaged = [], []
+        absent, damaged, stand_ins = [], [], []
         for position in progress(positions, "checking the cache", "clip"):
             path = self._path(*self._place(position))
             if not path.exists():
                 absent.append(position)
-            elif _read(path) is None:
+            elif (found := _read(path)) is None:
                 damaged.append(position)
+            elif _STANDS_FOR in found[1]:
+                stand_ins.append((path, found[1][_STANDS_FOR]))
+        if stand_ins:
+            path, clip = stand_ins[0]
+            print(
+                f"warning: {len(stand_ins)} of the cache's samples are of other clips, as theirs could not be decoded "
+                f"when it was filled; the first is {path}, in place of {clip}: delete it to try again",
+                file=sys.stderr,
+            )
         if damaged:
             print(
                 f"warning: {len(damaged)} of the cache's samples are not as they were written and are made anew, the "
@@ -82,6 +95,21 @@ class CachedClips:
                 file=sys.stderr,
             )
         return sorted(absent + damaged)
+
+    def claim(self, clean: bool = True) -> None:
+        """Before `fill`, by the one run that may fill: samples without a record, which may be of anything, are removed
+        (by one device, which is told to `clean`). UserError where another run has filled it with something else since.
+        """
+        if self.record.exists():
+            _compare(self.record, self.made_from)
+        elif clean and (found := sorted(self.folder.glob("clip-*"))):
+            print(
+                f"warning: {len(found)} samples in {self.folder} are made anew, as there is no {self.record.name} that "
+                "says what they were made from",
+                file=sys.stderr,
+            )
+            for path in found:
+                path.unlink()
 
     def fill(
         self,
@@ -125,26 +153,30 @@ class CachedClips:
         arrays[_CHECKSUM] = _checksum(arrays)
         entries = [(name, array.shape, array.dtype) for name, array in arrays.items()]
         origin = {"path": str(sample["path"]), "start": str(sample["start"])}
+        if sample["failures"]:
+            origin[_STANDS_FOR] = str(sample["failures"][0][0])
         write_safetensors(self._path(*self._place(position)), entries, arrays.__getitem__, origin)
 
     def at(self, position: int) -> dict[str, Any]:
         """The sample at `position` of the endless stream of epochs: the fields of `Encoded`, path, start, failures."""
         path = self._path(*self._place(position))
-        arrays = _read(path)
-        if arrays is None:
+        found = _read(path)
+        if found is None:
             raise UserError(
                 f"{path} was damaged since training began: go on with --train.resume=latest, which makes it anew"
             )
+        arrays, _ = found
         numbers = {name: np.float32(array) for name, array in arrays.items() if array.ndim == 0}
         return {**arrays, **numbers, "failures": []}
 
 
-def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a sample's file, None where they are not what was written."""
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+    """The arrays and the metadata of a sample's file, None where they are not what was written."""
     try:
         with open_checkpoint(path) as file:
             arrays = {name: np.array(file.read(name)) for name in Encoded._fields}
-            return arrays if np.array_equal(file.read(_CHECKSUM), _checksum(arrays)) else None
+            whole = np.array_equal(file.read(_CHECKSUM), _checksum(arrays))
+            return (arrays, dict(file.metadata)) if whole else None
     except (UserError, KeyError):
         return None
 
@@ -174,13 +206,13 @@ class _Positions:
 
 def _compare(record: Path, made_from: dict[str, Any]) -> None:
     try:
-        stored = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        stored = dict(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{record} cannot be read: {error}; delete the folder or name another train.cache") from error
     faults = [
-        f"{name}: {stored.get(name)!r} there, {value!r} here"
-        for name, value in made_from.items()
-        if stored.get(name) != value
+        f"{name}: {stored.get(name)!r} there, {made_from.get(name)!r} here"
+        for name in {**made_from, **stored}
+        if stored.get(name) != made_from.get(name) and not (name in _LATER and name not in stored)
     ]
     if faults:
         raise UserError(

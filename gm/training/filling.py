@@ -29,9 +29,12 @@ def fill_cache(plan: Plan) -> None:
         make_folder(train.cache)
         count = sum(len(missing) for _, missing, _ in todo)
         busy = f"another run is filling {train.cache}: wait for it, or name another --train.cache"
-        with owned(Path(train.cache) / ".lock", busy), shares(train.cache, count) as share:
-            for clips, missing, draws in todo:
-                clips.fill(missing, load, draws, train.loader, share.advance)
+        with owned(Path(train.cache) / ".lock", busy):
+            for clips, _, _ in todo:
+                clips.claim(clean=parallel.rank() == 0)
+            with shares(train.cache, count) as share:
+                for clips, missing, draws in todo:
+                    clips.fill(missing, load, draws, train.loader, share.advance)
 
 
 def _missing(plan: Plan) -> list[tuple[CachedClips, list[int], Callable[[int], Draws]]]:

@@ -32,6 +32,20 @@ BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*
 _TOLD = 5  # steps without an update that are told one by one
 
 
+def changed(file: Path, settings: Any, own_business: Iterable[str] = ()) -> list[str]:
+    """Lines, one for each of the settings that a YAML file of `gm.config.to_yaml` has with another value, but for those
+    named; none where it cannot be read."""
+    try:
+        before = dict(_leaves(plain(OmegaConf.to_container(OmegaConf.load(file)))))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException):
+        return []
+    return [
+        f"{name}: {before[name]} before, {value} now"
+        for name, value in _leaves(plain(settings))
+        if name in before and before[name] != value and name not in own_business
+    ]
+
+
 class RunFolder:
     """output_dir with checkpoints/, weights/, samples/, video_index/, metrics.jsonl, settings, command, versions, and
     calibration.json where the clips have a scale of motion of their own."""
@@ -61,19 +75,11 @@ class RunFolder:
         with atomic_path(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def changes(self, settings: TrainingSettings) -> list[str]:
-        """Lines, one for each setting that differs from those the folder's run was started with last; none where there
-        was no run or its settings cannot be read."""
-        try:
-            old = OmegaConf.load(self.path / "settings.yaml")
-        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
-            return []
-        before, now = dict(_leaves(plain(OmegaConf.to_container(old)))), dict(_leaves(plain(settings)))
-        return [
-            f"{name}: {before[name]} before, {value} now"
-            for name, value in now.items()
-            if name in before and before[name] != value and name not in _OWN_BUSINESS
-        ]
+    def changes(self, settings: TrainingSettings, config: ModelConfig) -> list[str]:
+        """Lines, one for each setting, the model's included, that differs from those the folder's run was started with
+        last; none where there was no run or its settings cannot be read."""
+        of_run = changed(self.path / "settings.yaml", settings, _OWN_BUSINESS)
+        return of_run + changed(self.path / "model.yaml", config)
 
     def cut_metrics(self, step: int) -> None:
         """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""

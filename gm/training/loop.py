@@ -118,7 +118,9 @@ class _Run:
     def _prepare(self, argv: Sequence[str]) -> None:
         """The folder's records and what the user is told, before the first step."""
         plan, folder = self.plan, self.folder
-        changes = folder.changes(plan.settings) if self.source is not None else []
+        # Of the run that the checkpoint is of, which another folder may hold.
+        origin = RunFolder(self.source.resolve().parent.parent) if self.source is not None else None
+        changes = origin.changes(plan.settings, plan.config) if origin is not None else []
         if self.state.step < plan.total:
             self._require_space()
         folder.describe(plan.settings, plan.config, argv)
@@ -216,7 +218,8 @@ class _Run:
             if not math.isfinite(norm) and not (loss_scale.dynamic and math.isfinite(sums.sum())):
                 log.skipped(state.step, sums.sum(), sigmas)
             log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
-            if state.step % self.train.log.every == 0 or state.step == self.plan.total:
+            # Also before the run is stopped: the one that goes on knows nothing of these steps.
+            if state.step % self.train.log.every == 0 or state.step == self.plan.total or total[-1]:
                 log.write(
                     "train",
                     state.step,

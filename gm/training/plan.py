@@ -14,7 +14,7 @@ from gm.model_config import ModelConfig
 from gm.ops import parallel
 from gm.settings import plain
 from gm.sizes import latent_shape
-from gm.training.base import encoders_hash, open_base
+from gm.training.base import encoders_hashes, open_base
 from gm.training.cache import CachedClips
 from gm.training.data import open_data
 from gm.training.draws import Draws, training_draws
@@ -65,8 +65,12 @@ class Plan:
 
     def _use_cache(self, place: Path) -> None:
         loss = self.train.loss
+        few, every = encoders_hashes(self.base)
         made_with = {
-            "encoders": encoders_hash(self.base),
+            "encoders": few,
+            "encoders (every tensor)": every,
+            "model.clip.head_width": self.config.model.clip.head_width,  # which no shape tells
+            "environment.fast_float32": self.settings.environment.fast_float32,
             "amp_level": precision(self.train),
             "cond_aug": [loss.cond_aug_mean, loss.cond_aug_std],
         }
@@ -136,6 +140,7 @@ class Plan:
             "number of training clips": len(self.dataset),
             "training clips (names, lengths, labels)": self.clips_hash,
             "train.pretrained": self.base.record["base_hash"],
+            "train.pretrained (every tensor)": self.base.values_hash(self.base.shapes),
         }
 
 

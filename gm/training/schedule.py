@@ -28,5 +28,6 @@ def total_steps(
 
     step, samples: steps done, and clips shown in them.
     """
-    steps = step + math.ceil(max(0.0, epochs * clips - samples) / clips_per_step)
+    left = round(max(0.0, epochs * clips - samples), 6)  # 1.1 * 10 is 11.000000000000002
+    steps = step + math.ceil(left / clips_per_step)
     return steps if max_steps is None else min(steps, max_steps)

@@ -38,17 +38,17 @@ def _item(path: Path, time: float) -> Item | None:
             return None
         record = json.loads(path.read_bytes())
         wanted = {"video": record["video"], **{kind: f"{path.stem}_{kind}.png" for kind in ("image", "end", "sheet")}}
-    except (OSError, ValueError, KeyError, TypeError):
+        # Whoever wrote the file: only what lies beside it under its name is shown.
+        names = {
+            kind: name
+            for kind, name in wanted.items()
+            if isinstance(name, str)
+            and name.startswith(path.stem)
+            and Path(name).name == name
+            and (path.parent / name).is_file()
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # too long a name, too deep a list
         return None
-    # Whoever wrote the file: only what lies beside it under its name is shown.
-    names = {
-        kind: name
-        for kind, name in wanted.items()
-        if isinstance(name, str)
-        and name.startswith(path.stem)
-        and Path(name).name == name
-        and (path.parent / name).is_file()
-    }
     if "image" not in names:
         return None
     return Item(path.stem, {**{kind: path.parent / name for kind, name in names.items()}, "json": path}, record, time)

@@ -63,9 +63,32 @@ def test_a_base_in_another_layout_is_the_same_base(tmp_path):
     assert fingerprint(first)["base_hash"] != fingerprint(second)["base_hash"]
     write_delta(tmp_path / "d.safetensors", {NAME: np.ones((3, 2), np.float32)}, fingerprint(first))
     assert apply_delta(parameters(), tmp_path / "d.safetensors", second) == []
-    older = {name: value for name, value in fingerprint(first).items() if name != "unet_hash"}
+    older = {name: value for name, value in fingerprint(first).items() if not name.startswith("unet")}
     write_delta(tmp_path / "d.safetensors", {NAME: np.ones((3, 2), np.float32)}, older)
     assert len(apply_delta(parameters(), tmp_path / "d.safetensors", second)) == 1
+
+
+def test_a_base_that_differs_in_any_tensor_is_another(tmp_path):
+    """Such as one that a LoRA was merged into, which changes few kinds of tensors."""
+    names = [f"model.diffusion_model.a.{n:02d}.weight" for n in range(40)]
+
+    def model(path, changed=None):
+        def read(name):
+            return np.full((3, 200), float(name == changed), np.float32)
+
+        write_safetensors(path, [(name, (3, 200), np.float32) for name in names], read)
+        return SimpleNamespace(checkpoint=open_model(path), sources={name: name for name in names})
+
+    base = fingerprint(model(tmp_path / "base.safetensors"))
+    others = [fingerprint(model(tmp_path / "other.safetensors", name)) for name in names]
+    assert all(other["unet_values"] != base["unet_values"] for other in others)
+    assert not all(other["unet_hash"] != base["unet_hash"] for other in others), "which is why there is the other"
+    write_delta(tmp_path / "d.safetensors", {NAME: np.ones((3, 2), np.float32)}, base)
+    other = model(tmp_path / "other.safetensors", names[1])
+    assert len(apply_delta(parameters(), tmp_path / "d.safetensors", other)) == 1
+    older = {name: value for name, value in base.items() if name != "unet_values"}
+    write_delta(tmp_path / "d.safetensors", {NAME: np.ones((3, 2), np.float32)}, older)
+    assert apply_delta(parameters(), tmp_path / "d.safetensors", other) == []
 
 
 def test_a_file_from_elsewhere_is_a_warning(tmp_path):

@@ -3,6 +3,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gm.data.clips import ClipDataset, FailureLimit, fit_frames
 from gm.data.metadata import Metadata
@@ -79,6 +80,20 @@ def test_the_identity_knows_every_frame(tmp_path):
     assert changed != before
     (tmp_path / "clip" / "00017.png").rename(tmp_path / "clip" / "x.png")
     assert data.identity() not in (before, changed)
+
+
+def test_the_identity_knows_another_file_of_the_same_size_and_time(tmp_path):
+    """As pictures without compression have, that an archive gives their times."""
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((64, 64, 3), number, np.uint8)).save(tmp_path / f"frames/{number}.bmp")
+        os.utime(tmp_path / f"frames/{number}.bmp", (1, 1))
+    clips = ClipDataset(Metadata([Clip(tmp_path / "frames", 3, 0, 8.0, 2)], []), 2, 1, 16, 16)
+    before, size = clips.identity(), (tmp_path / "frames/1.bmp").stat().st_size
+    assert clips.identity() == before
+    Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save(tmp_path / "frames/1.bmp")
+    os.utime(tmp_path / "frames/1.bmp", (1, 1))
+    assert (tmp_path / "frames/1.bmp").stat().st_size == size and clips.identity() != before
 
 
 def test_pixels_span_minus_one_to_one(tmp_path):

@@ -52,7 +52,17 @@ def test_the_whole_recipe_makes_a_model_that_plays(recipe_path, tmp_path, capsys
     written = output.stat().st_mtime_ns, (tmp_path / "run/video/metrics.jsonl").read_text()
     capsys.readouterr()
     assert pretrain_tiny.main(arguments) == 0  # nothing is left to do
-    assert "stage" not in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "stage" not in told.out and "warning" not in told.err
+    other = tmp_path / "other.yaml"
+    for name in ("model.yaml", "svd_train.yaml"):
+        text = (recipe_path.parent / name).read_text()
+        (tmp_path / name).write_text(text.replace("../../configs", str(recipe_path.parents[2] / "configs")))
+    other.write_text(f"base: {recipe_path}\nautoencoder: {{kl_weight: 0.5}}\n")
+    for _ in range(2):  # not only the first time
+        assert pretrain_tiny.main([f"--config={other}", arguments[1]]) == 0
+        told = capsys.readouterr().err
+        assert "autoencoder.kl_weight: 0.0001 before, 0.5 now" in told and "begun with another recipe" in told
     weights = tmp_path / "run/video/weights/full_ema.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(b"of an earlier step")

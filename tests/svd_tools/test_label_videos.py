@@ -14,6 +14,7 @@ from gm import locks
 from gm.data import motion
 from gm.data.frame_folder import open_clip
 from gm.data.metadata import read_metadata
+from gm.data.outputs import write_png
 from gm.data.videos import write_frames, write_gif, write_video
 from gm.errors import UserError
 from svd_tools import label_videos as tool
@@ -108,6 +109,35 @@ def test_resuming_measures_only_what_is_missing(videos, tmp_path, monkeypatch):
     tool.label_videos(videos, output, resume=True)  # a finished file is brought up to date
     assert measured == ["renamed.gif"]
     assert [row["path"] for row in rows_of(output)] == ["renamed.gif", "still.mp4", "sub, one/fast.mp4"]
+
+
+def test_resuming_measures_anew_what_has_changed(videos, tmp_path, capsys):
+    """Another video under the name of one that was listed, and folders of frames at another rate."""
+    for name in ("folder", "touched"):
+        (videos / name).mkdir()
+        for number in range(3):
+            write_png(moving(2, 3)[number], videos / name / f"{number}.png")
+    output = tmp_path / "labels.csv"
+    options = dict(resume=True, frames_fps=8.0)
+    tool.label_videos(videos, output, **options)
+    first = {row["path"]: row for row in rows_of(output)}
+    tool.label_videos(videos, output, **options)
+    assert "measured anew" not in capsys.readouterr().err and {row["path"]: row for row in rows_of(output)} == first
+    os.replace(videos / "sub, one/fast.mp4", videos / "still.mp4")
+    later = output.stat().st_mtime_ns + 10**9
+    os.utime(videos / "still.mp4", ns=(later, later))
+    tool.label_videos(videos, output, **options)
+    assert capsys.readouterr().err.count("measured anew") == 1
+    second = {row["path"]: row for row in rows_of(output)}
+    assert second["still.mp4"]["motion_score"] == first["sub, one/fast.mp4"]["motion_score"]
+    os.utime(videos / "still.mp4", (1, 1))
+    os.utime(videos / "touched/2.png", ns=(later + 10**10, later + 10**10))
+    tool.label_videos(videos, output, **options)
+    assert "touched: it or its frame rate has changed" in capsys.readouterr().err
+    os.utime(videos / "touched/2.png", (1, 1))
+    tool.label_videos(videos, output, resume=True, frames_fps=12.0)
+    assert capsys.readouterr().err.count("measured anew") == 2
+    assert {row["path"]: row["fps"] for row in rows_of(output)}["folder"] == "12"
 
 
 def test_an_interrupted_run_keeps_its_rows(videos, tmp_path, monkeypatch):

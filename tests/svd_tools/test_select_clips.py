@@ -71,6 +71,15 @@ def test_all_steps_together(labels, capsys):
     assert first == {path.name: path.read_bytes() for path in labels.parent.glob("out*")}
 
 
+def test_nothing_of_an_earlier_call_is_left(labels):
+    """Rows that it held out, and this call does not, would be trained on and validated with."""
+    _, output = call(labels, "--where=length > 30", "--split=0.3")
+    beside_it = [output.with_name(f"out.{what}.csv") for what in ("validation", "dropped")]
+    assert all(path.exists() for path in beside_it)
+    call(labels, "--overwrite")
+    assert len(rows_of(output)) == 40 and not any(path.exists() for path in beside_it)
+
+
 def test_duplicates_go(labels, monkeypatch, capsys):
     for path in labels.parent.glob("*.mp4"):
         path.write_bytes(path.name.encode())

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import train
 from gm.checkpoint.formats import open_checkpoint
+from gm.data.clips import CONTENT
 from gm.errors import UserError
 from gm.training.cache import CachedClips
 from gm.training.examples import Encoders
@@ -100,11 +102,62 @@ def test_a_cache_of_another_checkpoint_or_file_is_refused(arguments, clips, tmp_
         train.main(arguments(tmp_path / "second", *here))
 
 
-def test_a_damaged_record_is_one_clear_message(arguments, tmp_path):
-    (tmp_path / "cache/training").mkdir(parents=True)
-    (tmp_path / "cache/training/cache.json").write_text("{")
+def test_a_cache_knows_every_tensor_and_what_no_shape_tells(arguments, model_path, checkpoint, tmp_path, capsys):
+    cache, second = f"train.cache={tmp_path / 'cache'}", tmp_path / "second"
+    train.main(arguments(tmp_path / "first", cache))
+    with open_checkpoint(checkpoint) as file:
+        tensors = {name: np.array(file.read(name)) for name in file.names()}
+    # 12 tensors, which the hash of earlier versions was of, do not include this one.
+    (name,) = (name for name in tensors if name.endswith("embedders.3.encoder.quant_conv.weight"))
+    save_file({**tensors, name: tensors[name] + np.float32(0.1)}, tmp_path / "other.safetensors")
+    (tmp_path / "heads.yaml").write_text(f"base: {model_path}\nmodel: {{clip: {{head_width: 8}}}}\n")
+    other = f"train.pretrained={tmp_path / 'other.safetensors'}", "environment.fast_float32=True"
+    with pytest.raises(UserError, match="made for something else") as error:
+        train.main([f"--svd_config={tmp_path / 'heads.yaml'}", *arguments(second, cache, *other)[1:]])
+    told = sorted(line.strip().partition(": ")[0] for line in str(error.value).splitlines()[1:])
+    assert told == ["encoders (every tensor)", "environment.fast_float32", "model.clip.head_width"]
+    record = tmp_path / "cache/training/cache.json"
+    later = (CONTENT, "encoders (every tensor)", "model.clip.head_width", "environment.fast_float32")
+    stored = json.loads(record.read_text())
+    record.write_text(json.dumps({name: value for name, value in stored.items() if name not in later}))
+    assert train.main([*arguments(second, cache), "--dry_run"]) == 0, "caches of earlier versions go on"
+    record.unlink()
+    assert train.main(arguments(second, cache)) == 0
+    assert "3 samples in" in capsys.readouterr().err and json.loads(record.read_text()) == stored
+
+
+def test_samples_without_a_record_are_not_trusted(tmp_path, capsys):
+    """As where somebody deletes cache.json alone, because a cache was refused."""
+    clips = filled(tmp_path)
+    (tmp_path / "cache.json").unlink()
+    assert clips.missing() == [0, 1, 2]
+    clips.claim(clean=False)  # another device does so
+    assert len(list(tmp_path.glob("clip-*"))) == 3
+    clips.claim()
+    assert not list(tmp_path.glob("clip-*")), "or those that are left when it is killed would have a record"
+    assert "3 samples in" in capsys.readouterr().err
+
+
+def test_a_cache_that_another_run_has_filled_meanwhile_is_compared_again(tmp_path):
+    slow = CachedClips(Clips(), tmp_path, 1, {"amp_level": "O0"})
+    filled(tmp_path)  # of a run with other settings, which began later and is done already
+    with pytest.raises(UserError, match="amp_level: None there, 'O0' here"):
+        slow.claim()
+
+
+def test_a_cache_that_was_made_from_more_is_refused(tmp_path):
+    """As the random numbers of the second of several sizes, which is the first now."""
+    record = tmp_path / "cache.json"
+    record.write_text(json.dumps({"format": 1, "stream": 1}))
+    with pytest.raises(UserError, match="stream: 1 there, None here"):
+        CachedClips(Clips(), tmp_path, 1, {})
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "null"])
+def test_a_damaged_record_is_one_clear_message(tmp_path, content):
+    (tmp_path / "cache.json").write_text(content)
     with pytest.raises(UserError, match="cache.json cannot be read"):
-        train.main(arguments(tmp_path / "run", f"train.cache={tmp_path / 'cache'}"))
+        CachedClips(Clips(), tmp_path, 1, {})
 
 
 def test_a_dry_run_makes_no_cache(arguments, tmp_path):
@@ -178,6 +231,23 @@ def test_a_sample_that_is_not_as_it_was_written_is_told_and_made_anew(tmp_path, 
     assert "1 of the cache's samples are not as they were written and are made anew" in told and str(path) in told
     assert np.array_equal(filled(tmp_path).at(1)["moments"], Clips().at(1)["pixels"][:, :2])
     assert path.read_bytes() == whole
+
+
+def test_stand_ins_are_told_each_time(tmp_path, capsys, monkeypatch):
+    """Nothing else says that a clip is never trained on, as where a network disk failed for a moment."""
+    at = Clips.at
+    failed = {1: [("lost.gif", "unreadable"), ("too.gif", "unreadable")]}
+    with monkeypatch.context() as patched:
+        patched.setattr(Clips, "at", lambda self, n: {**at(self, n), "failures": failed.get(n, [])})
+        filled(tmp_path)
+    path = tmp_path / "clip-000001-000.safetensors"
+    for _ in range(2):
+        assert filled(tmp_path).missing() == []
+        told = capsys.readouterr().err
+        assert "1 of the cache's samples are of other clips" in told and f"{path}, in place of lost.gif" in told
+    path.unlink()
+    filled(tmp_path)
+    assert filled(tmp_path).missing() == [] and "other clips" not in capsys.readouterr().err
 
 
 def test_what_the_encoders_make_must_be_finite(tmp_path):

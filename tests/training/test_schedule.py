@@ -48,6 +48,8 @@ def test_a_warmup_as_long_as_the_run_is_no_division_by_zero(warmup):
         (0.5, None, 8, 1, 1, 4),
         (9, 5, 8, 1, 1, 5),
         (0, None, 8, 1, 1, 0),
+        (1.1, None, 10, 1, 1, 11),
+        (1.1, None, 100, 11, 1, 10),
     ],
 )
 def test_steps_of_a_run(epochs, max_steps, clips, batch, accumulate, steps):

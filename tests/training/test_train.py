@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from gm.training.log import Log
 from gm.training.memory import _remedies, needed
 from gm.training.plan import Plan
 from gm.training.settings import load_settings
+from gm.training.signals import StopOnSignal
 from gm.training.state import checkpoints, step_of
 from gm.training.step import is_temporal
 from gm.weights import Weights
@@ -225,6 +227,28 @@ def test_a_resumed_run_with_other_settings_says_which(arguments, tmp_path, capsy
     assert said == [
         "warning: train.max_steps: 1 before, 2 now",
         "warning: train.optimizer.learning_rate: 0.001 before, 0.002 now",
+    ]
+
+
+def test_the_losses_before_a_stop_are_not_lost(arguments, tmp_path, read_metrics, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(StopOnSignal, "requested", True)
+        assert train.main(arguments(tmp_path, "train.log.every=3", "train.max_steps=2")) == 128 + signal.SIGTERM
+    assert train.main(arguments(tmp_path, "train.log.every=3", "train.max_steps=2", "train.resume=latest")) == 0
+    assert [(line["step"], len(line["sigma"])) for line in read_metrics(tmp_path)] == [(1, 1), (2, 1)]
+
+
+def test_settings_are_compared_with_those_of_the_run_that_the_checkpoint_is_of(arguments, model_path, tmp_path, capsys):
+    assert train.main(arguments(tmp_path / "run", "train.max_steps=1")) == 0
+    (tmp_path / "heads.yaml").write_text(f"base: {model_path}\nmodel: {{clip: {{head_width: 8}}}}\n")
+    (source,) = checkpoints(tmp_path / "run/checkpoints")
+    changed = (f"train.resume={source}", "train.max_steps=1", "train.loss.p_mean=0.5")
+    argv = arguments(tmp_path / "other", *changed)[1:]
+    assert train.main([f"--svd_config={tmp_path / 'heads.yaml'}", *argv]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "before" in line]
+    assert said == [
+        "warning: train.loss.p_mean: 1.0 before, 0.5 now",
+        f"warning: model.clip.head_width: {load_model_config(model_path).model.clip.head_width} before, 8 now",
     ]
 
 

@@ -70,6 +70,9 @@ def test_the_gallery_shows_the_newest_first_and_only_what_lies_beside_the_record
     assert set(items(tmp_path)[0].files) == {"video", "image", "json"}
     (tmp_path / "broken_000.json").write_text("{")
     (tmp_path / "list_000.json").write_text("[1]")
+    (tmp_path / "deep_000.json").write_text("[" * 100_000)
+    (tmp_path / "long_000.json").write_text(json.dumps({"video": "long_000" + "x" * 300}))
+    assert len(items(tmp_path)) == 3
     secret = tmp_path.parent / "secret.mp4"
     secret.write_bytes(b"")
     (tmp_path / "foreign_005_frames").mkdir()
