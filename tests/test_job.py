@@ -373,7 +373,7 @@ def test_a_video_ends_with_another_picture_or_with_its_own(tmp_path, model, monk
     ("settings", "words"),
     [
         ({"loop": True, "end_image": "b.png"}, "--loop.*--end_image"),
-        ({"loop": True, "sampling": {**SHORT, "cache_interval": 2}}, "--loop.*DeepCache.*cache_interval"),
+        ({"loop": True, "sampling": {**SHORT, "num_frames": 1}}, "--loop need a last frame.*--SVD.num_frames=2"),
     ],
 )
 def test_ends_that_make_no_sense(tmp_path, model, settings, words):
