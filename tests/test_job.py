@@ -313,6 +313,8 @@ def test_latents_are_decoded_to_the_frames_that_they_were_part_of(tmp_path, mode
     record = json.loads(done.files["json"].read_text())
     assert record["output_fps"] == 9.0 and record["latents_in"] == str(kept) and record["num_frames"] == 3
     assert record["seed"] is None and record["decode_chunk_size"] == 2 and "image" not in done.files
+    asked = job(model, tmp_path / "out", {"decode_chunk_size": 2, "fps": 5.0})
+    assert list(asked.run(asked.read_latents(kept)))[-1].record["output_fps"] == 5.0  # what is asked for counts
     assert elsewhere.memory(given.size, frames=3).keys() == {"decoding"}
     alone, together = (memory.peak(elsewhere.memory((64, 64), **kind)) for kind in ({"frames": 3}, {"num_frames": 3}))
     assert alone < together
