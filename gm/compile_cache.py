@@ -32,6 +32,7 @@ from gm.errors import UserError, run_cli
 from gm.files import temporary_folder
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
+_DECIDING = ("MS_", "SVD_FORMS")  # beginnings of the environment's names that change what is compiled
 _VARIABLE = "SVD_COMPILE_CACHE"  # in the environment: what --compile_cache is where it is not given
 _CHECKSUMS = "checksums.json"
 _PROGRAMS = ("app.py", "image_to_video.py", "train.py")  # beside gm/
@@ -76,7 +77,7 @@ def key(conditions: object, root: Path = places.ROOT) -> str:
     root: the folder of the programs and of gm.
     """
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True, default=str).encode())
-    environment = sorted((k, v) for k, v in os.environ.items() if k.startswith("MS_") and k not in (_ENABLE, _PATH))
+    environment = sorted((k, v) for k, v in os.environ.items() if k.startswith(_DECIDING) and k not in (_ENABLE, _PATH))
     digest.update(repr(environment).encode())
     programs = [root / name for name in _PROGRAMS if (root / name).is_file()]
     for path in sorted([*programs, *root.joinpath("gm").rglob("*.py")]):

@@ -82,13 +82,10 @@ class Job:
         outputs.make_folder(settings.output_dir)
         if model.pair is not None:
             model.pair.meet_in(settings.output_dir)
-        if self.options.cache_interval > 1 and (settings.end_image or settings.loop):
-            raise UserError(
-                "with --end_image or --loop two films take turns, which DeepCache cannot tell from each "
-                "other: leave --SVD.cache_interval out"
-            )
         if self.options.num_frames == 1 and (settings.end_image or settings.loop):
-            raise UserError("--end_image and --loop need a last frame beside the first: give --SVD.num_frames=2")
+            raise UserError(
+                "--end_image and --loop need a last frame beside the first: give --SVD.num_frames=2 or more"
+            )
         self._check_guidance()
         self._check_pair()
         if settings.output_type in ("mp4", "gif"):

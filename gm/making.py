@@ -128,7 +128,8 @@ class Making:
     def _finish(self, video: _Begun, batch: int) -> Iterator[Event]:
         """Write the files."""
         source, chain, kind = video.source, video.chain, self.settings.output_type
-        fps = self.settings.output_fps or getattr(source, "fps", None) or video.options.fps
+        told = None if self.settings.sampling.get("fps") else getattr(source, "fps", None)  # of given latents
+        fps = self.settings.output_fps or told or video.options.fps
         frames = None if kind == "latents" else chain.frames
         assert chain.latents is not None  # every segment was sampled
         with timed(video.seconds, "writing"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from gm.data.images import to_signed
 from gm.data.videos import to_uint8
 from gm.diffusion.between import between
 from gm.diffusion.conditioning import Conditioning, condition, encode_mean, encode_picture
+from gm.diffusion.deepcache import DeepCache
 from gm.diffusion.guidance import guided
 from gm.diffusion.latents import SCALE_FACTOR, decoded_chunks
 from gm.diffusion.sampling import SAMPLERS, Denoise, Draws, Step, initial_latents
@@ -20,9 +21,6 @@ from gm.errors import UserError
 from gm.options import Options
 from gm.parts import Parts
 from gm.sizes import check_picture, embedding_width, latent_shape, vae_factor
-
-if TYPE_CHECKING:
-    from gm.diffusion.deepcache import DeepCache
 
 
 def draw_noise(
@@ -47,6 +45,19 @@ def require_finite(array: np.ndarray, what: str) -> None:
         raise UserError(
             f"{what}: {wrong:,} of {array.size:,} values are not finite. Either the weights are damaged, or a number "
             "overflowed: try --amp_level=O0 (float32) and settings nearer to the defaults"
+        )
+
+
+def require_fitting(conditioning: Conditioning, noise: np.ndarray) -> None:
+    """Raise UserError unless a conditioning is of as many frames of the same size as a video's noise (t, z, h, w):
+    NumPy would repeat a single frame, and no other fault would be plain."""
+    given, needed = (
+        f"{len(part)} frames with latents of {part.shape[2]}x{part.shape[3]}" for part in (conditioning.concat, noise)
+    )
+    if given != needed:
+        raise UserError(
+            f"a conditioning of {given}: this video has {needed}; give `condition` a picture of its size and the same "
+            "options"
         )
 
 
@@ -167,16 +178,24 @@ class ImageToVideo(Parts):
         options = every[0]
         scales = np.tile(options.guidance_scales(), (len(videos), 1, 1, 1))
         limits = options.guidance_sigma_min, options.guidance_sigma_max
-        denoiser = self.denoiser if options.cache_interval == 1 else self._cached(options.cache_interval)
 
         def denoiser_of(conditionings: Sequence[Conditioning]) -> Denoise:
-            joined = conditionings[0].join(*conditionings[1:])
+            for each, noise in zip(conditionings, noises):
+                require_fitting(each, noise)
+            joined, denoiser = conditionings[0].join(*conditionings[1:]), self.denoiser
+            if options.cache_interval > 1:
+                denoiser = DeepCache(denoiser, options.cache_interval)
             return guided(denoiser, joined, scales, options.num_frames, *limits, not self.low_memory, self.pair)
 
         denoise_all = denoiser_of(conditionings)
         if ends[0] is not None:
             denoise_all = between(denoise_all, denoiser_of(ends), options.num_frames)
         if known is not None:
+            if known.shape[1:] != noises[0].shape[1:] or not 0 < len(known) <= len(noises[0]):
+                raise UserError(
+                    f"known latents of shape {known.shape}: they must be of the first of {len(noises[0])} frames of "
+                    f"shape {noises[0].shape[1:]}"
+                )
             denoise_all = continued(denoise_all, known)
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)
         # Of the noise that some samplers draw in every step.
@@ -200,14 +219,6 @@ class ImageToVideo(Parts):
         if self.low_memory:
             del decoder
             self.release("decoder")
-
-    def _cached(self, interval: int) -> DeepCache:
-        """`DeepCache` of the denoiser, for a video."""
-        from gm.diffusion.deepcache import DeepCache
-
-        if "denoiser" not in self._made:
-            self._made["denoiser"] = DeepCache(self.denoiser)
-        return self._made["denoiser"].start(interval)
 
     def _tiled(self, name: str, pixels: int | None) -> Any:
         """The component `name` in tiles of so many pixels; or itself, where that is None."""

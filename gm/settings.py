@@ -179,7 +179,14 @@ def _fits(value: Any, expected: Any) -> bool:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+    """Lists as tuples; NumPy's numbers as Python's, since MindSpore takes no others, and they overflow."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def plain(value: Any) -> Any:

@@ -139,8 +139,9 @@ def test_key_is_of_conditions_sources_and_mindspores_environment(tmp_path, monke
     keys.append(compile_cache.key({"a": 1}, tmp_path))
     source.rename(source.with_name("b.py"))
     keys.append(compile_cache.key({"a": 1}, tmp_path))
-    monkeypatch.setenv("MS_DEV_SOMETHING", "1")
-    keys.append(compile_cache.key({"a": 1}, tmp_path))
+    for variable in ("MS_DEV_SOMETHING", "SVD_FORMS"):
+        monkeypatch.setenv(variable, "1")
+        keys.append(compile_cache.key({"a": 1}, tmp_path))
     assert len(set(keys)) == len(keys)
 
 

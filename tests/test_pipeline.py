@@ -73,6 +73,19 @@ def test_noise_can_be_passed_in(pipeline):
         sample(pipeline, options, noise=np.zeros((2, 4, 8, 9), np.float32))
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_what_is_of_another_video_is_refused(pipeline, frames):
+    options = pipeline.options(num_frames=2, sampling_steps=1)
+    conditioning, other = pipeline.condition(IMAGE, options), options.changed(num_frames=frames)
+    with pytest.raises(UserError, match=f"2 frames with latents of 8x8: this video has {frames} frames with"):
+        sample(pipeline, other, conditioning=conditioning)
+    with pytest.raises(UserError, match=f"2 frames with latents of 8x8: this video has {frames} frames with"):
+        sample(pipeline, other, end=conditioning)
+    for known in ((frames, 4, 8, 9), (frames + 1, 4, 8, 8), (0, 4, 8, 8)):
+        with pytest.raises(UserError, match="known latents of shape"):
+            sample(pipeline, other, known=np.zeros(known, np.float32))
+
+
 def test_the_shape_of_guidance_reaches_the_frames(pipeline):
     """Where the scales of two shapes are the same so are the frames' latents after a step, and only there."""
     options = pipeline.options(num_frames=3, sampling_steps=1, min_guidance=1.0, max_guidance=3.0)
@@ -193,7 +206,7 @@ def test_parameters_keep_their_checkpoints_names_in_whatever_holds_their_compone
     pipeline = ImageToVideo(CONFIG, untrained)
     held = [
         DiffusionLoss(pipeline.denoiser),
-        DeepCache(pipeline.denoiser).denoiser,
+        DeepCache(pipeline.denoiser, 2).denoiser,
         TiledEncoder(pipeline.condition_encoder, 8).lower,
         TiledDecoder(pipeline.decoder, 8).lower,
         pipeline.clip,
@@ -289,7 +302,7 @@ def test_deep_cache_with_what_it_would_compute_anew_is_the_whole_network(untrain
     random = np.random.default_rng(0)
     shapes = (4, 4, 8, 8), (4,), (4, 4, 8, 8), (4, 1, 32), (4, 96)
     arguments = [Tensor(random.uniform(0.5, 1.5, shape).astype(np.float32)) for shape in shapes]
-    cache = DeepCache(denoiser).start(2)
+    cache = DeepCache(denoiser, 2)
     whole = denoiser(*arguments, 4).asnumpy()
     for _ in range(2):  # the second one is shallow, of the same input
         assert difference(cache(*arguments, 4).asnumpy(), whole) < 1e-5
@@ -307,7 +320,7 @@ def test_deep_cache_computes_all_anew_where_guidance_begins_or_ends():
         calls.append("shallow" if deep is not None else "full")
         return (x, x) if keep_deep else deep
 
-    cache = DeepCache(denoiser).start(3)
+    cache = DeepCache(denoiser, 3)
     for frames in (2, 2, 4, 4, 4, 4, 2):
         assert len(cache(np.zeros(frames), None, None, None, None, 2)) == frames
     assert calls == ["full", "shallow", "full", "shallow", "shallow", "full", "full"]
@@ -324,6 +337,23 @@ def test_deep_cache_saves_evaluations_and_stays_near(pipeline, monkeypatch):
     cached = sample(pipeline, options)[-1]
     assert len(calls) == 2  # the deep blocks, in 6 steps
     assert 0 < np.abs(cached - whole).mean() < 0.5 * np.abs(whole).mean()
+
+
+def test_deep_cache_keeps_of_each_film_what_is_its_own(pipeline):
+    """Of two videos that are made in turn, and of the two halves of one between two pictures."""
+    options = pipeline.options(sampling_steps=2, num_frames=2, cache_interval=2, max_guidance=1.0)
+    conditionings = [pipeline.condition(image, options) for image in (IMAGE, 255 - IMAGE)]
+    alone = [sample(pipeline, options, conditioning=each)[-1] for each in conditionings]
+    in_turn = list(zip(*(pipeline.steps(IMAGE, options, each) for each in conditionings)))[-1]
+    for found, expected in zip(in_turn, alone):
+        np.testing.assert_array_equal(found.latents, expected)
+    # Every film's first evaluation is a whole one.
+    first, last = conditionings
+    found, expected = (
+        sample(pipeline, options.changed(cache_interval=k, sampling_steps=1), conditioning=first, end=last)
+        for k in (2, 1)
+    )
+    assert difference(found[-1], expected[-1]) < 1e-5
 
 
 @pytest.mark.parametrize("mode", [pytest.param(ops.GRAPH_MODE, marks=pytest.mark.slow), ops.PYNATIVE_MODE])

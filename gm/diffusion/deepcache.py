@@ -13,19 +13,16 @@ from mindspore import Tensor
 
 
 class DeepCache:
-    """In place of a `Denoiser`: after `start`, call it with the same arguments, once for each evaluation in order."""
+    """In place of a `Denoiser` for one film: call it with the same arguments, once for each evaluation in order.
 
-    def __init__(self, denoiser: Callable) -> None:
-        self.denoiser = denoiser
-        self.start(1)
+    What it keeps is that film's, so that each has one of its own, also the two of a video that is denoised from either
+    end. Every interval-th evaluation is a full one, and so is the first after the batch size changes (guidance
+    switching on or off).
+    """
 
-    def start(self, interval: int) -> DeepCache:
-        """Begin a video, of which every interval-th evaluation is a full one; returns itself.
-
-        The first evaluation after the batch size changes (guidance switching on or off) is a full one too.
-        """
-        self.interval, self.evaluations, self.deep = interval, 0, None
-        return self
+    def __init__(self, denoiser: Callable, interval: int) -> None:
+        self.denoiser, self.interval = denoiser, interval
+        self.evaluations, self.deep = 0, None
 
     def __call__(self, x: Tensor, sigma: Tensor, concat: Tensor, context: Tensor, vector: Tensor, t: int) -> Tensor:
         stale = self.deep is None or len(self.deep) != len(x)

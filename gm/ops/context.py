@@ -54,9 +54,10 @@ def set_device(device_target: str | None = None, mode: int = GRAPH_MODE, fast_fl
             ms.set_device(device_target)
         except (RuntimeError, ValueError) as error:
             text = str(error)
-            unsupported = device_target != "CPU" and "Unsupported device target" in text
-            reason = why_not(device_target, text) if unsupported else text.strip().splitlines()[0]
-            raise UserError(f"device_target {device_target!r} cannot be used here: {reason}") from None
+            if "has been initialized" not in text or device() != device_target:  # else mindspore chose the same
+                unsupported = device_target != "CPU" and "Unsupported device target" in text
+                reason = why_not(device_target, text) if unsupported else text.strip().splitlines()[0]
+                raise UserError(f"device_target {device_target!r} cannot be used here: {reason}") from None
     set_float32(device(), fast_float32)
     ms.set_context(mode=mode)
     if device() == "GPU":

@@ -200,6 +200,14 @@ def test_whether_there_is_guidance_at_all(changes, guided):
     assert options(**changes).guided() == guided
 
 
+def test_numpys_numbers_are_pythons_then():
+    """MindSpore takes no others, and a seed of 8 bits could not be counted on from."""
+    given = options(num_frames=np.int64(3), sampling_steps=np.int32(2), seed=np.uint8(255), fps=np.float32(24))
+    assert given == options(num_frames=3, sampling_steps=2, seed=255, fps=24.0)
+    assert {type(getattr(given, name)) for name in ("num_frames", "sampling_steps", "seed")} == {int}
+    assert type(given.fps) is float and given.changed(seed=given.seed + np.uint8(1)).seed == 256
+
+
 def test_the_usual_options():
     usual = options(guidance_sigma_min=None)
     assert (usual.sampler, usual.schedule, usual.cache_interval) == ("euler", "karras", 1)

@@ -176,3 +176,14 @@ def test_the_program_says_why_without_a_traceback(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "device_target 'GPU' cannot be used here: " in done.stderr
+
+
+def test_the_device_that_mindspore_chose_may_be_named_later():
+    """In a process of its own: the runtime begins once."""
+    code = (
+        "import mindspore as ms\nfrom gm.ops import context\n"
+        "context.set_device(None, 1)\nms.ops.ones((2,), ms.float32).asnumpy()\n"
+        "context.set_device(context.device(), 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
