@@ -21,8 +21,9 @@ from tests.untrained import CONFIG
 
 SHORT = {"num_frames": 3, "sampling_steps": 2, "decode_chunk_size": 2}
 LEAST = {"num_frames": 1, "sampling_steps": 1}
-# What the disturbed network, and a sampler's steps, may differ by in float32 for the order of their sums: one spacing of
-# the noise changes the estimate of one step by up to 3.3e-5 of its largest value, with and without the compiled kernels.
+# What the disturbed network, and a sampler's steps, may differ by in float32 for the order of their sums: one spacing
+# of the noise changes the estimate of one step by up to 3.3e-5 of its largest value, with the compiled kernels and
+# without.
 SAMPLER, BYTES = (PRECISIONS["float32"].limits[name] for name in ("sampler", "bytes"))
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 

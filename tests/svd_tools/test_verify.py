@@ -92,7 +92,8 @@ WRONG = {
     "infinity": lambda array: np.full(np.shape(array), np.inf),
     "one infinity": one(-np.inf),
     "one huge": one(1e30),
-    "times 1.001": lambda array: np.asarray(array, np.float64) * 1.001,
+    # The widest limit is 9e-4, and what is right may lie on the other side of the recording.
+    "times 1.002": lambda array: np.asarray(array, np.float64) * 1.002,
     "another shape": lambda array: np.zeros((*np.shape(array), 2)),
 }
 # Recorded as zeros: the unconditional branch sees no picture.
@@ -104,7 +105,7 @@ ROUNDING = {
     "grad/video_decoder.up.0.block.0.conv1.bias",
     "grad/video_decoder.up.0.block.0.time_stack.out_layers.3.bias",
 }
-UNSEEN = {"zeros": ZERO | ROUNDING, "times 1.001": ZERO | ROUNDING, "noise of the same size": ROUNDING}
+UNSEEN = {"zeros": ZERO | ROUNDING, "times 1.002": ZERO | ROUNDING, "noise of the same size": ROUNDING}
 
 
 def judged(path, precision, calls, wrong=lambda array: array):
@@ -142,7 +143,7 @@ def test_in_narrow_numbers_as_well(kind, precision):
     factor = {"float16": 1.1, "bfloat16": 1.3}[precision]
     calls = [call for call in in_pynative(path)[1] if call[0] == "compare" and call[1][2:] != ("loss",)]
     for name, wrong in {**WRONG, "larger": lambda array: np.asarray(array, np.float64) * factor}.items():
-        if name != "times 1.001":
+        if name != "times 1.002":
             passed = judged(path, precision, calls, wrong)[1]
             assert passed == (ZERO if kind == "pipeline" and name in ("zeros", "larger") else set()), name
 
@@ -152,7 +153,7 @@ def test_in_tf32_as_well(kind):
     path = shipped(kind)
     calls = in_pynative(path)[1]
     for name, wrong in {**WRONG, "larger": lambda array: np.asarray(array, np.float64) * 1.3}.items():
-        if name != "times 1.001":
+        if name != "times 1.002":
             passed = judged(path, "TF32", calls, wrong)[1]
             assert passed == UNSEEN.get("zeros" if name == "larger" else name, set()) & passed, (name, passed)
 
