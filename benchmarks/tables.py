@@ -52,7 +52,7 @@ def load(name):
 def peers():
     """[(row, date)] of all comparisons of `CASES`, peer by peer."""
     report = load("peers")
-    found = {(row["peer"], row["case"]): (row, row.get("date", report["date"])) for row in report["rows"]}
+    found = {(row["peer"], row["case"]): (row, report["date"]) for row in report["rows"]}
     return [found[peer, case] for peer in PEERS for case in CASES if (peer, case) in found]
 
 
