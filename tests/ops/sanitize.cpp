@@ -116,7 +116,8 @@ int main() {
         failed += call(FeedForwardWeightGradient, {between, x, y, wide, {2 * inner}, narrow, {out}});
       }
   for (const Shape &x : {Shape{2, 33, 21, 29}, {1, 150, 28, 28}, {1, 40, 5, 131}, {3, 34, 27, 9}, {2, 32, 130, 1}, {5, 32, 16, 15}})
-    failed += call(Convolution, {x, {37, x[1], 3, 3}, {37}, {x[0], 37, x[2], x[3]}});
+    for (const Shape &weight : {Shape{37, x[1], 3, 3}, Shape{37, x[1], 3, 1, 1}})
+      failed += call(Convolution, {x, weight, {37}, {x[0], 37, x[2], x[3]}});
   for (int64_t in : {1, 7, 70})
     for (int64_t out : {1, 6, 13})
       for (int64_t h : {1, 3, 40})

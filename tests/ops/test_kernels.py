@@ -70,8 +70,8 @@ def test_norms_of_numbers_far_from_zero(kernels):
 
 
 PLAIN = [((2, 70, 9, 32), 13), ((3, 5, 6, 7), 13), ((1, 9, 5, 80), 13)]  # neither
-# Wide and large enough for gm/ops/native/winograd.h: odd sizes, more channels than it takes at once, rows of more tiles
-# than it takes at once, rows of a few and of one, the fewest.
+# Wide and large enough for gm/ops/native/winograd.h, over time too: odd sizes, more channels than it takes at once,
+# rows of more tiles than it takes at once, rows of a few and of one, the fewest.
 TILED = [
     ((2, 33, 21, 29), 37),
     ((1, 150, 28, 28), 32),
@@ -113,18 +113,20 @@ def test_a_convolution_by_its_definition(kernels, shape, out, taps):
 
 @needs_kernels
 @pytest.mark.parametrize(("shape", "out"), TILED[:3])
-def test_a_convolution_by_tiles_is_as_exact(kernels, shape, out):
+@pytest.mark.parametrize("taps", [3, 1])
+def test_a_convolution_by_tiles_is_as_exact(kernels, shape, out, taps):
     """Against double precision no further off than the same sums in plain float32; pictures larger than a tile."""
     random = np.random.default_rng(0)
     x = random.standard_normal(shape).astype(np.float32)
-    weight = (random.standard_normal((out, shape[1], 3, 3)) / np.sqrt(9 * shape[1])).astype(np.float32)
-    around = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    patches = np.lib.stride_tricks.sliding_window_view(around, (3, 3), (2, 3))
+    weight = (random.standard_normal((out, shape[1], 3, taps)) / np.sqrt(3 * taps * shape[1])).astype(np.float32)
+    around = np.pad(x, ((0, 0), (0, 0), (1, 1), (taps // 2, taps // 2)))
+    patches = np.lib.stride_tricks.sliding_window_view(around, (3, taps), (2, 3))
     exact = np.einsum("oiab,nihwab->nohw", weight.astype(np.float64), patches.astype(np.float64), optimize=True)
     plain = sum(weight[:, c, a, b, None, None] * around[:, None, c, a : a + shape[2], b : b + shape[3]]
-                for c in range(shape[1]) for a in range(3) for b in range(3))  # fmt: skip
-    error = np.abs(kernels.conv2d(Tensor(x), Tensor(weight)).asnumpy() - exact)
-    assert np.sqrt((error**2).mean()) <= np.sqrt(((plain - exact) ** 2).mean())
+                for c in range(shape[1]) for a in range(3) for b in range(taps))  # fmt: skip
+    kernel, shaped = (kernels.conv2d, weight) if taps == 3 else (kernels.temporal_conv, weight[..., None])
+    found = kernel(Tensor(x), Tensor(shaped), Tensor(np.zeros(out, np.float32))).asnumpy()
+    assert np.sqrt(((found - exact) ** 2).mean()) <= np.sqrt(((plain - exact) ** 2).mean())
 
 
 def gradients_of_a_convolution(kernels, x, weight, dy):

@@ -10,7 +10,8 @@
 #include "few_pixels.h"
 #include "kernel.h"
 #include "product.h"
-#include "winograd.h"
+#include "winograd_frames.h"
+#include "winograd_pixels.h"
 
 using namespace svd;
 
@@ -91,7 +92,7 @@ void compute_tile(const float *weights, int64_t stride, const float *bias, const
     for (int i = 0; i < 3; ++i)
       for (int j = 0; j < Taps; ++j) {
         Vec column[Vectors];
-        for (int v = 0; v < Vectors; ++v) column[v] = load(from[v] + i * s.row + j * s.tap);
+        for (int v = 0; v < Vectors; ++v) keep(column[v] = load(from[v] + i * s.row + j * s.tap));
         const float *left = weights + i * Taps + j;
         for (int r = 0; r < kRows; ++r)
           for (int v = 0; v < Vectors; ++v) sums[r][v] += left[r * stride] * column[v];
@@ -141,11 +142,14 @@ void compute_part(const Weights &w, const Layout &s, const float *copied, int64_
   }
 }
 
+template <int Taps>
+using TilesFor = std::conditional_t<Taps == 3, PixelTiles, FrameTiles>;
+
 // x (n, in, height, width) -> y (n, out, height, width).
 template <int Taps>
 void convolve(const float *x, float *y, int64_t n, int64_t height, int64_t width, const Weights &w) {
-  const Tiled tiled{n, height, width};
-  if (Taps == 3 && pays(tiled, w.in, w.out)) return Winograd{tiled, w.in, w.out}(x, w.data, w.bias, y);
+  const TilesFor<Taps> tiles{n, height, width};
+  if (tiles.rows.pay(w.in, w.out)) return Winograd<TilesFor<Taps>>{tiles, w.in, w.out}(x, w.data, w.bias, y);
   if (FewPixels::pays(height, width, w.out))
     return FewPixels{{n, height, width, Taps}, w.in, w.out}(x, w.data, w.bias, y);
   const Layout s(n, height, width, w.in, Taps);
@@ -200,7 +204,8 @@ KERNEL(ConvolutionInputGradient) {
   const float *weight = in(params[0]);
   const int64_t outs = shapes[0][0], ins = shapes[0][1], taps = shapes[0][3], each = 3 * taps;
   const int64_t images = shapes[1][0], height = shapes[1][2], width = shapes[1][3];
-  const bool by_tiles = taps == 3 && pays(Tiled{images, height, width}, outs, ins);
+  const Rows rows_of_tiles = taps == 3 ? PixelTiles{images, height, width}.rows : FrameTiles{images, height, width}.rows;
+  const bool by_tiles = rows_of_tiles.pay(outs, ins);
   if (!by_tiles && FewPixelsGradient::pays(height, width, outs, ins)) {
     FewPixelsGradient{{images, height, width, taps}, outs, ins}(weight, in(params[1]), out(params[2]));
     return 0;

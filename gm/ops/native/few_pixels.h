@@ -71,16 +71,18 @@ struct FewPixels {
   int64_t summed = kAdded / s.each;                                   // channels of x summed at once
   int64_t unit = s.row % kColumns == 0 ? kRows : kWhole;              // channels of y that are whole tiles
   int64_t size = kAdded * s.columns, panel = kWhole * s.row;          // numbers of those sums' right factor, of a panel
-  int64_t at_once = std::max<int64_t>(1, 4 * kCopied / size);         // blocks for which the weights are read once
+  int64_t at_once = std::max<int64_t>(1, kSecondCache / size);       // blocks for which the weights are read once
   int64_t most = std::max<int64_t>(1, kCopied / (std::min(at_once, s.blocks) * size)) * summed;
   int64_t channels = std::min(in, most);                              // of x held at once
   int64_t packed = channels * s.each * s.columns;                     // numbers of a block of them
 
-  // Whether it is faster than convolution.cpp's own form. With vectors of 16, 8 and 4 and up to 1280 channels, its time
-  // was 0.25 to 1.15 of that one's on fewer pixels than these and 0.85 to 1.4 of it, mostly above 1, on more: there, an
-  // image fills vectors by itself and nothing is written for each tap. How many images there are has no part in it, so
-  // that each is computed alone as it is beside others.
-  static bool pays(int64_t height, int64_t width, int64_t out) { return height * width < 8 * kLanes && out >= kWhole; }
+  // Below how many pixels it is faster than convolution.cpp's own form. With vectors of 16 and 4 and up to 1280 channels,
+  // its time was 0.25 to 1.15 of that one's on fewer and 0.85 to 1.4 of it, mostly above 1, on more: there, an image
+  // fills vectors by itself and nothing is written for each tap. With vectors of 8 on a processor that has no longer ones
+  // it was 0.63 to 0.95 on 64 to 196 pixels. How many images there are has no part in it, so that each is computed alone
+  // as it is beside others.
+  static constexpr int64_t kMost = kLanes == 8 ? 256 : 8 * kLanes;
+  static bool pays(int64_t height, int64_t width, int64_t out) { return height * width < kMost && out >= kWhole; }
 
   // What the taps bring of `count` channels of a block of x: (parts, count * each, kColumns).
   void expand(const float *x, const float *inside, int64_t block, int64_t count, float *line, float *to) const {

@@ -14,6 +14,8 @@ constexpr int kRows = 6, kVectors = 2;
 constexpr int64_t kColumns = kVectors * kLanes;
 
 constexpr int64_t kCopied = 1 << 16;  // floats that a thread copies at once: 256 kB, which second caches hold
+// Floats that a thread goes over again and again: processors with AVX-512 have second caches of 1 MB or more.
+constexpr int64_t kSecondCache = kLanes == 16 ? 1 << 18 : 1 << 16;
 
 // Element (i, p) of a matrix is at data[i * row + p * column].
 struct Matrix {
