@@ -38,6 +38,7 @@ import numpy as np
 from gm import compile_cache, memory, ops, segments, video_memory
 from gm.batches import Batches, Video
 from gm.data import calibration, outputs, videos
+from gm.diffusion.guidance import within
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import EndsAll, UserError, memory_faults
 from gm.events import Failed, Skipped, Warned
@@ -95,8 +96,7 @@ class Job:
         options = self.options
         low, high = options.guidance_sigma_min, options.guidance_sigma_max
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)[:-1]
-        within = (sigmas >= (-np.inf if low is None else low)) & (sigmas <= (np.inf if high is None else high))
-        if options.guided() and not within.any():
+        if options.guided() and not within(sigmas, low, high).any():
             raise UserError(
                 f"no noise level of the {len(sigmas)} steps, from {sigmas[-1]:g} to {sigmas[0]:g}, lies within "
                 "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max: guidance would never apply; to turn it off set "
