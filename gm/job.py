@@ -168,6 +168,7 @@ class Job:
             "kept": segments.length(options, self.settings, frames) if longer else 0,
             "batch": batch or self.settings.batch,
             "devices": self.model.settings.guidance_devices,
+            "ends": bool(self.settings.end_image) or self.settings.loop,
         }
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
 

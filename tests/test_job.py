@@ -82,6 +82,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, untrai
         job(fresh, tmp_path).check_memory((64, 64))
 
 
+def test_the_estimate_counts_what_deep_cache_keeps_of_each_film(tmp_path, model):
+    def more(**settings):  # than the whole network takes
+        each = [job(model, tmp_path, {**SHORT, "cache_interval": k}, **settings).memory((64, 64)) for k in (1, 2)]
+        return each[1]["sampling"].own - each[0]["sampling"].own
+
+    one = more()
+    assert one == 2 * 3 * 64 * 8 * 8 * 4  # both halves of guidance, frames, channels, pixels, bytes
+    assert more(loop=True) == more(end_image=tmp_path / "b.png") == 2 * one and more(batch=3) == 3 * one
+
+
 def test_memory_that_runs_out_is_told_with_the_estimate(tmp_path, model, monkeypatch):
     for error in (MemoryError(), RuntimeError("std::bad_alloc\nmore"), RuntimeError("Allocate output memory failed")):
 
