@@ -120,6 +120,9 @@ class Job:
     def warnings(self) -> list[str]:
         """Sentences that the user should see, the model's included."""
         each = [warning for one in segments.options_of(self.options, self.settings) for warning in one.warnings()]
+        fps = self.settings.output_fps or self.options.fps
+        if self.settings.output_type == "gif" and fps > videos.GIF_MAX_FPS:
+            each.append(f"a GIF of {fps:g} frames per second plays at {videos.GIF_MAX_FPS:g}, as browsers do at most")
         return [*dict.fromkeys(each), *self.model.warnings(), *self._motion()[1]]
 
     def record(self) -> dict[str, Any]:
@@ -215,9 +218,13 @@ class Job:
         self, source: Picture | GivenLatents, numbers: Iterable[int] | None = None
     ) -> list[tuple[int, Options, Path | None, str | None]]:
         """[(number, its options, path of the video that is there or None, why what is there will not do or None)]."""
-        found = []
-        for number in range(self.settings.num_videos) if numbers is None else numbers:
-            options, there, why = replace(self.options, seed=self.options.seed + number), None, None
+        found, first, count = [], self.options, self.settings.num_videos
+        if isinstance(source, GivenLatents):
+            count = 1
+            if self.settings.sampling.get("fps") is None:  # what continues them goes on at their speed
+                first = first.changed(fps=source.told_fps)
+        for number in range(count) if numbers is None else numbers:
+            options, there, why = replace(first, seed=first.seed + number), None, None
             if self.settings.skip_done:
                 told = {**self.told(source, options), "output_fps": self.settings.output_fps or options.fps}
                 there, why = self._done.look(told, self.settings.output_type, self.pictures(source))
@@ -253,7 +260,8 @@ class Job:
                 "look worse"
             )
         for number, options, there, _ in found:
-            batch = [] if there else self._waiting.add(source.size, Video(source, options, number))
+            video = Video(source, options, number)
+            batch = [] if there else [video] if given is not None else self._waiting.add(source.size, video)
             if batch:
                 yield from self._made(batch)
 

@@ -211,6 +211,7 @@ def test_latents_are_not_decoded(tmp_path, model):
         ({"num_videos": 0}, "num_videos 0"),
         ({"output_fps": 0}, "output_fps 0"),
         ({"output_type": "avi"}, "'avi'.*mp4"),
+        ({"output_type": "latents", "watermark": True}, "watermark marks frames.*--latents_in"),
         ({"sampling": {"fsp": 7}}, "fsp.*fps"),
         ({"sampling": {"fps": 0}}, "fps 0"),
         ({"sampling": {"seed": 2**63 - 2}, "num_videos": 3}, "seed 9223372036854775808"),
@@ -463,6 +464,35 @@ def test_what_the_model_has_not_seen_is_told_of_every_segment(tmp_path, model):
     more = {"segments": 2, "overlap": 1, "sampling": SHORT}
     told = job(model, tmp_path, segment_motion="60,300", segment_fps="40,7", **more).warnings()
     assert [words.split(" is ")[0] for words in told] == ["fps 40", "motion_bucket_id 300"]
+
+
+def test_what_continues_given_latents_is_told_the_frame_rate_that_they_were(tmp_path, model):
+    """At which the whole plays, or at --output_fps of then."""
+    nine, settings = {**SHORT, "fps": 9.0}, {"segments": 2, "overlap": 1}
+    whole = list(job(model, tmp_path, nine, **settings).run(picture(tmp_path)))[-1]
+    kept = list(job(model, tmp_path, nine, output_type="latents", output_fps=30.0).run(picture(tmp_path)))[-1].video
+    longer, asked = (job(model, tmp_path, {**SHORT, **fps}, **settings) for fps in ({}, {"fps": 20.0}))
+    found, other = (list(each.run(each.read_latents(kept)))[-1] for each in (longer, asked))
+    np.testing.assert_array_equal(found.frames, whole.frames)
+    assert (found.record["fps"], found.record["output_fps"]) == (9.0, 30.0)
+    assert other.record["fps"] == other.record["output_fps"] == 20.0  # what is asked for counts
+    assert np.any(other.frames[3:] != found.frames[3:])
+
+
+def test_all_latents_that_are_given_are_decoded_once_each(tmp_path, model):
+    for name, seed in (("a", 1), ("b", 2)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(seed).normal(size=(seed, 4, 8, 8)).astype(np.float32))
+    several = job(model, tmp_path / "out", {"decode_chunk_size": 2}, batch=2, num_videos=3)
+    events = [event for name in "ab" for event in several.gather(several.read_latents(tmp_path / f"{name}.npy"))]
+    written = [event for event in (*events, *several.finish()) if isinstance(event, Written)]
+    assert [(event.video.name, len(event.frames)) for event in written] == [("a_000.mp4", 1), ("b_000.mp4", 2)]
+
+
+def test_a_gif_that_cannot_play_that_fast_is_told(tmp_path, model):
+    for kind, fps, told in (("gif", 50.0, False), ("gif", 51.0, True), ("mp4", 60.0, False)):
+        for settings in ({"output_fps": fps}, {"sampling": {**SHORT, "fps": fps}}):
+            words = " ".join(job(model, tmp_path, **settings, output_type=kind).warnings())
+            assert (f"{fps:g} frames per second" in words and "plays at 50" in words) == told
 
 
 def test_given_latents_are_continued(tmp_path, model):
