@@ -272,7 +272,7 @@ class Job:
 
     def _made(self, batch: list[Video]) -> Generator[Event, None, None]:
         """Make a batch, or one by one what fails at once."""
-        if self.settings.batch == 1:
+        if self.settings.batch == 1 or isinstance(batch[0].source, GivenLatents):
             yield from self._tried(batch)
             return
         try:

@@ -479,13 +479,17 @@ def test_what_continues_given_latents_is_told_the_frame_rate_that_they_were(tmp_
     assert np.any(other.frames[3:] != found.frames[3:])
 
 
-def test_all_latents_that_are_given_are_decoded_once_each(tmp_path, model):
+def test_all_latents_that_are_given_are_decoded_once_each(tmp_path, model, monkeypatch):
     for name, seed in (("a", 1), ("b", 2)):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(seed).normal(size=(seed, 4, 8, 8)).astype(np.float32))
     several = job(model, tmp_path / "out", {"decode_chunk_size": 2}, batch=2, num_videos=3)
     events = [event for name in "ab" for event in several.gather(several.read_latents(tmp_path / f"{name}.npy"))]
     written = [event for event in (*events, *several.finish()) if isinstance(event, Written)]
     assert [(event.video.name, len(event.frames)) for event in written] == [("a_000.mp4", 1), ("b_000.mp4", 2)]
+    decoding, sampling = (memory.peak(several.memory((64, 64), frames=frames)) for frames in (1, None))
+    monkeypatch.setattr(memory, "resident_memory", lambda: 0)
+    monkeypatch.setattr(memory, "available_memory", lambda: (decoding + sampling) / 2)
+    assert decoding < sampling and isinstance(list(several.run(several.read_latents(tmp_path / "a.npy")))[-1], Written)
 
 
 def test_a_gif_that_cannot_play_that_fast_is_told(tmp_path, model):
