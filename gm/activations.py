@@ -95,6 +95,13 @@ def unet_widest(model: Networks, size: Size, setting: Setting) -> float:
     return max(setting.units(kind) * unit for kind, unit in _unet_units(model, size))
 
 
+def deep_kept(model: Networks, size: Size) -> float:
+    """What DeepCache keeps of a film: the result of the block that is the third from the end, at full resolution."""
+    unet = model.unet
+    level = min(2 // (unet.num_res_blocks + 1), len(unet.channel_mult) - 1)
+    return FLOAT * size.evaluated * _latent_pixels(model, size) * unet.model_channels * unet.channel_mult[level]
+
+
 def scores(model: Networks, size: Size, setting: Setting, most: int) -> float:
     """Attention's scores and their softmax: the kernels hold none."""
     if setting.kernels:

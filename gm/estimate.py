@@ -82,6 +82,7 @@ def generation(
     scores: int = 2**26,
     sampled: bool = True,
     kept: int = 0,
+    caches: int = 0,
 ) -> dict[str, Need]:
     """{"conditioning", "sampling", "decoding": `Need`} of making one video.
 
@@ -94,6 +95,7 @@ def generation(
         tiles: (encode_tile, decode_tile) in pixels, None for whole. decoded: False where latents are the result.
         scores: the most that attention holds at once, see `gm.memory.attention_scores`.
         sampled: False where latents are given, which are decoded alone. kept: frames of a longer video's segments.
+        caches: of `gm.diffusion.deepcache`.
     """
     parts: dict[str, float] = {
         "program": _PROGRAM + _FIRST_CALL,
@@ -106,7 +108,8 @@ def generation(
     stages: dict[str, Need] = {}
     active = 0.0
     if sampled:
-        stages, active = _sampling(model, weights, size, setting, low_memory, tiles[0], scores, parts, mapped)
+        found = caches * activations.deep_kept(model, size)
+        stages, active = _sampling(model, weights, size, setting, low_memory, tiles[0], scores, found, parts, mapped)
     if not decoded:
         return stages
     blocks = _vae_blocks(model.vae, model.vae.num_res_blocks + 1)
@@ -129,10 +132,12 @@ def _sampling(
     low_memory: bool,
     encode_tile: int | None,
     scores: int,
+    cached: float,
     parts: dict[str, float],
     mapped: dict[str, float],
 ) -> tuple[dict[str, Need], float]:
-    """The stages before decoding, and bytes of their activations; adds to `parts` and `mapped` what they leave."""
+    """The stages before decoding, and bytes of their activations, of which `cached` from step to step; adds to `parts`
+    and `mapped` what they leave."""
     small = model.clip.layers + _vae_blocks(model.vae, model.vae.num_res_blocks)
     parts["compiled graphs"] += setting.compiled(_COMPILED_SMALL * small)
     active = activations.encoder(model, size, setting, encode_tile)
@@ -145,6 +150,7 @@ def _sampling(
         parts["encoders"] = 0
     parts["UNet"], mapped["unet"] = weights["unet"]
     active += activations.unet_widest(model, size, setting) + activations.scores(model, size, setting, scores)
+    active += cached
     stages["sampling"] = _need(parts, active, mapped)
     return stages, active
 
@@ -175,9 +181,10 @@ class Basis(NamedTuple):
         kept: int = 0,
         batch: int = 1,
         devices: int = 1,
+        ends: bool = False,
     ) -> dict[str, Need]:
         """`generation` for videos of (height, width) pixels with `gm.options.Options`, `batch` of them at once, perhaps
-        one half of guidance on each of two devices."""
+        one half of guidance on each of two devices, or denoised from either end."""
         halves = 2 if options.guided() and not self.low_memory and devices == 1 else 1
         frames = Size(*size, options.num_frames, options.num_frames * halves * batch)
         return generation(
@@ -192,6 +199,7 @@ class Basis(NamedTuple):
             self.scores,
             sampled,
             kept,
+            (2 if ends else 1) if options.cache_interval > 1 else 0,
         )
 
 

@@ -38,6 +38,7 @@ import numpy as np
 from gm import compile_cache, memory, ops, segments, video_memory
 from gm.batches import Batches, Video
 from gm.data import calibration, outputs, videos
+from gm.diffusion.guidance import within
 from gm.diffusion.schedules import SCHEDULES
 from gm.errors import EndsAll, UserError, memory_faults
 from gm.events import Failed, Skipped, Warned
@@ -95,8 +96,7 @@ class Job:
         options = self.options
         low, high = options.guidance_sigma_min, options.guidance_sigma_max
         sigmas = SCHEDULES[options.schedule](options.sampling_steps)[:-1]
-        within = (sigmas >= (-np.inf if low is None else low)) & (sigmas <= (np.inf if high is None else high))
-        if options.guided() and not within.any():
+        if options.guided() and not within(sigmas, low, high).any():
             raise UserError(
                 f"no noise level of the {len(sigmas)} steps, from {sigmas[-1]:g} to {sigmas[0]:g}, lies within "
                 "--SVD.guidance_sigma_min and --SVD.guidance_sigma_max: guidance would never apply; to turn it off set "
@@ -120,6 +120,9 @@ class Job:
     def warnings(self) -> list[str]:
         """Sentences that the user should see, the model's included."""
         each = [warning for one in segments.options_of(self.options, self.settings) for warning in one.warnings()]
+        fps = self.settings.output_fps or self.options.fps
+        if self.settings.output_type == "gif" and fps > videos.GIF_MAX_FPS:
+            each.append(f"a GIF of {fps:g} frames per second plays at {videos.GIF_MAX_FPS:g}, as browsers do at most")
         return [*dict.fromkeys(each), *self.model.warnings(), *self._motion()[1]]
 
     def record(self) -> dict[str, Any]:
@@ -168,6 +171,7 @@ class Job:
             "kept": segments.length(options, self.settings, frames) if longer else 0,
             "batch": batch or self.settings.batch,
             "devices": self.model.settings.guidance_devices,
+            "ends": bool(self.settings.end_image) or self.settings.loop,
         }
         return video_memory.needed(self.pipeline, size, options, low_memory, **kinds)
 
@@ -214,9 +218,13 @@ class Job:
         self, source: Picture | GivenLatents, numbers: Iterable[int] | None = None
     ) -> list[tuple[int, Options, Path | None, str | None]]:
         """[(number, its options, path of the video that is there or None, why what is there will not do or None)]."""
-        found = []
-        for number in range(self.settings.num_videos) if numbers is None else numbers:
-            options, there, why = replace(self.options, seed=self.options.seed + number), None, None
+        found, first, count = [], self.options, self.settings.num_videos
+        if isinstance(source, GivenLatents):
+            count = 1
+            if self.settings.sampling.get("fps") is None:  # what continues them goes on at their speed
+                first = first.changed(fps=source.told_fps)
+        for number in range(count) if numbers is None else numbers:
+            options, there, why = replace(first, seed=first.seed + number), None, None
             if self.settings.skip_done:
                 told = {**self.told(source, options), "output_fps": self.settings.output_fps or options.fps}
                 there, why = self._done.look(told, self.settings.output_type, self.pictures(source))
@@ -252,7 +260,8 @@ class Job:
                 "look worse"
             )
         for number, options, there, _ in found:
-            batch = [] if there else self._waiting.add(source.size, Video(source, options, number))
+            video = Video(source, options, number)
+            batch = [] if there else [video] if given is not None else self._waiting.add(source.size, video)
             if batch:
                 yield from self._made(batch)
 
@@ -263,7 +272,7 @@ class Job:
 
     def _made(self, batch: list[Video]) -> Generator[Event, None, None]:
         """Make a batch, or one by one what fails at once."""
-        if self.settings.batch == 1:
+        if self.settings.batch == 1 or isinstance(batch[0].source, GivenLatents):
             yield from self._tried(batch)
             return
         try:

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 class GivenLatents(NamedTuple):
     """path: of the file, by whose name the results are called. latents: float32 (t, z, h/f, w/f), as the sampler ends.
-    size: (height, width) in pixels. change: what they are, in words. fps: frames per second that the JSON file beside
-    them tells, or None."""
+    size: (height, width) in pixels. change: what they are, in words. fps: what the JSON file beside them tells of the
+    frames per second that they play at, and told_fps: of those that the model was told; None without it."""
 
     path: Path
     latents: np.ndarray
     size: tuple[int, int]
     change: str
     fps: float | None
+    told_fps: float | None = None
 
     @property
     def frames(self) -> int:
@@ -71,13 +72,16 @@ def read_latents(config: ModelConfig, settings: VideoSettings, path: str | Path)
         latents,
         (height, width),
         f"{len(latents)} frames of {height}x{width} (height x width)",
-        _told_fps(path),
+        *_rates(path),
     )
 
 
-def _told_fps(path: Path) -> float | None:
+def _rates(path: Path) -> tuple[float | None, float | None]:
+    """What the JSON file beside them tells as output_fps and as fps."""
     try:
-        fps = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["output_fps"]
-    except (OSError, ValueError, KeyError, TypeError):  # they may have travelled alone
-        return None
-    return fps if isinstance(fps, (int, float)) and 0.01 <= fps <= 1000 else None
+        told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        each = told.get("output_fps"), told.get("fps")
+    except (OSError, ValueError, AttributeError):  # they may have travelled alone
+        return None, None
+    found = [fps if isinstance(fps, (int, float)) and 0.01 <= fps <= 1000 else None for fps in each]
+    return found[0], found[1]

@@ -86,7 +86,7 @@ class Making:
         parts = [segments.options_of(video.options, self.settings) for video in begun]
         for k in range(self.settings.segments):
             options, first, last = [each[k] for each in parts], begun[0], k == self.settings.segments - 1
-            if k == 0 and isinstance(first.source, GivenLatents):  # there is one
+            if k == 0 and isinstance(first.source, GivenLatents):  # it is alone, see `gm.job.Job.gather`
                 options, latents = [replace(options[0], num_frames=first.source.frames)], [first.source.latents]
             else:
                 latents = yield from self._sampled(begun, options)

@@ -277,5 +277,10 @@ class VideoSettings(Settings):
             yield f"--{told[0]} is for longer videos: give --segments=2 or more with it"
         if self.segments > 1 and (self.end_image or self.loop):
             yield "--segments and --loop or --end_image: a longer video has no end that could be given"
+        if self.watermark and self.output_type == "latents":
+            yield (
+                "watermark marks frames, and --output_type=latents has none: give it where they are decoded, with "
+                "--latents_in"
+            )
         if self.batch > 1 and self.segments > 1:
             yield "--batch and --segments: the videos of a longer one are made one after the other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,30 @@ def require_fitting(conditioning: Conditioning, noise: np.ndarray) -> None:
             f"a conditioning of {given}: this video has {needed}; give `condition` a picture of its size and the same "
             "options"
         )
+
+
+def require_alike(
+    images: Sequence[np.ndarray],
+    options: Sequence[Options],
+    conditionings: Sequence[Conditioning],
+    ends: Sequence[Conditioning | None],
+) -> None:
+    """Raise UserError unless videos can be sampled together, with the first one's options. Arguments: see
+    `ImageToVideo.steps_together`."""
+    counts = [len(each) for each in (images, options, conditionings, ends)]
+    if min(counts) == 0 or len(set(counts)) > 1:
+        given = "{} pictures, {} options, {} conditionings, {} ends".format(*counts)
+        raise UserError(f"{given}: several videos at once need one of each for every video")
+    other = [
+        f"{field.name} {getattr(options[0], field.name)} and {getattr(each, field.name)}"
+        for each in options[1:]
+        for field in fields(each)
+        if field.name != "seed" and getattr(each, field.name) != getattr(options[0], field.name)
+    ]
+    if other:
+        raise UserError(f"videos that are sampled at once must have the same options but for the seed, not {other[0]}")
+    if len({each is None for each in ends}) > 1:
+        raise UserError("videos that are sampled at once end with a picture each, or none of them does")
 
 
 class ImageToVideo(Parts):
@@ -164,7 +189,14 @@ class ImageToVideo(Parts):
         Args:
             images: uint8 (h, w, 3) of each. options: `Options` of each, the same but for the seed.
             conditionings, ends: what `condition` returned for each, as of `steps`; ends of None for all, or for none.
+
+        Raises:
+            UserError: as of `steps`; options that differ in more than the seed; not one of each for every video.
         """
+        require_alike(images, options, conditionings, ends)
+        for image in images:
+            check_picture(image, self.config.model)
+        self._check(options[0])
         noises = [self.noise(image, each)[1] for image, each in zip(images, options)]
         yield from self._steps(list(zip(options, conditionings, noises, ends)))
 
@@ -188,6 +220,8 @@ class ImageToVideo(Parts):
             return guided(denoiser, joined, scales, options.num_frames, *limits, not self.low_memory, self.pair)
 
         denoise_all = denoiser_of(conditionings)
+        if ends[0] is not None and options.num_frames == 1:
+            raise UserError("a video of one frame has no last one beside the first: an end needs num_frames 2 or more")
         if ends[0] is not None:
             denoise_all = between(denoise_all, denoiser_of(ends), options.num_frames)
         if known is not None:

@@ -54,7 +54,7 @@ def test_each_video_of_several_is_what_it_is_alone(model, changes, ends):
     ]
     conditionings = [pipeline.condition(*each) for each in zip(PICTURES, options)]
     lasts = conditionings if ends else [None, None]
-    together = list(pipeline.steps_together(PICTURES, options, conditionings, lasts))
+    together = list(pipeline.steps_together(PICTURES[:2], options, conditionings, lasts))
     for k in range(2):
         alone = list(pipeline.steps(PICTURES[k], options[k], conditionings[k], end=lasts[k]))
         assert len(alone) == len(together)
@@ -66,6 +66,24 @@ def test_each_video_of_several_is_what_it_is_alone(model, changes, ends):
         found, expected = together[-1].latents[own], alone[-1].latents
         assert np.abs(found - expected).max() < SAMPLER * np.abs(expected).max() + rounded
         assert difference(found, together[-1].latents[3 - 3 * k : 6 - 3 * k]) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("changes", "ends", "words"),
+    [
+        ({"sampling_steps": 3}, [None, None], "sampling_steps 2 and 3"),
+        ({"max_guidance": 2.0}, [None, None], "max_guidance 2.5 and 2"),
+        ({"decode_tile": 64}, [None, None], "decode_tile None and 64"),
+        ({}, [None, "its own"], "a picture each, or none of them"),
+        ({}, [None], "2 options, 2 conditionings, 1 ends: .* one of each for every video"),
+    ],
+)
+def test_videos_that_cannot_be_sampled_at_once(model, changes, ends, words):
+    """The first one's options would be taken for all, its end or none for all, and what is over be left out."""
+    pipeline = model.pipeline
+    options = [pipeline.options(**SHORT, seed=3), pipeline.options(**{**SHORT, **changes}, seed=4)]
+    with pytest.raises(UserError, match=words):  # before anything is computed
+        next(pipeline.steps_together(PICTURES[:2], options, ["what is told of"] * 2, ends))
 
 
 def pictures(folder, sizes):

@@ -1,15 +1,19 @@
 """The estimate of memory against peaks that were measured, and what is refused because of it."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
+from mindspore import Tensor
 
-from gm import estimate, memory
+from gm import activations, estimate, memory
 from gm.activations import Setting, Size
 from gm.errors import UserError
 from gm.estimate import Held, Need
 from gm.model import COMPONENTS, build_component, load_model_config
+from gm.networks.unet import VideoUNet
 from gm.training.step import is_temporal
 from tests.untrained import CONFIG
 
@@ -190,6 +194,16 @@ def test_what_makes_a_video_smaller_makes_its_estimate_smaller(models):
     assert tiled["decoding"].own < whole["decoding"].own - 10e9
     assert list(video(models, decoded=False)) == ["conditioning", "sampling"]
     assert video(models, setting=PLAIN, scores=2**28)["sampling"].own > video(models, setting=PLAIN)["sampling"].own
+
+
+@pytest.mark.parametrize(("channel_mult", "blocks"), [((1, 2), 1), ((1, 2), 2), ((2,), 1)])
+def test_deep_cache_keeps_what_the_network_hands_out_for_it(channel_mult, blocks):
+    config = load_model_config(CONFIG).model
+    changed = replace(config.unet, channel_mult=channel_mult, num_res_blocks=blocks, attention_resolutions=())
+    shapes = (6, 8, 8, 16), (6,), (6, 1, 32), (6, 96)
+    _, deep = VideoUNet(**vars(changed))(*(Tensor(np.ones(shape, np.float32)) for shape in shapes), 3)
+    kept = activations.deep_kept(replace(config, unet=changed), Size(64, 128, 3, 6))
+    assert kept == deep.asnumpy().nbytes
 
 
 def test_what_training_holds(models):

@@ -82,6 +82,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path, untrai
         job(fresh, tmp_path).check_memory((64, 64))
 
 
+def test_the_estimate_counts_what_deep_cache_keeps_of_each_film(tmp_path, model):
+    def more(**settings):  # than the whole network takes
+        each = [job(model, tmp_path, {**SHORT, "cache_interval": k}, **settings).memory((64, 64)) for k in (1, 2)]
+        return each[1]["sampling"].own - each[0]["sampling"].own
+
+    one = more()
+    assert one == 2 * 3 * 64 * 8 * 8 * 4  # both halves of guidance, frames, channels, pixels, bytes
+    assert more(loop=True) == more(end_image=tmp_path / "b.png") == 2 * one and more(batch=3) == 3 * one
+
+
 def test_memory_that_runs_out_is_told_with_the_estimate(tmp_path, model, monkeypatch):
     for error in (MemoryError(), RuntimeError("std::bad_alloc\nmore"), RuntimeError("Allocate output memory failed")):
 
@@ -201,6 +211,7 @@ def test_latents_are_not_decoded(tmp_path, model):
         ({"num_videos": 0}, "num_videos 0"),
         ({"output_fps": 0}, "output_fps 0"),
         ({"output_type": "avi"}, "'avi'.*mp4"),
+        ({"output_type": "latents", "watermark": True}, "watermark marks frames.*--latents_in"),
         ({"sampling": {"fsp": 7}}, "fsp.*fps"),
         ({"sampling": {"fps": 0}}, "fps 0"),
         ({"sampling": {"seed": 2**63 - 2}, "num_videos": 3}, "seed 9223372036854775808"),
@@ -453,6 +464,39 @@ def test_what_the_model_has_not_seen_is_told_of_every_segment(tmp_path, model):
     more = {"segments": 2, "overlap": 1, "sampling": SHORT}
     told = job(model, tmp_path, segment_motion="60,300", segment_fps="40,7", **more).warnings()
     assert [words.split(" is ")[0] for words in told] == ["fps 40", "motion_bucket_id 300"]
+
+
+def test_what_continues_given_latents_is_told_the_frame_rate_that_they_were(tmp_path, model):
+    """At which the whole plays, or at --output_fps of then."""
+    nine, settings = {**SHORT, "fps": 9.0}, {"segments": 2, "overlap": 1}
+    whole = list(job(model, tmp_path, nine, **settings).run(picture(tmp_path)))[-1]
+    kept = list(job(model, tmp_path, nine, output_type="latents", output_fps=30.0).run(picture(tmp_path)))[-1].video
+    longer, asked = (job(model, tmp_path, {**SHORT, **fps}, **settings) for fps in ({}, {"fps": 20.0}))
+    found, other = (list(each.run(each.read_latents(kept)))[-1] for each in (longer, asked))
+    np.testing.assert_array_equal(found.frames, whole.frames)
+    assert (found.record["fps"], found.record["output_fps"]) == (9.0, 30.0)
+    assert other.record["fps"] == other.record["output_fps"] == 20.0  # what is asked for counts
+    assert np.any(other.frames[3:] != found.frames[3:])
+
+
+def test_all_latents_that_are_given_are_decoded_once_each(tmp_path, model, monkeypatch):
+    for name, seed in (("a", 1), ("b", 2)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(seed).normal(size=(seed, 4, 8, 8)).astype(np.float32))
+    several = job(model, tmp_path / "out", {"decode_chunk_size": 2}, batch=2, num_videos=3)
+    events = [event for name in "ab" for event in several.gather(several.read_latents(tmp_path / f"{name}.npy"))]
+    written = [event for event in (*events, *several.finish()) if isinstance(event, Written)]
+    assert [(event.video.name, len(event.frames)) for event in written] == [("a_000.mp4", 1), ("b_000.mp4", 2)]
+    decoding, sampling = (memory.peak(several.memory((64, 64), frames=frames)) for frames in (1, None))
+    monkeypatch.setattr(memory, "resident_memory", lambda: 0)
+    monkeypatch.setattr(memory, "available_memory", lambda: (decoding + sampling) / 2)
+    assert decoding < sampling and isinstance(list(several.run(several.read_latents(tmp_path / "a.npy")))[-1], Written)
+
+
+def test_a_gif_that_cannot_play_that_fast_is_told(tmp_path, model):
+    for kind, fps, told in (("gif", 50.0, False), ("gif", 51.0, True), ("mp4", 60.0, False)):
+        for settings in ({"output_fps": fps}, {"sampling": {**SHORT, "fps": fps}}):
+            words = " ".join(job(model, tmp_path, **settings, output_type=kind).warnings())
+            assert (f"{fps:g} frames per second" in words and "plays at 50" in words) == told
 
 
 def test_given_latents_are_continued(tmp_path, model):

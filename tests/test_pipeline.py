@@ -86,6 +86,13 @@ def test_what_is_of_another_video_is_refused(pipeline, frames):
             sample(pipeline, other, known=np.zeros(known, np.float32))
 
 
+def test_an_end_needs_a_last_frame_beside_the_first(pipeline):
+    options = pipeline.options(num_frames=1, sampling_steps=1)
+    conditioning = pipeline.condition(IMAGE, options)
+    with pytest.raises(UserError, match="one frame has no last one beside the first"):
+        sample(pipeline, options, conditioning=conditioning, end=conditioning)
+
+
 def test_the_shape_of_guidance_reaches_the_frames(pipeline):
     """Where the scales of two shapes are the same so are the frames' latents after a step, and only there."""
     options = pipeline.options(num_frames=3, sampling_steps=1, min_guidance=1.0, max_guidance=3.0)

@@ -26,7 +26,7 @@ _SHEET_WIDTH = 2400  # pixels at most
 _SHEET_GAP = 4
 # What ffmpeg may take at most, many times what it takes on a slow machine: it must not hang for ever.
 _SECONDS, _SECONDS_PER_MEGAPIXEL = 120, 20
-_GIF_MAX_FPS = 50.0  # a delay below 2/100 s is played at 1/10 s by the browsers
+GIF_MAX_FPS = 50.0  # a delay below 2/100 s is played at 1/10 s by the browsers
 
 
 def to_uint8(frames: np.ndarray, mark: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
@@ -78,7 +78,7 @@ def write_gif(frames: np.ndarray, path: str | Path, fps: float, about: str = "")
     _check_fps(fps)
     palette = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=sierra2_4a"
     options = ["-filter_complex", palette, "-loop", "0", "-f", "gif"]
-    _encode(frames, path, min(fps, _GIF_MAX_FPS), options, (lambda made: _add_comment(made, about)) if about else None)
+    _encode(frames, path, min(fps, GIF_MAX_FPS), options, (lambda made: _add_comment(made, about)) if about else None)
 
 
 def _add_comment(path: Path, text: str) -> None:

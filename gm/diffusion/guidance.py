@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gm.ops.pair import Pair
 
 _EDGE = 0.1  # share of the frames over which a trapezoid rises, and falls
+# A limit and a noise level that differ by less, as a share, are the same: levels are float32, and are told with six
+# digits. Those of 1000 steps, the most that there are, differ by a thousandth.
+_SAME = 1e-5
 
 
 def linear_scales(min_guidance: float, max_guidance: float, t: int) -> np.ndarray:
@@ -52,6 +55,13 @@ SHAPES = {
 }
 
 
+def within(sigma: np.ndarray | float, sigma_min: float | None, sigma_max: float | None) -> np.ndarray:
+    """Whether guidance applies at noise levels, of any shape; None: no limit. A level that is a limit is within."""
+    low = -np.inf if sigma_min is None else sigma_min * (1 - _SAME)
+    high = np.inf if sigma_max is None else sigma_max * (1 + _SAME)
+    return (low <= np.asarray(sigma)) & (np.asarray(sigma) <= high)
+
+
 def guided(
     denoiser: Callable[..., Tensor],
     conditioning: Conditioning,
@@ -76,8 +86,6 @@ def guided(
     """
     from mindspore import Tensor  # this module's table of shapes is read before MindSpore is wanted
 
-    low = 0.0 if sigma_min is None else sigma_min
-    high = np.inf if sigma_max is None else sigma_max
     halves = [] if np.all(scales == 1) else [conditioning.null(), conditioning]
     if halves and pair is not None:
         halves = [halves[pair.rank]]
@@ -85,7 +93,7 @@ def guided(
         halves = [halves[0].join(halves[1])]
 
     def denoise_guided(x: np.ndarray, sigma: float) -> np.ndarray:
-        guides = halves and low <= sigma <= high
+        guides = halves and within(sigma, sigma_min, sigma_max)
         found = []
         for part in halves if guides else [conditioning]:
             rows = np.tile(x, (len(part.vector) // len(x), 1, 1, 1))

@@ -65,19 +65,23 @@ def euler(denoise: Denoise, latents: np.ndarray, sigmas: np.ndarray, random: Ran
 
 def heun(denoise: Denoise, latents: np.ndarray, sigmas: np.ndarray, random: Random | None = None) -> Iterator[Step]:
     """Heun's method (Karras et al. 2022, algorithm 1): second order, two evaluations in each step but the last.
-    Arguments and yields as of `euler`."""
-    x = latents
-    total = len(sigmas) - 1
+    Arguments and yields as of `euler`.
+
+    In float64 as in the paper's own program: a step from 700 to a small level leaves a small difference of large
+    numbers, which the slope there divides by that level.
+    """
+    x, levels = latents.astype(np.float64), [float(sigma) for sigma in sigmas]
+    total = len(levels) - 1
     for i in range(total):
-        denoised = denoise(x, float(sigmas[i]))
-        derivative = (x - denoised) / sigmas[i]
-        length = sigmas[i + 1] - sigmas[i]
+        denoised = denoise(x.astype(np.float32), levels[i])
+        derivative = (x - denoised) / levels[i]
+        length = levels[i + 1] - levels[i]
         there = x + length * derivative
-        if sigmas[i + 1] > 0:
-            derivative_there = (there - denoise(there, float(sigmas[i + 1]))) / sigmas[i + 1]
-            there = x + length * np.float32(0.5) * (derivative + derivative_there)
+        if levels[i + 1] > 0:
+            derivative_there = (there - denoise(there.astype(np.float32), levels[i + 1])) / levels[i + 1]
+            there = x + length * 0.5 * (derivative + derivative_there)
         x = there
-        yield Step(i + 1, total, float(sigmas[i]), x, denoised)
+        yield Step(i + 1, total, levels[i], x.astype(np.float32), denoised)
 
 
 def dpmpp_2m(denoise: Denoise, latents: np.ndarray, sigmas: np.ndarray, random: Random | None = None) -> Iterator[Step]:

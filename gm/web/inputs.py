@@ -111,7 +111,8 @@ def _memory(model: ModelSettings, loaded: bool) -> str:
         video = video_settings(state.version, _values(), server()[0].output_dir)
         options = config_of(state.version).sampling.options(**video.sampling)
         kept = segments.length(options, video) if video.segments > 1 else 0
-        stages = ready.basis.stages((state.height, state.width), options, kept=kept)
+        ends = bool(video.end_image) or video.loop
+        stages = ready.basis.stages((state.height, state.width), options, kept=kept, ends=ends)
     except UserError:
         return free
     stage = max(stages, key=lambda name: stages[name].own)

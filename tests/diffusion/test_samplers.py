@@ -6,7 +6,7 @@ import pytest
 from gm.diffusion.conditioning import Conditioning
 from gm.diffusion.guidance import guided, linear_scales
 from gm.diffusion.sampling import SAMPLERS, dpmpp_2m, euler, heun, initial_latents, lcm
-from gm.diffusion.schedules import ays_sigmas, karras_sigmas
+from gm.diffusion.schedules import SCHEDULES, ays_sigmas, karras_sigmas
 from gm.errors import UserError
 from gm.options import ModelSettings, Options, VideoSettings
 from tests.stand_ins import denoiser_of
@@ -27,6 +27,30 @@ def error(sampler, steps):
 def test_second_order_samplers_are_nearer_and_gain_four_times_from_twice_the_steps(sampler):
     assert error(sampler, 25) < 0.4 * error(euler, 25)
     assert error(sampler, 20) > 2.8 * error(sampler, 40)
+
+
+@pytest.mark.parametrize(("schedule", "steps"), [("karras", 3), ("ays", 2), ("ays", 4), ("karras", 12)])
+def test_heun_of_few_steps_is_the_papers_formula_in_float64(schedule, steps):
+    """Of an estimate in float32, as a network gives it. The first steps go from noise of 700 to much less: in float32
+    what is left of it would be rounded by the spacing of numbers of 700, and the slope is divided by the level."""
+
+    def denoise(x, sigma):  # the best one of data that are near -1 or 1
+        x, variance = np.asarray(x, np.float64), 0.09 + sigma * sigma
+        mean = np.tanh(x / variance)
+        return (mean + 0.09 / variance * (x - mean)).astype(np.float32)
+
+    sigmas = SCHEDULES[schedule](steps)
+    noise = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
+    x = initial_latents(noise, sigmas)
+    *_, last = heun(denoise, x, sigmas)
+    x = x.astype(np.float64)
+    for here, there in zip(sigmas[:-1].astype(np.float64), sigmas[1:].astype(np.float64)):
+        slope = (x - denoise(x.astype(np.float32), here)) / here
+        ahead = x + (there - here) * slope
+        if there > 0:
+            slope = (slope + (ahead - denoise(ahead.astype(np.float32), there)) / there) / 2
+        x = x + (there - here) * slope
+    assert np.abs(last.latents - x).max() < 2e-6 * np.abs(x).max()
 
 
 def test_heun_evaluates_twice_in_all_steps_but_the_last():
@@ -85,6 +109,21 @@ def test_no_guidance_outside_its_noise_levels():
     x = np.zeros((t, 4, 2, 2), np.float32)
     assert [float(denoise(x, sigma).max()) for sigma in (0.5, 1.0, 10.0, 11.0)] == [1.0, 3.0, 3.0, 1.0]
     assert batches == [t, 2 * t, 2 * t, t]
+
+
+@pytest.mark.parametrize("steps", [1, 10, 25, 1000])
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_a_limit_of_guidance_that_is_a_noise_level_is_within(schedule, steps):
+    """The levels are float32, and told with six digits, as the program tells them: a rounding must not decide."""
+    t, sigmas = 1, SCHEDULES[schedule](steps)[:-1]
+    cond = Conditioning(*(np.ones(shape, np.float32) for shape in ((t, 1, 5), (t, 4, 1, 1), (t, 6))))
+    halves = denoiser_of(lambda x, sigma, _: np.arange(len(x)).reshape(-1, 1, 1, 1) + np.zeros_like(x))
+    x = np.zeros((t, 4, 1, 1), np.float32)
+    for k in {0, steps // 3, steps // 2, steps - 1}:
+        level = float(f"{sigmas[k]:.6g}")
+        denoise = guided(halves, cond, linear_scales(3.0, 3.0, t), t, level, level)
+        near = range(max(k - 1, 0), min(k + 2, steps))
+        assert [j for j in near if denoise(x, float(sigmas[j])).max() == 3] == [k]
 
 
 def options(**changes):
