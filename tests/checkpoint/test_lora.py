@@ -9,14 +9,16 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from gm.checkpoint.delta import Deltas, apply_delta, write_delta
 from gm.checkpoint.delta_file import parse_deltas
 from gm.checkpoint.lora import Names
 from gm.errors import UserError
+from gm.parts import Parts
 from tests.checkpoint.layouts import key_map, manifest, small
 from tests.checkpoint.test_formats import safetensors_bytes
+from tests.untrained import CONFIG, untrained  # noqa: F401
 
 UNET = "model.diffusion_model."
 # (in the original, in diffusers): a spatial, a temporal attention, a projection's output, a convolution.
@@ -339,6 +341,22 @@ def test_what_float16_cannot_hold_is_told(tmp_path):
     model = {name: Parameter(Tensor(np.zeros(SHAPES[name]), ms.float16), name=name)}
     with pytest.raises(UserError, match="beyond the largest float16 number 65504: use --amp_level=O0"):
         apply_delta(model, tmp_path / "d.safetensors")
+
+
+def test_a_change_below_the_spacing_of_float16_is_not_rounded_away(tmp_path, untrained):  # noqa: F811
+    """The sum is rounded once. Put on weights that were rounded before, every change of less than half a spacing, and
+    so the whole LoRA, would be gone; rounded once, their mean is still there."""
+    name = f"{UNET}middle_block.1.proj_in.weight"
+    weight, change = load_file(untrained)[name], np.float32(3e-6)  # the spacing between 0.03 and 0.06 is 3e-5
+    layer = name[: -len(".weight")]
+    down, up = np.full((1, weight.shape[1]), change), np.ones((len(weight), 1), np.float32)
+    save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, tmp_path / "x.safetensors")
+    half = Parts(CONFIG, untrained, tmp_path / "x.safetensors", amp_level="O2").denoiser
+    found = next(p for p in half.get_parameters() if p.name == name).asnumpy()
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, (weight.astype(np.float64) + change).astype(np.float16))
+    mean = (found.astype(np.float64) - weight.astype(np.float16)).mean()
+    assert 0.5 * change < mean < 1.5 * change
 
 
 def test_a_foreign_file_is_a_warning(tmp_path, halves):
