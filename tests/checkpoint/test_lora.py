@@ -278,6 +278,10 @@ def test_files_that_contradict_themselves(tmp_path, halves):
     other = diffusers(layer)
     more = {other[0] + other[1]: halves[layer][0], other[0] + other[2]: halves[layer][1]}
     assert "two changes of one layer" in refusal(write(path, halves, ours, [layer], more=more))
+    wrapped = {f"module.{name}{end}": half for end, half in zip((down, up), halves[layer])}
+    assert "the same under two names" in refusal(write(path, halves, ours, [layer], more=wrapped))
+    save_file({name + ".weight": weight, f"_orig_mod.{name}.weight": 2 * weight}, path)
+    assert "the same under two names" in refusal(path)
     save_file({name + down: halves[layer][0]}, path)
     assert "down or up" in refusal(path)
     save_file({name + ".alpha": np.ones((), np.float32)}, path)
