@@ -234,7 +234,7 @@ def test_several_with_strengths_add_up_in_any_order(tmp_path, halves):
 
 
 def test_the_record_knows_a_file_by_its_changes_not_by_its_name(tmp_path, halves):
-    """Such as a step's LoRA that another step's was moved over, with the time that it had, or another alpha beside it."""
+    """Such as one that another step's was moved over, with the time that it had, or another alpha beside it."""
     path, layers = tmp_path / "adapter_model.safetensors", ATTENTIONS[:1]
     settings = tmp_path / "adapter_config.json"
 

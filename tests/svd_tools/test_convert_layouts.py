@@ -18,8 +18,9 @@ from gm.checkpoint.rules import unused_reason
 from gm.errors import UserError
 from gm.model import expected_parameters, load_model_config
 from gm.weights import Weights
+from svd_tools.convert import main as convert_main
 from tests.checkpoint.layouts import ROOT, key_map, manifest, original, to_diffusers, write_folder
-from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, write  # noqa: F401
+from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, peft, write  # noqa: F401
 from tests.untrained import CONFIG
 
 UNET = "model.diffusion_model."
@@ -126,6 +127,13 @@ def test_a_lora_in_every_layout(halves, tmp_path, to, naming):  # noqa: F811
     assert all(change.scale == 0.5 for change in delta.low_rank.values())
 
 
+def test_a_lora_that_does_not_say_how_strong_it_is(halves, tmp_path, capsys):  # noqa: F811
+    """What is written says it then, and nobody can see any more that it was a guess."""
+    source = write(tmp_path / "adapter_model.safetensors", halves, peft)
+    convert(source, SHAPES, tmp_path / "out", to="original")
+    assert "adapter_config.json is not beside it" in capsys.readouterr().err
+
+
 def test_outputs_that_are_there_and_options_that_contradict(svd, expected, tmp_path):
     convert(svd, expected, tmp_path / "out", to="diffusers")
     with pytest.raises(UserError, match="is already there: delete it or choose another"):
@@ -196,9 +204,22 @@ def test_a_folder_of_another_model_is_not_loaded(tmp_path, untrained):
     folder = convert(untrained, expected_parameters(CONFIG), tmp_path / "out", **more)
     Weights(config, folder)
     path = folder / "unet/config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": [2, 2]}))
+    right = path.read_text()
+    path.write_text(json.dumps({**json.loads(right), "num_attention_heads": [2, 2]}))
     with pytest.raises(UserError, match=r"unet/config.json: num_attention_heads is \[2, 2\]"):
         Weights(config, folder)
+    path.write_text(right)
+    save_file({f"{UNET}out.2.bias": np.zeros(4, np.float32)}, tmp_path / "part.safetensors")
+    Weights(config, tmp_path / "part.safetensors", folder)
+    path = folder / "image_encoder/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_act": "quick_gelu"}))
+    arguments = [f"--config={CONFIG}", f"--out_dir={tmp_path}", f"--pt_weights_file={tmp_path / 'part.safetensors'}"]
+    for read in (
+        lambda: Weights(config, tmp_path / "part.safetensors", folder),
+        lambda: convert_main([*arguments, f"--base={folder}"]),
+    ):
+        with pytest.raises(UserError, match="image_encoder/config.json: hidden_act is quick_gelu"):
+            read()
 
 
 @pytest.mark.slow
