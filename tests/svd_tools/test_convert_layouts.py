@@ -19,7 +19,7 @@ from gm.errors import UserError
 from gm.model import expected_parameters, load_model_config
 from gm.weights import Weights
 from svd_tools.convert import main as convert_main
-from tests.checkpoint.layouts import ROOT, key_map, manifest, original, to_diffusers, write_folder
+from tests.checkpoint.layouts import ROOT, key_map, manifest, original, small, to_diffusers, write_folder
 from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, peft, write  # noqa: F401
 from tests.untrained import CONFIG
 
@@ -92,6 +92,25 @@ def test_original_to_diffusers_and_back(svd, arrays, expected, tmp_path, capsys)
     kept = {name: array for name, array in arrays.items() if name in expected and not name.startswith(TWIN)}
     assert_equal({name: back[name] for name in kept}, kept)
     assert set(back) == set(expected)
+
+
+def test_a_folder_with_the_frame_wise_decoder_encodes_as_the_model_does(arrays, tmp_path):
+    """The picture goes through the conditioner's encoder; first_stage_model's is training's, and may be another one."""
+    random, first = np.random.default_rng(5), manifest("manifest_image_decoder")
+    kept = {name: array for name, array in arrays.items() if not name.startswith("first_stage_model.")}
+    model = {**kept, **{name: random.standard_normal(small(shape), np.float32) for name, shape in first.items()}}
+    save_file(model, tmp_path / "frames.safetensors")
+    expected = {name: array.shape for name, array in model.items() if unused_reason(name) is None}
+    folder = convert(tmp_path / "frames.safetensors", expected, tmp_path / "theirs", to="diffusers")
+    back = load_file(convert(folder, expected, tmp_path / "back"))
+    assert set(back) == set(expected)
+    trained = (TWIN, "first_stage_model.quant_conv.")
+    wanted = {name: array for name, array in model.items() if name in expected and not name.startswith(trained)}
+    assert_equal({name: back[name] for name in wanted}, wanted)
+    for name in back:
+        if name.startswith(trained):
+            sampling = "conditioner.embedders.3.encoder." + name[len("first_stage_model.") :]
+            assert back[name].tobytes() == back[sampling].tobytes()
 
 
 def test_a_unet_alone_stays_alone_and_with_a_base_does_not(svd, arrays, expected, tmp_path, capsys):
