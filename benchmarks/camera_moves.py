@@ -12,6 +12,7 @@ a table on the screen, a sheet of some of the videos.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -79,13 +80,20 @@ def train(name, options):
     return made
 
 
+def fresh(folder):
+    """The folder, or the first with a number behind it, that is not there: an earlier call's pictures and videos, or
+    half of them, are none of this one's."""
+    names = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(1))
+    return next(path for path in itertools.chain([folder], names) if not path.exists())
+
+
 def animate(shown, folder, delta, options):
     """{picture's name: frames uint8 (t, h, w, 3)} by image_to_video.py. shown: folder of pictures."""
-    if not folder.is_dir():
-        arguments = [f"--image={shown}", f"--output_dir={folder}", "--output_type=frames"]
-        arguments += [f"--SVD.delta={delta}"] if delta else []
-        arguments += [f"--SVD.sampling_steps={options.sampling_steps}"] if options.sampling_steps else []
-        subprocess.run([sys.executable, str(ROOT / "image_to_video.py"), *arguments], check=True, env=os.environ)
+    folder = fresh(folder)
+    arguments = [f"--image={shown}", f"--output_dir={folder}", "--output_type=frames"]
+    arguments += [f"--SVD.delta={delta}"] if delta else []
+    arguments += [f"--SVD.sampling_steps={options.sampling_steps}"] if options.sampling_steps else []
+    subprocess.run([sys.executable, str(ROOT / "image_to_video.py"), *arguments], check=True, env=os.environ)
     return {
         path.stem: np.stack([load_image(frame) for frame in sorted(folder.glob(f"{path.stem}_*_frames/*.png"))])
         for path in sorted(shown.glob("*.png"))
@@ -150,7 +158,7 @@ def main(argv=None):
     parser.add_argument("--output_dir", default="outputs/camera_moves")
     options = parser.parse_args(argv)
     folder, sampling = Path(options.output_dir), load_model_config(CONFIG).sampling
-    shown, random = folder / "pictures", np.random.default_rng(SEED)
+    shown, random = fresh(folder / "pictures"), np.random.default_rng(SEED)
     make_folder(shown)
     drawn = {f"drawn{i}": picture(random, sampling.height) for i in range(options.drawn)}
     for name, image in {**pictures(options.pictures, sampling.height), **drawn}.items():

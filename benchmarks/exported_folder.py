@@ -62,7 +62,7 @@ def make_files(folder):
 
 
 def our_outputs(config, inputs, checkpoint, delta=None):
-    """The UNet's and the VAE decoder's outputs."""
+    """The outputs of UNet, VAE decoder, VAE encoder and image encoder."""
     from mindspore import Tensor
 
     from gm.checkpoint.delta import apply_delta
@@ -80,6 +80,7 @@ def our_outputs(config, inputs, checkpoint, delta=None):
     x = inputs["x"]
     found = {"unet": unet(Tensor(x.reshape(-1, *x.shape[2:])), *frames, FRAMES)[0].asnumpy()}
     found["decode"] = weights.load("decoder")(Tensor(inputs["z"]), FRAMES).asnumpy()
+    found["encode"] = weights.load("condition_encoder")(Tensor(inputs["pixels"])).asnumpy()
     found["clip"] = weights.load("clip")(Tensor(inputs["seen"])).asnumpy()
     return found
 
@@ -107,6 +108,7 @@ def run(folder, torch_python):
         "z": random.standard_normal((FRAMES, 4, 8, 8), np.float32),
         "ids": np.array([[6, 127, 0.02], [11, 40, 0.3]], np.float32),
         "seen": random.standard_normal((2, 3, 224, 224), np.float32),
+        "pixels": random.uniform(-1, 1, (1, 3, 64, 48)).astype(np.float32),
     }
     np.savez(folder / "inputs.npz", **inputs)
     command = [torch_python, HERE / "exported_folder_torch.py", folder]
@@ -122,6 +124,7 @@ def run(folder, torch_python):
     cases = {
         "UNet": (plain["unet"], "unet"),
         "VAE decoder": (plain["decode"], "decode"),
+        "VAE encoder": (plain["encode"], "encode"),
         "image encoder": (plain["clip"], "clip"),
         "UNet, epsilons of diffusers left as they are": (plain["unet"], "unet as loaded"),
         "UNet with LoRA, alpha 6, rank 4": (changed[0], "unet with lora"),

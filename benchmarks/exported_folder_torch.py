@@ -47,6 +47,7 @@ def main():
         print(f"epsilon of {set_epsilon(unet)} group norms set to the original's")
         outputs["unet"] = run()
         outputs["decode"] = pipeline.vae.eval().decode(inputs["z"], num_frames=len(inputs["z"])).sample
+        outputs["encode"] = pipeline.vae.encode(inputs["pixels"]).latent_dist.parameters
         outputs["clip"] = pipeline.image_encoder.eval()(inputs["seen"]).image_embeds
         settings = add_lora(unet, folder / "theirs/lora_pytorch_lora_weights.safetensors")
         outputs["unet with lora"] = run()

@@ -94,7 +94,7 @@ class Parts:
         yield from told
         component = yield from loading
         if name == "denoiser":
-            apply_delta(component, self.deltas, amp_level=self.amp_level)
+            apply_delta(component, self.deltas, amp_level=self.amp_level, read=self.weights.read)
         self.components[name] = component
 
     def load_ahead(self, name: str) -> None:

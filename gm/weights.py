@@ -183,6 +183,8 @@ class Weights(ModelWeights):
         super().__init__(config)
         self.sources = match(self.checkpoint, self.shapes)
         check_configs(path, config)
+        if base is not None:
+            check_configs(base, config)
         self.shapes = {name: self.shapes[name] for name in self.sources}  # in the file's order, to be read through
 
     @cached_property

@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from gm.model import expected_parameters, load_model_config  # imports MindSpore: not needed for --help
 
     expected = expected_parameters(options.config)
-    check_configs(options.pt_weights_file, load_model_config(options.config))
+    for weights in filter(None, (options.pt_weights_file, options.base)):
+        check_configs(weights, load_model_config(options.config))
     convert(
         options.pt_weights_file,
         expected,

@@ -217,6 +217,8 @@ def _convert_lora(
     delta = Delta(path, shapes, Names(shapes))
     if delta.whole:
         raise UserError(f"{path} holds trained tensors beside its LoRA: put it into a model with svd_tools/merge.py")
+    for warning in delta.warnings:
+        say(f"warning: {warning}")
     tensors, metadata = lora_tensors(delta, shapes, to)
     output = _output_path(path, out_dir, f"_{LORA_FILE}" if to == DIFFUSERS else ".safetensors", overwrite)
     entries = [

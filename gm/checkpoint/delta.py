@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
@@ -85,6 +86,13 @@ def values_hash(names: Collection[str], read: Callable[[str], np.ndarray]) -> st
     return digest.hexdigest()[:16]
 
 
+def _changes_hash(delta: Delta) -> str:
+    """`values_hash` of a file of changes and of how strong each is, which another file beside it may say."""
+    scales = sorted((name, change.scale) for name, change in delta.low_rank.items())
+    values = values_hash(delta.file.names(), delta.file.read)
+    return hashlib.sha256(f"{values} {scales}".encode()).hexdigest()[:16]
+
+
 class Deltas:
     """Changes that are put on one model together.
 
@@ -126,19 +134,33 @@ class Deltas:
         return value
 
     def record(self) -> list[dict[str, Any]] | None:
-        """[{"path", "strength"}], or None where there is none: for the file of a video's settings."""
-        return [{"path": str(delta.path.resolve()), "strength": delta.strength} for delta in self] or None
+        """[{"path", "strength", "values"}], or None where there is none: for the file of a video's settings. values: a
+        hash by which the changes are known, whatever the file is called and however old it is."""
+        return self._record or None
+
+    @functools.cached_property
+    def _record(self) -> list[dict[str, Any]]:
+        return [
+            {"path": str(delta.path.resolve()), "strength": delta.strength, "values": _changes_hash(delta)}
+            for delta in self
+        ]
 
     def warnings(self, weights: Weights | None = None) -> list[str]:
         """Sentences for the user about files that do not belong to the `gm.weights.Weights` under them, or may not."""
         return [warning for delta in self for warning in (*delta.warnings, *_base_warnings(delta, weights))]
 
-    def apply(self, parameters: dict[str, Parameter], amp_level: str | None = None) -> None:
+    def apply(
+        self,
+        parameters: dict[str, Parameter],
+        amp_level: str | None = None,
+        read: Callable[[str], np.ndarray] | None = None,
+    ) -> None:
         """Give the parameters {full name: parameter} their new values; see `apply_delta`."""
         for name in self.names():
             p = parameters[name]
             dtype = parameter_dtype(name, amp_level) if amp_level else p.dtype
-            value = self.changed(name, functools.partial(to_numpy, p))
+            own = functools.partial(to_numpy, p)
+            value = self.changed(name, own if read is None or p.dtype == ms.float32 else functools.partial(read, name))
             narrow = cast(value, numpy_name(dtype), f"{name} with the delta", "use --amp_level=O0")
             value = Tensor(narrow, dtype)
             p.set_dtype(dtype)
@@ -150,6 +172,7 @@ def apply_delta(
     deltas: Any,
     weights: Weights | None = None,
     amp_level: str | None = None,
+    read: Callable[[str], np.ndarray] | None = None,
 ) -> list[str]:
     """Put changes on a loaded model.
 
@@ -158,6 +181,9 @@ def apply_delta(
         deltas: a file, several with strengths as `parse_deltas` reads them, or `Deltas`.
         weights: the `gm.weights.Weights` that the target was loaded from, to compare with what the changes belong to.
         amp_level: its dtype is what changed parameters get, where `Weights.load` left some narrow; None keeps theirs.
+        read: function of a full name -> the values that a parameter was loaded from. Of a narrow parameter they are
+            what is changed, so that the result is rounded once: of changes below half of its spacing nothing would be
+            left on values that were rounded before. None: the parameters' own values, as they are.
 
     Returns a list of warnings, one sentence each: empty if all is well.
     Raises UserError if a file is damaged, or holds a name or shape that the model does not have, and then nothing was
@@ -166,7 +192,7 @@ def apply_delta(
     parameters = target if isinstance(target, dict) else _full_names(target)
     if not isinstance(deltas, Deltas):
         deltas = Deltas(deltas, unet_shapes(parameters))
-    deltas.apply(parameters, amp_level)
+    deltas.apply(parameters, amp_level, read)
     return deltas.warnings(weights)
 
 

@@ -80,7 +80,7 @@ class Delta:
         self.file = open_checkpoint(inside[0] if inside else path)
         self.path, self.strength, self.metadata = path, strength, self.file.metadata
         self._faults: list[str] = []
-        cleaned = {original_name(name): name for name in self.file.names()}
+        cleaned = self._cleaned()
         found, others, naming = find_changes(cleaned, known)
         self.warnings: list[str] = []
         if "PEFT" in naming:
@@ -99,6 +99,15 @@ class Delta:
             shown = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
             words.append(f"LoRA in {naming} naming, {len(self.low_rank)} layers, rank {shown}")
         self.description = " and ".join(words) + ("" if strength == 1 else f", strength {strength:g}")
+
+    def _cleaned(self) -> dict[str, str]:
+        """{name without what wrappers add to it: name in the file}."""
+        found: dict[str, str] = {}
+        for name in self.file.names():
+            first = found.setdefault(original_name(name), name)
+            if first != name:
+                self._fault(f"{first} and {name}: the same under two names")
+        return found
 
     def _read_settings(self, path: Path) -> None:
         """PEFT's settings in a file of their own, to where diffusers has them."""

@@ -241,11 +241,11 @@ def _vae(structure: Structure) -> list[tuple[str, str]]:
     if not levels:
         return []
     ours = VAE + "."
-    sampling = _ENCODER if structure.temporal else _FIRST_STAGE
-    pairs = [(ours + "quant_conv", sampling + "quant_conv")]
+    # The encoder that the picture goes through; first_stage_model's is training's.
+    pairs = [(ours + "quant_conv", _ENCODER + "quant_conv")]
     if not structure.temporal:
         pairs.append((ours + "post_quant_conv", _FIRST_STAGE + "post_quant_conv"))
-    for coder, theirs in (("encoder", sampling), ("decoder", _FIRST_STAGE)):
+    for coder, theirs in (("encoder", _ENCODER), ("decoder", _FIRST_STAGE)):
         decodes = coder == "decoder"
         resnet = _VAE_VIDEO_RESNET if decodes and structure.temporal else _VAE_RESNET
         side, here, there = "up" if decodes else "down", f"{ours}{coder}", f"{theirs}{coder}"

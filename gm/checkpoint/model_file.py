@@ -167,15 +167,12 @@ def _other_encoder(sources: dict[str, Source]) -> dict[str, Source]:
 
     Of the video VAE the second has no quant_conv behind it: its last convolution does what both do together.
     """
-    added = {}
-    for name, source in sources.items():
-        if name.startswith(_FIRST_STAGE + "encoder.") or name.startswith(_FIRST_STAGE + "quant_conv."):
-            added[_SAMPLING + name[len(_FIRST_STAGE) :]] = source
-        elif name.startswith(_SAMPLING + "encoder."):
-            added[_FIRST_STAGE + name[len(_SAMPLING) :]] = source
     last, quant = _SAMPLING + "encoder.conv_out.", _SAMPLING + "quant_conv."
+    frame_wise = any(name.startswith(_FIRST_STAGE + "post_quant_conv.") for name in sources)
+    same = (_SAMPLING + "encoder.", quant) if frame_wise else (_SAMPLING + "encoder.",)
+    added = {_FIRST_STAGE + name[len(_SAMPLING) :]: source for name, source in sources.items() if name.startswith(same)}
     behind = [name for name in (last + "weight", last + "bias", quant + "weight", quant + "bias") if name in sources]
-    if len(behind) == 4:
+    if len(behind) == 4 and not frame_wise:
         weight, bias, quant_weight, quant_bias = (sources[name].parts[0] for name in behind)
         added[_FIRST_STAGE + "encoder.conv_out.weight"] = Source((weight, quant_weight), THROUGH)
         added[_FIRST_STAGE + "encoder.conv_out.bias"] = Source((bias, quant_weight, quant_bias), THROUGH)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from gm.checkpoint.delta import Deltas, apply_delta, write_delta
 from gm.checkpoint.delta_file import parse_deltas
 from gm.checkpoint.lora import Names
 from gm.errors import UserError
+from gm.parts import Parts
 from tests.checkpoint.layouts import key_map, manifest, small
 from tests.checkpoint.test_formats import safetensors_bytes
+from tests.untrained import CONFIG, untrained  # noqa: F401
 
 UNET = "model.diffusion_model."
 # (in the original, in diffusers): a spatial, a temporal attention, a projection's output, a convolution.
@@ -230,6 +233,25 @@ def test_several_with_strengths_add_up_in_any_order(tmp_path, halves):
     assert [item["strength"] for item in record] == [1.0, -2.0, 0.5] and record[2]["path"] == str(a.resolve())
 
 
+def test_the_record_knows_a_file_by_its_changes_not_by_its_name(tmp_path, halves):
+    """Such as one that another step's was moved over, with the time that it had, or another alpha beside it."""
+    path, layers = tmp_path / "adapter_model.safetensors", ATTENTIONS[:1]
+    settings = tmp_path / "adapter_config.json"
+
+    def record(scale=1.0, alpha=4):
+        write(path, {layer: (scale * down, up) for layer, (down, up) in halves.items()}, peft, layers)
+        settings.write_text(json.dumps({"r": RANK, "lora_alpha": alpha}))
+        for file in (path, settings):
+            os.utime(file, (1, 1))
+        (told,) = Deltas(path, SHAPES).record()
+        return told
+
+    first = record()
+    assert first["path"] == str(path) and first["strength"] == 1 and first == record()
+    others = [record(2.0), record(alpha=8)]
+    assert len({told["values"] for told in (first, *others)}) == 3
+
+
 def test_half_of_a_trained_tensor_lies_half_way(tmp_path):
     name = ATTENTIONS[0] + ".weight"
     write_delta(tmp_path / "d.safetensors", {name: np.full(SHAPES[name], 2.5, np.float32)}, {})
@@ -276,6 +298,10 @@ def test_files_that_contradict_themselves(tmp_path, halves):
     other = diffusers(layer)
     more = {other[0] + other[1]: halves[layer][0], other[0] + other[2]: halves[layer][1]}
     assert "two changes of one layer" in refusal(write(path, halves, ours, [layer], more=more))
+    wrapped = {f"module.{name}{end}": half for end, half in zip((down, up), halves[layer])}
+    assert "the same under two names" in refusal(write(path, halves, ours, [layer], more=wrapped))
+    save_file({name + ".weight": weight, f"_orig_mod.{name}.weight": 2 * weight}, path)
+    assert "the same under two names" in refusal(path)
     save_file({name + down: halves[layer][0]}, path)
     assert "down or up" in refusal(path)
     save_file({name + ".alpha": np.ones((), np.float32)}, path)
@@ -339,6 +365,22 @@ def test_what_float16_cannot_hold_is_told(tmp_path):
     model = {name: Parameter(Tensor(np.zeros(SHAPES[name]), ms.float16), name=name)}
     with pytest.raises(UserError, match="beyond the largest float16 number 65504: use --amp_level=O0"):
         apply_delta(model, tmp_path / "d.safetensors")
+
+
+def test_a_change_below_the_spacing_of_float16_is_not_rounded_away(tmp_path, untrained):  # noqa: F811
+    """The sum is rounded once. Put on weights that were rounded before, every change of less than half a spacing, and
+    so the whole LoRA, would be gone; rounded once, their mean is still there."""
+    name = f"{UNET}middle_block.1.proj_in.weight"
+    weight, change = load_file(untrained)[name], np.float32(3e-6)  # the spacing between 0.03 and 0.06 is 3e-5
+    layer = name[: -len(".weight")]
+    down, up = np.full((1, weight.shape[1]), change), np.ones((len(weight), 1), np.float32)
+    save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, tmp_path / "x.safetensors")
+    half = Parts(CONFIG, untrained, tmp_path / "x.safetensors", amp_level="O2").denoiser
+    found = next(p for p in half.get_parameters() if p.name == name).asnumpy()
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, (weight.astype(np.float64) + change).astype(np.float16))
+    mean = (found.astype(np.float64) - weight.astype(np.float16)).mean()
+    assert 0.5 * change < mean < 1.5 * change
 
 
 def test_a_foreign_file_is_a_warning(tmp_path, halves):

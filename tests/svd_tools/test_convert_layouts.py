@@ -18,8 +18,9 @@ from gm.checkpoint.rules import unused_reason
 from gm.errors import UserError
 from gm.model import expected_parameters, load_model_config
 from gm.weights import Weights
-from tests.checkpoint.layouts import ROOT, key_map, manifest, original, to_diffusers, write_folder
-from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, write  # noqa: F401
+from svd_tools.convert import main as convert_main
+from tests.checkpoint.layouts import ROOT, key_map, manifest, original, small, to_diffusers, write_folder
+from tests.checkpoint.test_lora import LAYERS, SHAPES, changed, diffusers, halves, kohya, ours, peft, write  # noqa: F401
 from tests.untrained import CONFIG
 
 UNET = "model.diffusion_model."
@@ -93,6 +94,25 @@ def test_original_to_diffusers_and_back(svd, arrays, expected, tmp_path, capsys)
     assert set(back) == set(expected)
 
 
+def test_a_folder_with_the_frame_wise_decoder_encodes_as_the_model_does(arrays, tmp_path):
+    """The picture goes through the conditioner's encoder; first_stage_model's is training's, and may be another one."""
+    random, first = np.random.default_rng(5), manifest("manifest_image_decoder")
+    kept = {name: array for name, array in arrays.items() if not name.startswith("first_stage_model.")}
+    model = {**kept, **{name: random.standard_normal(small(shape), np.float32) for name, shape in first.items()}}
+    save_file(model, tmp_path / "frames.safetensors")
+    expected = {name: array.shape for name, array in model.items() if unused_reason(name) is None}
+    folder = convert(tmp_path / "frames.safetensors", expected, tmp_path / "theirs", to="diffusers")
+    back = load_file(convert(folder, expected, tmp_path / "back"))
+    assert set(back) == set(expected)
+    trained = (TWIN, "first_stage_model.quant_conv.")
+    wanted = {name: array for name, array in model.items() if name in expected and not name.startswith(trained)}
+    assert_equal({name: back[name] for name in wanted}, wanted)
+    for name in back:
+        if name.startswith(trained):
+            sampling = "conditioner.embedders.3.encoder." + name[len("first_stage_model.") :]
+            assert back[name].tobytes() == back[sampling].tobytes()
+
+
 def test_a_unet_alone_stays_alone_and_with_a_base_does_not(svd, arrays, expected, tmp_path, capsys):
     trained = {name: -array for name, array in arrays.items() if name.startswith(UNET)}
     theirs = to_diffusers(trained)["unet"]
@@ -124,6 +144,13 @@ def test_a_lora_in_every_layout(halves, tmp_path, to, naming):  # noqa: F811
     assert any(name.startswith(starts[to]) for name in tensors)
     (delta,) = Deltas(output, SHAPES)
     assert all(change.scale == 0.5 for change in delta.low_rank.values())
+
+
+def test_a_lora_that_does_not_say_how_strong_it_is(halves, tmp_path, capsys):  # noqa: F811
+    """What is written says it then, and nobody can see any more that it was a guess."""
+    source = write(tmp_path / "adapter_model.safetensors", halves, peft)
+    convert(source, SHAPES, tmp_path / "out", to="original")
+    assert "adapter_config.json is not beside it" in capsys.readouterr().err
 
 
 def test_outputs_that_are_there_and_options_that_contradict(svd, expected, tmp_path):
@@ -196,9 +223,22 @@ def test_a_folder_of_another_model_is_not_loaded(tmp_path, untrained):
     folder = convert(untrained, expected_parameters(CONFIG), tmp_path / "out", **more)
     Weights(config, folder)
     path = folder / "unet/config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": [2, 2]}))
+    right = path.read_text()
+    path.write_text(json.dumps({**json.loads(right), "num_attention_heads": [2, 2]}))
     with pytest.raises(UserError, match=r"unet/config.json: num_attention_heads is \[2, 2\]"):
         Weights(config, folder)
+    path.write_text(right)
+    save_file({f"{UNET}out.2.bias": np.zeros(4, np.float32)}, tmp_path / "part.safetensors")
+    Weights(config, tmp_path / "part.safetensors", folder)
+    path = folder / "image_encoder/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_act": "quick_gelu"}))
+    arguments = [f"--config={CONFIG}", f"--out_dir={tmp_path}", f"--pt_weights_file={tmp_path / 'part.safetensors'}"]
+    for read in (
+        lambda: Weights(config, tmp_path / "part.safetensors", folder),
+        lambda: convert_main([*arguments, f"--base={folder}"]),
+    ):
+        with pytest.raises(UserError, match="image_encoder/config.json: hidden_act is quick_gelu"):
+            read()
 
 
 @pytest.mark.slow
