@@ -63,6 +63,9 @@ def _overrides(rest: Sequence[str]) -> list[str]:
                 raise UserError(f"{option} needs a value: {option}=value; see --help")
             option = f"{option}={rest.pop(0)}"
         found.append(option[2:])
+    from gm.config import require_utf_8  # brings what --help does not wait for
+
+    require_utf_8(found)
     return found
 
 

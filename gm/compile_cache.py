@@ -29,7 +29,7 @@ from pathlib import Path
 from gm import places, trust
 from gm.console import say
 from gm.errors import UserError, run_cli
-from gm.files import temporary_folder
+from gm.files import PATH, temporary_folder
 
 _ENABLE, _PATH = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 _DECIDING = ("MS_", "SVD_FORMS")  # beginnings of the environment's names that change what is compiled
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(description="The compiled networks that are kept for later runs.")
-    parser.add_argument("--folder", type=Path, help="by default where they are kept without being asked for")
+    parser.add_argument("--folder", type=PATH, help="by default where they are kept without being asked for")
     parser.add_argument("--clear", action="store_true", help="remove them all")
     options = parser.parse_args(argv)
     folder = options.folder or default_folder()

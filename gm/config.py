@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +68,18 @@ def read_values(
 
 def _container(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=False)
+
+
+def require_utf_8(options: Iterable[str]) -> None:
+    """UserError for what a run's settings.yaml cannot hold; to be said before there is a run."""
+    for option in options:
+        try:
+            option.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{option!r}: a name that is not UTF-8 cannot be in the settings of a run: rename it, or give a link "
+                "to it (ln -s)"
+            ) from error
 
 
 def to_yaml(settings: Any) -> str:

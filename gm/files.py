@@ -16,6 +16,19 @@ from pathlib import Path
 from gm import interrupts
 from gm.errors import UserError
 
+
+class _PathOption:
+    """Text to Path. (jsonargparse reads what is for `Path` itself as YAML, in which a name that is not UTF-8 cannot
+    be.)"""
+
+    def __call__(self, text: str) -> Path:
+        return Path(text)
+
+    def __repr__(self) -> str:  # in the help
+        return "path"
+
+
+PATH = _PathOption()  # the type of a command line's option that is a path
 _PREFIX = ".tmp-svd-"  # of the folders that things are made in
 _searched = set()  # folders in which this process has looked for leftovers
 

@@ -17,7 +17,6 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -30,6 +29,7 @@ from gm.data.rows import by_file
 from gm.data.spread import spread
 from gm.data.table import listing
 from gm.errors import UserError, run_cli
+from gm.files import PATH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +119,7 @@ def summary(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("labels", type=Path, help="the CSV file")
+    parser.add_argument("labels", type=PATH, help="the CSV file")
     parser.add_argument("--data_dir", default=".", help="the folder that the paths start from, as in train.py")
     parser.add_argument("--frames", type=int, default=14, help="frames of a sample")
     parser.add_argument("--step", type=int, default=1, help="distance between them, in frames of the video")
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scheduler", help="address of a Dask scheduler whose workers decode instead, such as tcp://HEAD:8786"
     )
-    parser.add_argument("--picture", type=Path, help="write histograms to this PNG (needs requirements-data.txt)")
+    parser.add_argument("--picture", type=PATH, help="write histograms to this PNG (needs requirements-data.txt)")
     options = parser.parse_args(argv)
     for name in ("frames", "step", "height", "width", "batch_size", "workers"):
         if getattr(options, name) < 1:

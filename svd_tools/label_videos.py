@@ -30,8 +30,9 @@ from gm.data.scenes import cut_detector
 from gm.data.search import find_clips
 from gm.data.spread import spread
 from gm.data.table import write_row, write_rows
+from gm.data.video_pictures import is_hdr
 from gm.errors import UserError, run_cli
-from gm.files import count_suffixes, refuse_folder
+from gm.files import PATH, count_suffixes, refuse_folder
 from gm.locks import held
 
 
@@ -112,6 +113,8 @@ def _label_videos(
     for path in [path for path, rows in done.items() if _outdated(folder / path, rows, when[path], frames_fps)]:
         say(f"measured anew: {folder / path}: it or its frame rate has changed since it was listed")
         del done[path]
+    if hdr == "refuse":  # which an earlier run may not have asked for
+        done = {path: rows for path, rows in done.items() if not is_hdr(folder / path)}
     write_rows(partial, columns, chain.from_iterable(done.values()))
     todo = [path for path in videos if path not in done]
     failures = list(found.unreadable)
@@ -189,12 +192,12 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "videos_dir",
-        type=Path,
+        type=PATH,
         help="folder with the videos; folders in it, and linked ones, are "
         "searched too. A folder of pictures without videos or folders in it is a clip, its frames in "
         "the order of the numbers in their names",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the CSV file to write; paths in it are relative")
+    parser.add_argument("--output", type=PATH, required=True, help="the CSV file to write; paths in it are relative")
     parser.add_argument("--workers", type=int, default=2, help="videos measured at the same time")
     parser.add_argument(
         "--scheduler",
@@ -206,7 +209,8 @@ def _parser() -> ArgumentParser:
         "--hdr",
         default="map",
         choices=["map", "refuse"],
-        help="videos of high dynamic range: bring them down to SDR, as training will, or leave them out of the list",
+        help="videos of high dynamic range: bring them down to SDR, as training will, or leave them out of the list, "
+        "with --resume also those that it has already",
     )
     parser.add_argument(
         "--split_scenes",
@@ -221,7 +225,7 @@ def _parser() -> ArgumentParser:
         help="fit the motion buckets to these videos: 127 is their "
         "median motion, 254 the most; the scale is kept beside the CSV, see gm/data/calibration.py",
     )
-    parser.add_argument("--calibration", type=Path, help="such a file of another list, to use its scale")
+    parser.add_argument("--calibration", type=PATH, help="such a file of another list, to use its scale")
     parser.add_argument(
         "--resume",
         action="store_true",

@@ -34,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     from gm import ops
-    from gm.config import load
+    from gm.config import load, require_utf_8
     from gm.pretraining.recipe import pretrain
     from gm.pretraining.settings import Recipe
     from gm.pretraining.stage import Stopped
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    require_utf_8([options.config, options.output_dir])
     recipe = load(Recipe, options.config)
     ops.set_device()
     try:

@@ -34,7 +34,7 @@ from gm.data.sized_clips import SizedClips
 from gm.data.spread import spread
 from gm.data.videos import contact_sheet, write_video
 from gm.errors import UserError, run_cli
-from gm.files import atomic_path
+from gm.files import PATH, atomic_path
 from gm.training.data import open_data
 from gm.training.settings import Train, load_settings, size_name
 
@@ -176,15 +176,15 @@ def write_page(header: str, samples: Sequence[Mapping[str, Any]], data_dir: Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("labels", type=Path, help="the CSV file with the list of clips")
-    parser.add_argument("--data_dir", type=Path, help="folder that the paths in it start from; default: the CSV's own")
-    parser.add_argument("--output", type=Path, help="PNG file to write: a row of frames for each sample")
-    parser.add_argument("--html", type=Path, help="HTML file to write: the samples as looping videos, all in one file")
+    parser.add_argument("labels", type=PATH, help="the CSV file with the list of clips")
+    parser.add_argument("--data_dir", type=PATH, help="folder that the paths in it start from; default: the CSV's own")
+    parser.add_argument("--output", type=PATH, help="PNG file to write: a row of frames for each sample")
+    parser.add_argument("--html", type=PATH, help="HTML file to write: the samples as looping videos, all in one file")
     parser.add_argument("--count", type=int, default=8, help="samples to show")
     parser.add_argument("--draw", type=int, default=0, help="another number shows other samples of the same training")
     parser.add_argument(
         "--settings",
-        type=Path,
+        type=PATH,
         default=places.CONFIGS / "svd_train.yaml",
         help="YAML file with the options of train.py, such as settings.yaml in a run's folder; the "
         "options below change them",

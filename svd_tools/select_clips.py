@@ -28,7 +28,7 @@ from gm.data.calibration import beside, of_list
 from gm.data.metadata import REQUIRED
 from gm.data.table import read_table, write_rows
 from gm.errors import UserError, run_cli
-from gm.files import refuse_folder
+from gm.files import PATH, refuse_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,8 +126,8 @@ def select(chosen: Selection, options: Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("labels", type=Path, help="the CSV file to choose from")
-    parser.add_argument("--output", type=Path, required=True, help="the CSV file to write, for train.py")
+    parser.add_argument("labels", type=PATH, help="the CSV file to choose from")
+    parser.add_argument("--output", type=PATH, required=True, help="the CSV file to write, for train.py")
     parser.add_argument(
         "--where",
         help="keep the rows for which this holds, an expression of pandas over the columns, "

@@ -183,6 +183,11 @@ class Run:
             self._held = next(((found, frame) for found, frame in self._frames if found == number), (None, None))
         return self._held[1]
 
+    @property
+    def has_skipped(self) -> bool:
+        """Whether pictures were left out that nobody had asked for."""
+        return bool(self._skipped)
+
     def can_give(self, number: int) -> bool:
         """Whether the frame of that number has not gone by."""
         return number >= self.next or number == self._held[0]

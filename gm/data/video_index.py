@@ -61,7 +61,7 @@ class Index:
     it is stored, None if it cannot be decoded; decoded: whether the file was decoded for it; damaged: the first frame
     that cannot be decoded, None if there is none, or if that is not known; matrix: how the first frame, and with it the
     whole video, is turned upright, as `display_matrix` gives it; lossy: pictures are missing in the stream,
-    so that what a decoder shows depends on all that it was given before."""
+    so that what a decoder shows depends on all that it was given before; pixel: `pixel_shape` at the first frame."""
 
     shown: list[int]
     times: list[float]
@@ -72,6 +72,7 @@ class Index:
     damaged: int | None = None
     matrix: list[int] | None = None
     lossy: bool = False
+    pixel: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.shown)
@@ -117,7 +118,8 @@ def make_index(decoder: Decoder) -> Index:
         first = run.frame(0)
         if first is not None:
             decoder.run = run
-            return replace(index, size=(first.height, first.width), matrix=display_matrix(first))
+            size, matrix = (first.height, first.width), display_matrix(first)
+            return replace(index, size=size, matrix=matrix, pixel=pixel_shape(decoder))
     return index_by_decoding(decoder, seen)
 
 
@@ -201,7 +203,7 @@ def index_by_decoding(decoder: Decoder, seen: list[_Seen] | None = None) -> Inde
     shown: list[int] = []
     keys: dict[int, int] = {}
     damaged: int | None = None
-    first: tuple[tuple[int, int], list[int] | None] | None = None
+    first: tuple[tuple[int, int], list[int] | None, list[int]] | None = None
     for _, frames, failed in decoder.decode(enumerate(decoder.packets())):
         if failed and shown and damaged is None:  # before the first picture: the beginning of a recording
             damaged = len(shown)
@@ -209,7 +211,7 @@ def index_by_decoding(decoder: Decoder, seen: list[_Seen] | None = None) -> Inde
             if frame.is_corrupt and damaged is None:
                 damaged = len(shown)
             if first is None:
-                first = (frame.height, frame.width), display_matrix(frame)
+                first = (frame.height, frame.width), display_matrix(frame), pixel_shape(decoder)
             packet = cast(int, frame.pts)  # its number, by `decode`
             if frame.key_frame:
                 keys[packet] = len(shown)
@@ -228,8 +230,15 @@ def index_by_decoding(decoder: Decoder, seen: list[_Seen] | None = None) -> Inde
     elif _are_decoding_times(seen):
         stamps = sorted(known)
     times, fps = _times(stamps, seen[shown[-1]].duration, decoder.stream) if shown else ([], 0.0)
-    size, matrix = first or (None, None)
-    return Index(shown, times, starts, fps, size, True, damaged, matrix, lossy)
+    size, matrix, pixel = first or (None, None, None)
+    return Index(shown, times, starts, fps, size, True, damaged, matrix, lossy, pixel)
+
+
+def pixel_shape(decoder: Decoder) -> list[int]:
+    """[width, height] of a pixel as the stream of a `gm.data.video_decoder.Decoder` states it where it is decoded now;
+    [1, 1] where it states none. A container's word counts for more, and is not looked at here."""
+    ratio = decoder.stream.codec_context.sample_aspect_ratio or 1
+    return [ratio.numerator, ratio.denominator]
 
 
 def display_matrix(frame: av.VideoFrame) -> list[int] | None:

@@ -25,7 +25,7 @@ from gm.files import atomic_path
 if TYPE_CHECKING:
     from gm.data.video_decoder import Decoder
 
-FORMAT = 2
+FORMAT = 3
 _log = logging.getLogger(__name__)
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from gm.data import tone_map, ycbcr
-from gm.data.video_file import ERRORS
+from gm.data.video_file import ERRORS, open_container
 from gm.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _WEIGHTS = {
     "bt2020": (0.2627, 0.0593),
 }
 _RGB, _UNKNOWN = 0, (2, 3)
-_FULL_RANGE = 2
+_NARROW_RANGE, _FULL_RANGE = 1, 2
 _BT2020_PRIMARIES = 9
 _FLAGS = "bicubic+accurate_rnd+full_chroma_int"
 _QUICK = ("yuv420p", "yuvj420p")  # what nearly all videos are
@@ -73,7 +73,8 @@ class Pictures:
     def rgb(self, frame: av.VideoFrame, target: np.ndarray) -> None:
         """Put an av.VideoFrame into the array `target`, uint8 (h, w, 3) of its `size`. UserError if it has no colours
         that are known."""
-        transfer = self._context.color_trc if self._context.color_trc in _HDR else None
+        stated, primaries = self._stated(frame, "color_trc"), self._stated(frame, "color_primaries")
+        transfer, frame = stated if stated in _HDR else None, _well_named(frame)
         if transfer is not None:
             self._say(_HDR[transfer])
         try:
@@ -89,8 +90,14 @@ class Pictures:
         if transfer is None:
             cv2.merge([red, green, blue], target)
             return
-        wide = self._context.color_primaries in (_BT2020_PRIMARIES, *_UNKNOWN)
+        wide = primaries in (_BT2020_PRIMARIES, *_UNKNOWN)
         target[:] = tone_map.to_sdr(cv2.merge([red, green, blue]), transfer, wide)
+
+    def _stated(self, frame: av.VideoFrame, name: str) -> int:
+        """What a frame says of its colours: another one where two streams were joined. The stream's own word, of its
+        first picture, where this PyAV does not know the frame's."""
+        found = getattr(frame, name, None)
+        return int(getattr(self._context, name) if found is None else found)
 
     def _quickly(self, frame: av.VideoFrame, numbers: np.ndarray, target: np.ndarray) -> None:
         """The kinds of pictures that nearly all videos have, in a fifth of the time of ffmpeg's way."""
@@ -172,6 +179,19 @@ class Pictures:
         return _MATRICES[number]
 
 
+def is_hdr(path: str | Path) -> bool:
+    """Whether a video states at its beginning that it is of high dynamic range; False for what is none, or cannot be
+    opened."""
+    if not Path(path).is_file():
+        return False
+    try:
+        container, stream = open_container(path)
+    except UserError:
+        return False
+    with container:
+        return stream.codec_context.color_trc in _HDR
+
+
 def filter_graph(frame: av.VideoFrame, filters: Sequence[tuple[str, str | None]]) -> av.filter.Graph:
     """An av.filter.Graph of [(name, argument or None)] for pictures such as the av.VideoFrame `frame`."""
     source = {
@@ -216,6 +236,19 @@ def _warn_once(path: str | Path, kind: str) -> None:
 def _is_full_range(frame: av.VideoFrame) -> bool:
     name = frame.format.name
     return frame.color_range == _FULL_RANGE or name.startswith(("yuvj", "gray", "ya8", "pal8")) or frame.format.is_rgb
+
+
+def _well_named(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same picture under the name of its kind: a decoder keeps that of the full range, such as yuvj420p, where the
+    next part of a joined stream has the narrow one, and ffmpeg's filters go by the name."""
+    name = frame.format.name
+    if not name.startswith("yuvj") or frame.color_range != _NARROW_RANGE:
+        return frame
+    copy = av.VideoFrame(frame.width, frame.height, name.replace("yuvj", "yuv"))
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(frame.planes, copy.planes):
+        _plane(target, np.uint8)[:] = _plane(source, np.uint8)
+    return copy
 
 
 def _signs(matrix: Sequence[int] | None) -> tuple[int, int, bool]:

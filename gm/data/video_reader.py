@@ -18,7 +18,7 @@ import numpy as np
 from gm.data.video_crop import container_crop
 from gm.data.video_decoder import Decoder, Run
 from gm.data.video_file import SUFFIXES, checked_path, is_cut_off
-from gm.data.video_index import display_matrix, index_by_decoding
+from gm.data.video_index import display_matrix, index_by_decoding, pixel_shape
 from gm.data.video_index_store import stored_index
 from gm.data.video_pictures import Pictures, whole_picture
 from gm.errors import UserError
@@ -205,6 +205,13 @@ class VideoFile(VideoReader):
                 )
             if display_matrix(frame) not in (None, self._index.matrix):
                 raise UserError(f"{self.path}: frame {number} is turned otherwise than the first one; cut it there")
+            now, first = pixel_shape(self._decoder), self._index.pixel  # now: it may know of the next frames already
+            if now != first:
+                (width, height), (first_width, first_height) = now, first or (1, 1)
+                raise UserError(
+                    f"{self.path}: frame {number} has pixels of the shape {width}:{height}, the first one "
+                    f"{first_width}:{first_height}; cut it there, or re-encode it"
+                )
             yield number, frame
 
     def _frame(self, number: int, wanted: list[int]) -> av.VideoFrame | None:
@@ -215,6 +222,11 @@ class VideoFile(VideoReader):
             self._run = run = Run(self._decoder, self._index, start)
             run.want(wanted)
         frame = run.frame(number)
+        if (
+            frame is None and run.has_skipped
+        ):  # where a stream changes, a decoder may drop what it holds back: then more
+            self._run = run = Run(self._decoder, self._index, start)
+            frame = run.frame(number)
         if frame is None:
             self._run = None
         return frame

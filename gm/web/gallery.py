@@ -9,7 +9,7 @@ import streamlit as st
 
 from gm.checkpoint.published import VERSIONS
 from gm.web import state, words
-from gm.web.gallery_files import camera_of, items, settings_of, version_of
+from gm.web.gallery_files import camera_of, items, settings_of, unlike, version_of
 from gm.web.results import downloads
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ def _card(item: Item) -> None:
     st.markdown(f"**{item.name.replace('_', ' ')}**  \n:small[:gray[{when}]]")
     version = version_of(item.record)
     known = version if version in VERSIONS else None
+    settings = state.server()[0]
+    model = settings.model(known, camera_of(item.record)) if known and settings.missing(known) is None else None
+    left = unlike(item, model)
     st.button(
         "Use these settings again",
         key=f"again {item.name}",
@@ -70,6 +73,7 @@ def _card(item: Item) -> None:
         width="stretch",
         on_click=state.use,
         args=(item.files["image"], settings_of(item.record), known, item.files.get("end")),
+        kwargs={"note": f"Not as it was in {item.name}: {'; '.join(left)}." if left else None},
     )
     with st.expander("Settings and files"):
         _said(item)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gm.web.settings import CHOICES, FIELDS, OWN_CAMERA, TEXTS, cameras, limited
+from gm.checkpoint.published import VERSIONS
+from gm.errors import UserError
+from gm.options import ModelSettings, Options, VideoSettings
+from gm.settings import Decides, about
+from gm.web.settings import (
+    CHOICES,
+    FIELDS,
+    LARGEST_SIDE,
+    OWN_CAMERA,
+    TEXTS,
+    cameras,
+    config_of,
+    defaults,
+    limited,
+    video_settings,
+)  # fmt: skip
 
 _LARGEST = 1_000_000  # bytes of a JSON file
+_SHOWN = 60  # characters of a value
+_DECIDING = [
+    field.name
+    for kind in (ModelSettings, Options, VideoSettings)
+    for field in fields(kind)
+    if Decides.RESULT in about(field).decides
+]
 
 
 class Item(NamedTuple):
@@ -60,11 +83,56 @@ def settings_of(record: dict[str, Any]) -> dict[str, Any]:
     found = {"num_videos": 1, "camera": camera_of(record), "loop": record.get("loop") is True}
     for name in (*FIELDS, "height", "width"):
         value = record.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+            continue
+        if name in FIELDS:
             found[name] = limited(name, value)
+        elif 0 < value <= LARGEST_SIDE:  # a control that is given more than it takes falls back to the least
+            found[name] = int(value)
     found.update({name: record[name] for name, (_, known) in CHOICES.items() if record.get(name) in known})
     found.update({name: record[name] for name in TEXTS if isinstance(record.get(name), str)})
     return found
+
+
+def unlike(item: Item, model: ModelSettings | None) -> list[str]:
+    """What decided a result and is another here when its settings are used again, each in words: the page has not every
+    setting of the command line, and not every value. model: `gm.options.ModelSettings` that it would be made with, None
+    where that cannot be told."""
+    record, values = item.record, settings_of(item.record)
+    version = version_of(record)
+    if version not in VERSIONS:
+        return [f"model {version}"]
+    end = str(item.files["end"]) if "end" in item.files else None
+    try:
+        video = video_settings(version, {**defaults(version), **values}, item.files["json"].parent, end)
+        options = config_of(version).sampling.options(**video.sampling)
+    except UserError as error:
+        return [str(error)]
+    here: dict[str, Any] = {
+        **vars(options),
+        **vars(video),
+        "output_fps": options.fps,
+        "end_image": record.get("end_image") if end else None,
+    }
+    if model is not None:
+        here.update(vars(model), delta=record.get("delta") if values["camera"] != OWN_CAMERA else None)
+    return [
+        f"{name} {_short(record[name])} (here {_short(here[name])})"
+        for name in _DECIDING
+        if name in record and name in here and not _same(record[name], here[name])
+    ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same; texts may be two ways to the same file."""
+    return (
+        one == other or isinstance(one, str) and isinstance(other, str) and Path(one).resolve() == Path(other).resolve()
+    )
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _SHOWN else f"…{text[-_SHOWN:]}"
 
 
 def camera_of(record: dict[str, Any]) -> str:

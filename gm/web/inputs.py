@@ -27,7 +27,7 @@ from gm.web.settings import (
     preset,
     video_settings,
 )  # fmt: skip
-from gm.web.state import running, server
+from gm.web.state import running, server, submit
 
 if TYPE_CHECKING:
     from gm.picture import Picture
@@ -47,8 +47,8 @@ def show() -> Asked:
     model = _model()
     picture = pictures.show()
     _settings()
-    _longer()
     try:
+        _longer()
         end = pictures.end_of(picture)
         video = video_settings(state.version, _values(), server()[0].output_dir, state.end and str(state.end))
     except UserError as error:
@@ -94,8 +94,7 @@ def _model() -> ModelSettings | None:
         "Load model", disabled=loaded or running() is not None, width="stretch", help="Load it now; Sample does it too"
     ):
         video = VideoSettings({}, output_dir=settings.output_dir)
-        state.ticket = queue.submit(Load(model, video, (state.height, state.width)))
-        st.rerun()
+        submit(Load(model, video, (state.height, state.width)))
     columns[1].caption(_memory(model, loaded))
     return model
 
@@ -121,7 +120,7 @@ def _memory(model: ModelSettings, loaded: bool) -> str:
 
 
 def _new_version() -> None:
-    st.session_state.update(defaults(st.session_state.version), preset="The model's own", camera=OWN_CAMERA)
+    st.session_state.update(defaults(st.session_state.version), preset="The model's own", camera=OWN_CAMERA, note=None)
 
 
 def _number(name: str, where: Any = st, disabled: bool = False) -> None:
@@ -134,7 +133,7 @@ def _number(name: str, where: Any = st, disabled: bool = False) -> None:
         key=name,
         step=field.step,
         help=help_of(name),
-        format="%d" if kind is int else "%.2f",
+        format="%d" if kind is int else "%g",  # all digits of what counts
         disabled=disabled,
     )
 

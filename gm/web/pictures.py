@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,13 @@ from gm.options import VideoSettings
 from gm.picture import CENTRE, Picture, plan
 from gm.sizes import choose_size, size_multiple
 from gm.web.look import paste
-from gm.web.settings import config_of, help_of
-from gm.web.state import DEMO, server
+from gm.web.settings import LARGEST_SIDE, config_of, help_of
+from gm.web.state import DEMO, server, stamp
 
 if TYPE_CHECKING:
     import numpy as np
 
-LARGEST_SIDE = 2048  # pixels: four times the area that SVD was trained at, and more
+_decoding = threading.Lock()  # one at a time: a picture may take 2 GB while it is read
 
 
 def show() -> Picture | None:
@@ -32,8 +33,12 @@ def show() -> Picture | None:
         help=help_of("image"),
     )
     paste()
-    if _take(sent, "picture", DEMO):
-        state.crop = 50
+    unkept = None
+    try:
+        if _take(sent, "picture", DEMO):
+            state.update(crop=50, note=None)
+    except UserError as error:
+        unkept = str(error)
     preview = st.container()
     multiple = size_multiple(config_of(state.version).model)
     columns = st.columns(3, vertical_alignment="bottom")
@@ -45,8 +50,11 @@ def show() -> Picture | None:
         width="stretch",
         help="Width and height of the picture's own shape, as the command line takes them without --height and --width",
     )
+    if unkept:
+        preview.error(f"This picture cannot be used: {unkept}")
+        return None
     try:
-        height, width = size_of(state.picture)
+        height, width = size_of(state.picture, stamp(state.picture))
         across, down = width * state.height - height * state.width, 0
         across, down = max(0, across), max(0, -across)
         if across or down:
@@ -59,7 +67,7 @@ def show() -> Picture | None:
                 help="Which part of the picture is kept where its shape is another",
             )
         crop = (state.crop / 100 if across else 0.5, state.crop / 100 if down else 0.5)
-        picture = fitted(state.version, state.picture, state.height, state.width, crop)
+        picture = fitted(state.version, state.picture, stamp(state.picture), state.height, state.width, crop)
     except UserError as error:
         preview.error(_without_path(error, state.picture, "This picture"))
         return None
@@ -69,11 +77,13 @@ def show() -> Picture | None:
         else f"The demo picture, as the model gets it: {picture.change}"
     )
     preview.image(picture.image, caption, width=min(2 * state.width, 320), output_format="PNG")
+    if state.note:
+        preview.info(state.note)
     return picture
 
 
 def show_end() -> None:
-    """Upload of the picture that the video ends with."""
+    """Upload of the picture that the video ends with. UserError where it cannot be kept."""
     state = st.session_state
     sent = st.file_uploader(
         "End picture",
@@ -81,7 +91,10 @@ def show_end() -> None:
         help=help_of("end_image"),
         key=f"end_{state.get('uploader', 0)}",
     )
-    _take(sent, "end", None)
+    try:
+        _take(sent, "end", None)
+    except UserError as error:
+        raise UserError(f"The end picture cannot be used: {error}") from error
     if state.end is not None and state.end != state.end_upload:  # of an earlier result
         st.image(str(state.end), "The end picture of that result", width=160)
         st.button("Without it", on_click=state.update, kwargs={"end": None})
@@ -93,22 +106,22 @@ def end_of(picture: Picture | None) -> np.ndarray | None:
     if state.end is None:
         return picture.image if picture and state.loop else None
     try:
-        return fitted(state.version, state.end, state.height, state.width, CENTRE).image
+        return fitted(state.version, state.end, stamp(state.end), state.height, state.width, CENTRE).image
     except UserError as error:
         raise UserError(_without_path(error, state.end, "The end picture")) from error
 
 
 def _take(sent: Any, name: str, without: Path | None) -> bool:
     """Keep what was uploaded as the session's `name`, "picture" or "end", and forget the one before; `without`: what
-    there is once it was taken away. True for a new one."""
+    there is once it was taken away. True for a new one; UserError where it cannot be kept."""
     state, uploads = st.session_state, server()[2]
     number, before = None if sent is None else sent.file_id, state[f"{name}_upload"]
     if number == state[f"{name}_sent"]:
         return False
-    state[f"{name}_sent"] = number
+    now = None if sent is None else uploads.add(sent.getbuffer())  # UserError: it is tried again with the next change
+    state[f"{name}_sent"], state[f"{name}_upload"] = number, now
     if before is not None:
         uploads.remove(before)
-    now = state[f"{name}_upload"] = None if sent is None else uploads.add(sent.getbuffer())
     if now is not None:
         state[name] = now
     elif state[name] == before:
@@ -117,24 +130,33 @@ def _take(sent: Any, name: str, without: Path | None) -> bool:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def size_of(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture's file."""
-    return image_size(path)
+def size_of(path: Path, stamp: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a picture's file. stamp: its `gm.web.state.stamp`."""
+    with _decoding:
+        return image_size(path)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def fitted(version: str, path: Path, height: int, width: int, crop: tuple[float, float]) -> Picture:
-    """The `Picture` of a file for a version: what the model gets."""
+def fitted(
+    version: str, path: Path, stamp: tuple[int, int], height: int, width: int, crop: tuple[float, float]
+) -> Picture:
+    """The `Picture` of a file for a version: what the model gets. stamp: the file's `gm.web.state.stamp`."""
     settings = VideoSettings({}, height=height, width=width, output_dir=server()[0].output_dir)
-    return plan(config_of(version), settings, path, crop)
+    with _decoding:
+        return plan(config_of(version), settings, path, crop)
 
 
 def _own_shape() -> None:
     state = st.session_state
     try:
-        state.height, state.width = choose_size(config_of(state.version), size_of(state.picture))
+        height, width = choose_size(config_of(state.version), size_of(state.picture, stamp(state.picture)))
     except UserError:
         return  # the preview says why
+    if max(height, width) > LARGEST_SIDE:  # a control that is given more than it takes falls back to the least
+        most = f"the page makes sides of {LARGEST_SIDE} pixels at most"
+        state.note = f"Its shape is {width}×{height}, and {most}: use the command line"
+        return
+    state.update(height=height, width=width, note=None)
 
 
 def _without_path(error: UserError, path: Path, what: str) -> str:

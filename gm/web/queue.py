@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gm.errors import UserError
 from gm.events import Compiling, Loading, Sampling, Started, Warned, Written
 from gm.web.messages import Cancel, Ended, Glimpse, Measured, Ready
 from gm.web.process import Gone, Process
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gm.options import ModelSettings
     from gm.web.messages import Load, Make, Message
 
+_MOST_WAITING = 20  # requests, each with pictures in memory
 _MOST_SIZES = 8  # that one process compiles the network for: MindSpore keeps what it compiled as long as the process is
 
 
@@ -106,7 +108,10 @@ class Queue:
         self._thread.start()
 
     def submit(self, request: Load | Make) -> Ticket:
+        """UserError where `_MOST_WAITING` requests wait: a page that is loaded anew can send another one each time."""
         with self._change:
+            if len(self._waiting) >= _MOST_WAITING:
+                raise UserError(f"{_MOST_WAITING} requests wait already, which is the most: try again later")
             ticket = Ticket(next(self._numbers), request)
             self._waiting.append(ticket)
             self._change.notify_all()

@@ -15,7 +15,7 @@ from gm.errors import UserError
 from gm.results import read_about
 from gm.web import progress, words
 from gm.web.messages import Load, Make
-from gm.web.state import running, server
+from gm.web.state import running, stamp, submit
 
 if TYPE_CHECKING:
     from gm.web.inputs import Asked
@@ -33,8 +33,7 @@ def show(asked: Asked) -> None:
     state = st.session_state
     pressed = start("Sample", asked, "Make the video with these settings")
     if pressed and asked.model and asked.picture and asked.video:
-        state.ticket = server()[1].submit(Make(asked.model, asked.picture, (asked.video,)))
-        st.rerun()
+        submit(Make(asked.model, asked.picture, (asked.video,)))
     if progress.show(lambda ticket: not is_sweep(ticket)):
         return
     ticket = state.ticket
@@ -61,7 +60,8 @@ def video(result: Result) -> None:
     written = result.written
     record = written.record
     play(written.video, record["width"])
-    for column, (what, said, number) in zip(st.columns(3), words.quality(result.numbers, record["motion_bucket_id"])):
+    asked = record.get("segment_motion") or record["motion_bucket_id"]
+    for column, (what, said, number) in zip(st.columns(3), words.quality(result.numbers, asked)):
         column.markdown(f"**{what}**: {said}  \n:small[:gray[{number}]]")
     st.caption(
         f"{written.video.name}: seed {record['seed']}, {record['frames']} frames of {record['width']}×"
@@ -92,8 +92,8 @@ def downloads(files: Mapping[str, Path], key: str = "result") -> None:
     video = files["video"]
     if video.suffix == ".mp4" and video.is_file():
         try:
-            _download(columns[3], "GIF", gif(str(video), video.stat().st_mtime), f"{video.stem}.gif", "image/gif", key)
-        except UserError as error:
+            _download(columns[3], "GIF", gif(str(video), stamp(video)), f"{video.stem}.gif", "image/gif", key)
+        except (UserError, OSError) as error:
             columns[3].caption(str(error))
 
 
@@ -104,8 +104,9 @@ def _download(column: Any, label: str, content: bytes, name: str, kind: str, key
 
 
 @st.cache_data(max_entries=16, show_spinner="Making the GIF")
-def gif(path: str, _time: float) -> bytes:
-    """The bytes of a GIF of a video file. time: of its writing, so that another file of that name is another GIF."""
+def gif(path: str, stamp: tuple[int, int]) -> bytes:
+    """The bytes of a GIF of a video file. stamp: its `gm.web.state.stamp`, so that another file of that name is another
+    GIF. (Streamlit leaves arguments that begin with an underscore out of account.)"""
     with open_video(path) as source, tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "video.gif"
         write_gif(source.frames(range(source.length)), target, source.fps, read_about(path))

@@ -27,6 +27,7 @@ class Field(NamedTuple):
     step: float
 
 
+LARGEST_SIDE = 2048  # pixels: four times the area that SVD was trained at, and more
 # Whole numbers have an int step.
 FIELDS = {
     field.name: field

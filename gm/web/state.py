@@ -13,12 +13,16 @@ import streamlit as st
 
 from gm import interrupts
 from gm.checkpoint.published import TINY
+from gm.console import say
+from gm.data import outputs
+from gm.errors import UserError
 from gm.places import DEMO
 from gm.web.queue import Queue
 from gm.web.settings import OWN_CAMERA, defaults, read_arguments
 from gm.web.uploads import Uploads
 
 if TYPE_CHECKING:
+    from gm.web.messages import Load, Make
     from gm.web.queue import Ticket
     from gm.web.settings import Server
 
@@ -28,11 +32,15 @@ def server() -> tuple[Server, Queue, Uploads]:
     """(`gm.web.settings.Server`, `Queue`, `Uploads`) of this server, ended with it."""
     try:
         settings = read_arguments()
+        outputs.make_folder(settings.output_dir)
+        uploads = Uploads()
     except SystemExit as end:  # it was told on the terminal; streamlit would serve an empty page
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+    except (UserError, OSError) as error:
+        say(f"error: {error}")
+        os._exit(1)
     _share_memory()
-    queue, uploads = Queue(), Uploads()
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    queue = Queue()
     for close in (queue.close, uploads.close):
         atexit.register(close)
         interrupts.add(close)
@@ -58,6 +66,7 @@ def begin() -> None:
             preset="The model's own",
             camera=OWN_CAMERA,
             ticket=None,
+            note=None,
             crop=50,
             picture=DEMO,
             picture_upload=None,
@@ -74,11 +83,38 @@ def running() -> Ticket | None:
     return ticket if ticket is not None and ticket.ended is None else None
 
 
-def use(path: Path, values: dict[str, Any], version: str | None = None, end: Path | None = None) -> None:
-    """Take pictures and settings over, as of an earlier result. For callbacks: before the controls are drawn."""
+def submit(request: Load | Make) -> None:
+    """Make a request the session's own and draw the page anew; a message where there are too many."""
+    try:
+        st.session_state.ticket = server()[1].submit(request)
+    except UserError as error:
+        st.error(str(error))
+        return
+    st.rerun()
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """What tells a file from another one that has taken its name: (time of writing, bytes); zeros where there is none.
+    For what is cached."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def use(
+    path: Path,
+    values: dict[str, Any],
+    version: str | None = None,
+    end: Path | None = None,
+    note: str | None = None,
+) -> None:
+    """Take pictures and settings over, as of an earlier result. note: of what could not be, shown below the picture.
+    For callbacks: before the controls are drawn."""
     state = st.session_state
     if version is not None:
         state.version = version
     state.update({**defaults(state.version), **values})
-    state.update(picture=path, end=end, crop=50, preset=None, view="Video")
+    state.update(picture=path, end=end, crop=50, preset=None, view="Video", note=note)
     state.uploader = state.get("uploader", 0) + 1  # an empty one

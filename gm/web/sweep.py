@@ -12,7 +12,7 @@ import streamlit as st
 from gm.web import progress
 from gm.web.messages import Make
 from gm.web.results import is_sweep, start
-from gm.web.state import server
+from gm.web.state import submit
 
 if TYPE_CHECKING:
     from gm.web.inputs import Asked
@@ -29,11 +29,15 @@ def show(asked: Asked) -> None:
     pressed = start("Sweep", asked, f"Make four videos that differ in the motion asked for: {shown}")
     if pressed and asked.model and asked.picture and asked.video:
         videos = tuple(
-            replace(asked.video, num_videos=1, sampling={**asked.video.sampling, "motion_bucket_id": bucket})
+            replace(
+                asked.video,
+                num_videos=1,
+                segment_motion=None,  # it would be the motion of all four
+                sampling={**asked.video.sampling, "motion_bucket_id": bucket},
+            )
             for bucket in BUCKETS
         )
-        state.ticket = server()[1].submit(Make(asked.model, asked.picture, videos))
-        st.rerun()
+        submit(Make(asked.model, asked.picture, videos))
     under_way = progress.show(is_sweep)
     ticket = state.ticket
     if ticket is None or not is_sweep(ticket):

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from gm import interrupts, locks
+from gm.errors import UserError
 
 _PREFIX = "svd_page_"
 
@@ -30,11 +31,15 @@ class Uploads:
         """Keep the bytes of a picture; returns its path, of which nothing comes from the browser.
 
         The file has the same name in a folder of its own, as results are called after it.
+        UserError where it cannot be written, of which nothing is left.
         """
-        folder = self.folder / uuid.uuid4().hex
-        folder.mkdir()
-        path = folder / "picture"
-        path.write_bytes(content)
+        path = self.folder / uuid.uuid4().hex / "picture"
+        try:
+            path.parent.mkdir()
+            path.write_bytes(content)
+        except OSError as error:
+            self.remove(path)
+            raise UserError(f"the server cannot keep it: {error.strerror or error}; send it again later") from error
         return path
 
     def remove(self, path: Path) -> None:

@@ -50,8 +50,9 @@ def place(number: int) -> str:
     return f"In the queue: {others} first"
 
 
-def quality(numbers: Mapping[str, float], asked: float) -> list[tuple[str, str, str]]:
-    """[(what, in words, the number)] of the measures of a video. asked: its motion_bucket_id."""
+def quality(numbers: Mapping[str, float], asked: float | str) -> list[tuple[str, str, str]]:
+    """[(what, in words, the number)] of the measures of a video. asked: its motion_bucket_id, or the text of its
+    segments' ones, which the motion of the whole is not compared with."""
     if not numbers:
         return []
     fidelity, measured, flicker = (numbers[name] for name in ("first_frame_psnr", "motion_bucket", "flicker"))
@@ -59,6 +60,8 @@ def quality(numbers: Mapping[str, float], asked: float) -> list[tuple[str, str, 
     moves = (
         "it hardly moves"
         if measured < _STILL
+        else "asked of each segment by itself"
+        if isinstance(asked, str)
         else "more than asked for"
         if measured > 1.5 * asked + _STILL
         else "less than asked for"
@@ -68,7 +71,7 @@ def quality(numbers: Mapping[str, float], asked: float) -> list[tuple[str, str, 
     shakes = next(words for most, words in _FLICKER if flicker <= most)
     return [
         ("First frame", said, f"{fidelity:.1f} dB"),
-        ("Motion", moves, f"{measured:.0f}, asked {asked:g}"),
+        ("Motion", moves, f"{measured:.0f}, asked {asked if isinstance(asked, str) else f'{asked:g}'}"),
         ("Brightness", shakes, f"{flicker:.2f} of 255"),
     ]
 

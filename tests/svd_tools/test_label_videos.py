@@ -19,6 +19,7 @@ from gm.data.videos import write_frames, write_gif, write_video
 from gm.errors import UserError
 from svd_tools import label_videos as tool
 from tests.data.drawn_scenes import joined
+from tests.data.made_videos import make
 
 
 def moving(pixels_per_frame, count=13):
@@ -138,6 +139,21 @@ def test_resuming_measures_anew_what_has_changed(videos, tmp_path, capsys):
     tool.label_videos(videos, output, resume=True, frames_fps=12.0)
     assert capsys.readouterr().err.count("measured anew") == 2
     assert {row["path"]: row["fps"] for row in rows_of(output)}["folder"] == "12"
+
+
+def test_resuming_without_high_dynamic_range_leaves_out_what_was_listed_with_it(tmp_path, capsys):
+    videos, output = tmp_path / "videos", tmp_path / "labels.csv"
+    videos.mkdir()
+    for name, transfer in (("plain", "bt709"), ("bright", "smpte2084")):
+        tags = f"setparams=color_trc={transfer}:colorspace=bt2020nc:color_primaries=bt2020"
+        make(moving(2), videos / f"{name}.mkv", "-pix_fmt", "yuv420p10le", "-c:v", "libx264", "-vf", tags)
+    assert tool.main([str(videos), "--output", str(output)]) == 0
+    assert [row["path"] for row in rows_of(output)] == ["bright.mkv", "plain.mkv"]
+    assert tool.main([str(videos), "--output", str(output), "--resume", "--hdr=refuse"]) == 1
+    assert [row["path"] for row in rows_of(output)] == ["plain.mkv"]
+    assert "bright.mkv: high dynamic range (PQ), and hdr is refuse" in capsys.readouterr().err
+    assert tool.main([str(videos), "--output", str(output), "--resume"]) == 0
+    assert [row["path"] for row in rows_of(output)] == ["bright.mkv", "plain.mkv"]
 
 
 def test_an_interrupted_run_keeps_its_rows(videos, tmp_path, monkeypatch):

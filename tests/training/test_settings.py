@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -143,3 +144,9 @@ def test_the_command_line_takes_both_spellings():
 def test_a_malformed_command_line_is_one_error(argv):
     with pytest.raises(UserError, match="--help"):
         train.parse(argv)
+
+
+def test_a_name_that_settings_cannot_hold_is_told_before_there_is_a_run():
+    folder = os.fsdecode(b"f\xfcr")
+    with pytest.raises(UserError, match="train.output_dir=f.*r': a name that is not UTF-8"):
+        train.parse(["--train.epochs=3", f"--train.output_dir={folder}"])

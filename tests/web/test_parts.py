@@ -14,7 +14,7 @@ from gm.checkpoint.published import VERSIONS
 from gm.errors import UserError
 from gm.events import Loading, Sampling
 from gm.places import ROOT
-from gm.web.gallery_files import camera_of, items, settings_of, version_of
+from gm.web.gallery_files import camera_of, items, settings_of, unlike, version_of
 from gm.web.settings import (
     CHOICES,
     FIELDS,
@@ -111,6 +111,44 @@ def test_settings_of_a_record_are_what_the_controls_take():
         "loop": True,
         "segment_motion": "160,60,60,160",
     }
+
+
+def test_what_cannot_be_used_again_is_named(tmp_path):
+    """The page has fewer settings and narrower limits than the command line: no other value is taken in silence."""
+    model = read_arguments([f"--checkpoints_dir={tmp_path}"]).model("svd_tiny")
+    own = {**defaults("svd_tiny"), "config": model.config, "checkpoint": model.checkpoint, "output_fps": 24}
+
+    def left(**changes):
+        written(tmp_path, "one_000", **{**own, "overlap": None, "segment_motion": None, "segment_fps": None, **changes})
+        (item,) = items(tmp_path)
+        return unlike(item, model)
+
+    assert left() == [] and left(segments=2, overlap=3, segment_motion="20,30") == []
+    assert left(fps=6.5, output_fps=6.5) == ["fps 6.5 (here 6)", "output_fps 6.5 (here 6)"]
+    assert left(motion_bucket_id=300.0) == ["motion_bucket_id 300 (here 255)"]
+    assert left(watermark=True, cache_interval=3) == ["cache_interval 3 (here 1)", "watermark True (here False)"]
+    assert left(output_fps=8) == ["output_fps 8 (here 24)"]
+    (wide,) = left(width=4096)
+    assert wide.startswith("width 4096 (here ") and "width" not in settings_of({"width": 4096})
+    (weights,) = left(checkpoint="/mine/tuned.safetensors")
+    assert weights.startswith("checkpoint /mine/tuned.safetensors (here ")
+    (delta,) = left(delta=[{"path": "/mine/lora.safetensors", "strength": 1.0}])
+    assert delta.startswith("delta ") and "lora.safetensors" in delta
+    assert left(config="mine.yaml") == ["model mine"]
+    assert left(seed=10**400) == ["seed …" + "0" * 60 + f" (here {2**53 - 1})"]
+
+
+def test_an_upload_for_which_there_is_no_space_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    uploads = Uploads(tmp_path)
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: _raise(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="the server cannot keep it: No space left on device"):
+        uploads.add(b"picture")
+    assert [path.name for path in uploads.folder.iterdir()] == ["lock"]
+    uploads.close()
+
+
+def _raise(error):
+    raise error
 
 
 def test_the_camera_of_a_record_is_one_that_the_page_offers():
@@ -225,5 +263,7 @@ def test_words():
     }
     assert quality({**numbers, "motion_bucket": 150.0}, 160)[1][1] == "about what was asked for"
     assert quality({**numbers, "motion_bucket": 2.0}, 160)[1][1] == "it hardly moves"
+    _, said, number = quality(numbers, "160,60")[1]  # one number would be the motion of none of them
+    assert (said, number) == ("asked of each segment by itself", "20, asked 160,60")
     assert quality({}, 160) == []
     assert folder(Path.cwd() / "outputs" / "page") == "outputs/page" and folder("/elsewhere/page") == "/elsewhere/page"

@@ -13,6 +13,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from gm.errors import UserError
 from gm.events import Sampling, Started
 from gm.options import ModelSettings, VideoSettings
 from gm.picture import Picture
@@ -64,6 +65,19 @@ def test_requests_are_done_in_their_order_and_know_their_place(queue):
     assert ended(first).cancelled and steps(first) < 900
     assert ended(third).fault is None and not second.results
     assert third.results[0].written.video == Path("third") and queue.length() == 0
+
+
+def test_no_more_than_so_many_wait(queue):
+    running = queue.submit(make("slow"))
+    wait(lambda: steps(running) > 1)
+    waiting = [queue.submit(make("next")) for _ in range(20)]
+    with pytest.raises(UserError, match="20 requests wait already"):
+        queue.submit(make("one too many"))
+    queue.cancel(waiting[0])
+    waiting.append(queue.submit(make("in its place")))
+    for ticket in (*waiting, running):
+        queue.cancel(ticket)
+    assert ended(running).cancelled
 
 
 def test_a_request_that_is_done_with_cannot_cancel_the_next(queue):
