@@ -222,9 +222,8 @@ class VideoFile(VideoReader):
             self._run = run = Run(self._decoder, self._index, start)
             run.want(wanted)
         frame = run.frame(number)
-        if (
-            frame is None and run.has_skipped
-        ):  # where a stream changes, a decoder may drop what it holds back: then more
+        # Where a stream changes, a decoder that left pictures out may drop what it holds back.
+        if frame is None and run.has_skipped:
             self._run = run = Run(self._decoder, self._index, start)
             frame = run.frame(number)
         if frame is None:
