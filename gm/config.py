@@ -66,6 +66,14 @@ def read_values(
         raise _about_key(path, error) from error
 
 
+def chain(path: str | Path) -> list[Path]:
+    """A YAML file that `load` has read, and those that it starts from."""
+    found = [places.config(path)]
+    while (base := _base(found[-1], _read_mapping(found[-1]))) is not None and len(found) <= MAX_BASES:
+        found.append(base)
+    return found
+
+
 def _container(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=False)
 
@@ -136,20 +144,26 @@ def _read_chain(path: Path, seen: tuple, faults: list[str], under: dict[str, Any
     if len(seen) > MAX_BASES:
         raise UserError(f"{path}: more than {MAX_BASES} base files under one another")
     settings = _read_mapping(path)
-    base = settings.pop("base", None)
+    base = _base(path, settings)
+    settings.pop("base", None)
     if base is not None:
-        if not isinstance(base, str):
-            raise UserError(f"{path}: base: expected the name of a file, found {base!r}")
-        base_path = path.parent / base
-        if not base_path.is_file():
-            base_path = places.config(base)
-        under = _read_chain(base_path, seen + (path.resolve(),), faults, under)
+        under = _read_chain(base, seen + (path.resolve(),), faults, under)
     if under is None:
         return settings
     wrong: list[str] = []
     settings = _merge(under, settings, "", wrong, under)
     faults += [f"{path}: {fault}" for fault in wrong] if seen else wrong
     return settings
+
+
+def _base(path: Path, settings: dict) -> Path | None:
+    """The file that another one starts from, by what it says."""
+    base = settings.get("base")
+    if base is None:
+        return None
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: expected the name of a file, found {base!r}")
+    return path.parent / base if (path.parent / base).is_file() else places.config(base)
 
 
 def _read_mapping(path: Path) -> dict:

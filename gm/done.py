@@ -4,23 +4,24 @@ these settings. No mindspore here."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from gm.checkpoint.folder import is_sharded
-from gm.checkpoint.formats import SUFFIXES
+from gm import config
+from gm.checkpoint.identity import same
 from gm.options import ModelSettings, Options, VideoSettings
 from gm.results import ENDINGS, fingerprint
-from gm.settings import Decides, defaults, indifferent
+from gm.settings import Decides, defaults, indifferent, join
 
 _KINDS = (ModelSettings, VideoSettings, Options)
 _OF_THE_RUN = {"video", "files", "seconds", "peak_memory_bytes", "frames", "command", "versions", "attention_scores"}
 # What a JSON file tells that decides nothing of the result, or rounding alone.
 _INDIFFERENT = _OF_THE_RUN | indifferent(Decides.RESULT, *_KINDS)
+_MODEL = {"networks", "weights"}  # what files of 0.2.0 do not tell
 
 
 class Done:
@@ -54,7 +55,7 @@ class Done:
                 or _other_kind(before, kind)
                 or _damaged(path, before)
                 or _other_picture(path, before, pictures)
-                or _newer_weights(path, told)
+                or _other_model(path, told, before)
             )
             if fault is None:
                 return path.with_name(before["video"]), None
@@ -66,7 +67,7 @@ def _other_settings(told: dict[str, Any], before: dict[str, Any]) -> str | None:
     # What an older file does not tell was not there to be chosen: it was as it is by default.
     before = {**{name: value for kind in _KINDS for name, value in defaults(kind).items()}, **before}
     told = {**told, "delta": _as_told(told["delta"], before["delta"])}
-    for name in told.keys() - _INDIFFERENT:
+    for name in told.keys() - _INDIFFERENT - _MODEL:
         if told[name] != before.get(name):
             return f"{name} was {before.get(name)} and is {told[name]}"
     return None
@@ -108,18 +109,28 @@ def _other_picture(path: Path, before: dict[str, Any], pictures: Mapping[str, np
     return None
 
 
-def _newer_weights(path: Path, told: dict[str, Any]) -> str | None:
-    weights = [told["config"], told["checkpoint"], told["base"], *(delta["path"] for delta in told["delta"] or ())]
-    for file in (file for place in weights if place for file in _files(Path(place))):
+def _other_model(path: Path, told: dict[str, Any], before: dict[str, Any]) -> str | None:
+    """What a config says of the networks, and files of weights under the names that they had."""
+    if not before.keys() >= _MODEL:
+        return _newer((*config.chain(told["config"]), *map(Path, told["weights"])), path)
+    was = dict(_leaves(before["networks"]))
+    for name, value in _leaves(told["networks"]):
+        if value != was.get(name):
+            return f"{name} was {was.get(name)} and is {value}"
+    written = path.stat().st_mtime_ns
+    for name, known in told["weights"].items():
+        if not same(known, before["weights"].get(name), written):
+            return f"{name} is another file than it was"
+    return None
+
+
+def _newer(files: Iterable[Path], path: Path) -> str | None:
+    for file in files:
         if file.stat().st_mtime > path.stat().st_mtime:
             return f"{file} was written later"
     return None
 
 
-def _files(place: Path) -> list[Path]:
-    """The files that weights are in: of a folder all, as its own time does not change where one in it is written anew;
-    of an index the shards beside it."""
-    if not (place.is_dir() or is_sharded(place)):
-        return [place]
-    inside = place.rglob("*") if place.is_dir() else place.parent.iterdir()
-    return [file for file in inside if file.suffix in SUFFIXES]
+def _leaves(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        yield from _leaves(value, join(above, name)) if isinstance(value, dict) else [(join(above, name), value)]

@@ -11,13 +11,13 @@ from gm import ops
 from gm.batches import Batches
 from gm.errors import UserError
 from gm.options import ModelSettings, Options, VideoSettings
-from gm.settings import Decides, indifferent, plain
+from gm.settings import Decides, indifferent
 
 if TYPE_CHECKING:
     from gm.job import Job
 
 # Of what is recorded, what graphs do not depend on.
-INDIFFERENT = {"command", *indifferent(Decides.GRAPHS, ModelSettings, VideoSettings, Options)}
+INDIFFERENT = {"command", "weights", *indifferent(Decides.GRAPHS, ModelSettings, VideoSettings, Options)}
 
 
 def conditions(job: Job, paths: Iterable[str | Path]) -> list[Any]:
@@ -47,4 +47,4 @@ def _conditions(job: Job, sizes: list[tuple[int, int, int]]) -> list[Any]:
     settings = {name: value for name, value in job.record().items() if name not in INDIFFERENT}
     done = job.settings.output_type != "latents", bool(job.settings.end_image)  # what else is computed
     narrow = sorted(job.pipeline.narrow())
-    return [settings, plain(job.pipeline.config.model), ops.compiled_library(), done, sizes, narrow]
+    return [settings, ops.compiled_library(), done, sizes, narrow]

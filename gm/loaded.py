@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gm import ops
+from gm.checkpoint.identity import identity
 from gm.console import versions
 from gm.options import ModelSettings
 from gm.pipeline import ImageToVideo
 from gm.precision import level
 from gm.results import made_by
-from gm.settings import recorded
+from gm.settings import plain, recorded
 from gm.sharing import launcher
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Model:
             settings.use_ema,
             self.pair,
         )
+        # {path: its `identity`} as they were opened: the names may stand for others when a video is written.
+        files = *self.pipeline.weights.files(), *self.pipeline.deltas.files()
+        self.files = {str(path.resolve()): identity(path) for path in files}
         self.compiled: set = set()  # shapes of videos that the graph was compiled for
         # What its videos' metadata say.
         self.about = made_by(Path(settings.config).stem, Path(settings.checkpoint).name)
@@ -65,6 +69,8 @@ class Model:
             **recorded(self.settings),
             "config": str(self.settings.config),
             "delta": self.pipeline.deltas.record(),
+            "weights": self.files,
+            "networks": plain(self.pipeline.config.model),
             "attention_scores": self.attention_scores,
             "device_target": ops.device(),
             "versions": versions(),

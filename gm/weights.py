@@ -68,6 +68,10 @@ class ModelWeights:
         """What tells these parameters, by their full names, from those of other values."""
         return values_hash(names, self.read)
 
+    def files(self) -> list[Path]:
+        """Those that they are read from."""
+        return []
+
     def describe(self) -> str:
         """Where they come from, in words for the user."""
         raise NotImplementedError
@@ -196,6 +200,9 @@ class Weights(ModelWeights):
 
     def dtype(self, name: str) -> np.dtype:
         return self.checkpoint.dtype(self.sources[name])
+
+    def files(self) -> list[Path]:
+        return self.checkpoint.files()
 
     def describe(self) -> str:
         return f"{self.checkpoint.path}: {self.checkpoint.description}"

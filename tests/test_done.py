@@ -11,14 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from gm import done
+from gm.data.outputs import write_json, write_png
 from gm.events import Sampling, Skipped, Started, Warned, Written
 from gm.graphs import INDIFFERENT, conditions
 from gm.job import Job
 from gm.loaded import Model
 from gm.options import ModelSettings, Options, VideoSettings
 from gm.picture import Picture
+from gm.results import fingerprint
 from gm.settings import about, option
 from tests.untrained import CONFIG
 
@@ -104,11 +107,6 @@ def cut(folder):
     os.truncate(folder / "sea_000.mp4", 100)
 
 
-def later(folder):
-    about = folder / "sea_000.json"
-    os.utime(about, (1, 1))
-
-
 def old(folder):
     about = folder / "sea_000.json"
     told = json.loads(about.read_text())
@@ -125,10 +123,9 @@ def old(folder):
         (lambda folder: None, {"loop": True}, "loop was False and is True"),
         (lambda folder: None, {"output_fps": 3.0}, "output_fps was 7"),
         (lambda folder: None, {"output_type": "gif"}, "it is sea_000.mp4, not gif"),
-        (later, {}, "was written later"),
         (old, {}, "does not tell what its files were"),
     ],
-    ids=["cut", "missing", "motion", "loop", "rate", "kind", "weights", "old"],
+    ids=["cut", "missing", "motion", "loop", "rate", "kind", "old"],
 )
 def test_what_will_not_do_is_made_anew_and_said(copied, model, change, settings, why):
     path, folder = copied
@@ -137,23 +134,110 @@ def test_what_will_not_do_is_made_anew_and_said(copied, model, change, settings,
     assert why in said and kinds == {Skipped: 0, Started: 1, Written: 0}
 
 
+@pytest.fixture
+def own_model(untrained, tmp_path):
+    """Function -> the model of a config of one's own that starts from another file, with a LoRA of PEFT's on it."""
+    (tmp_path / "under.yaml").write_text(f"base: {CONFIG}\n")
+    (tmp_path / "own.yaml").write_text("base: under.yaml\n")
+    shutil.copyfile(untrained, tmp_path / "own.safetensors")
+    (tmp_path / "lora").mkdir()
+    layer, (rows, columns) = next(
+        (name[: -len(".weight")], array.shape) for name, array in load_file(untrained).items() if "attn1.to_q.w" in name
+    )
+    layer = "base_model.model." + layer[len("model.diffusion_model.") :]
+    pair = {f"{layer}.lora_A.weight": np.ones((2, columns)), f"{layer}.lora_B.weight": np.ones((rows, 2))}
+    save_file({name: a.astype(np.float32) for name, a in pair.items()}, tmp_path / "lora/adapter_model.safetensors")
+    (tmp_path / "lora/adapter_config.json").write_text('{"r": 2, "lora_alpha": 2}')
+    names = "own.yaml", "own.safetensors", "lora"
+    return lambda: Model(ModelSettings(*(tmp_path / name for name in names), device_target="CPU", mode=1))
+
+
+def with_other_heads(folder):
+    """What no shape of the weights tells, in a file that has the time that it had."""
+    before = (folder / "under.yaml").stat()
+    (folder / "under.yaml").write_text(f"base: {CONFIG}\nmodel: {{clip: {{head_width: 8}}}}\n")
+    os.utime(folder / "under.yaml", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced(path):
+    """Another file of the same size, made earlier than the first results were."""
+    if path.suffix == ".json":
+        path.write_text('{"r": 2, "lora_alpha": 4}')
+    else:
+        save_file({name: array + 1 for name, array in load_file(path).items()}, path)
+    os.utime(path, (1, 1))
+
+
+def pretend(model, folder):
+    """Leave in folder/out what a run of this model would of folder/sea.png, but for what the video shows."""
+    picture(folder / "sea.png", 90)
+    job = Job(model, VideoSettings(SHORT, output_dir=folder / "out"))
+    source = job.plan(folder / "sea.png")
+    files = {"video": folder / "out/sea_000.mp4", "image": folder / "out/sea_000_image.png"}
+    files["video"].write_bytes(b"frames")
+    write_png(source.image, files["image"])
+    record = {"video": "sea_000.mp4", **job.told(source, job.options)}
+    write_json({**record, "files": {what: fingerprint(path) for what, path in files.items()}}, job_file(folder))
+
+
+def job_file(folder):
+    return folder / "out/sea_000.json"
+
+
+def look(model, folder):
+    """(the video that is there or None, why what is there will not do or None)."""
+    job = Job(model, VideoSettings(SHORT, output_dir=folder / "out", skip_done=True))
+    ((_, _, there, why),) = job.look(job.plan(folder / "sea.png"))
+    return there, why
+
+
 @pytest.mark.parametrize(
-    ("place", "written"),
-    [("m", "m/unet/w.bin"), ("m/x.safetensors.index.json", "m/x-2.safetensors"), ("m/a.st", "m/a.st")],
+    ("change", "expected"),
+    [
+        (with_other_heads, "clip.head_width was 16 and is 8"),
+        (lambda folder: replaced(folder / "own.safetensors"), "own.safetensors is another file than it was"),
+        (lambda folder: replaced(folder / "lora/adapter_model.safetensors"), "adapter_model.safetensors is another"),
+        (lambda folder: replaced(folder / "lora/adapter_config.json"), "adapter_config.json is another file than it"),
+    ],
+    ids=["config", "weights", "delta", "alpha"],
 )
-def test_weights_in_several_files_are_as_new_as_the_newest_of_them(tmp_path, place, written):
-    about = tmp_path / "sea_000.json"
-    for path in (about, tmp_path / place / "x" if place == "m" else tmp_path / place, tmp_path / written):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    for path in tmp_path.rglob("*"):
-        os.utime(path, (1, 1))
-    told = {"config": None, "base": None, "checkpoint": str(tmp_path / place), "delta": None}
-    assert done._newer_weights(about, told) is None
-    os.utime(tmp_path / written, (2, 2))
-    assert done._newer_weights(about, told) == f"{tmp_path / written} was written later"
-    told = {**told, "checkpoint": None, "delta": [{"path": str(tmp_path / place)}]}
-    assert done._newer_weights(about, told) == f"{tmp_path / written} was written later"
+def test_another_model_under_the_same_names(own_model, tmp_path, change, expected):
+    model = own_model()
+    pretend(model, tmp_path)
+    assert look(model, tmp_path) == (tmp_path / "out/sea_000.mp4", None)
+    change(tmp_path)
+    there, why = look(own_model(), tmp_path)
+    assert there is None and expected in why
+
+
+def test_a_copy_of_the_same_weights_is_the_same_unless_it_is_newer(own_model, tmp_path):
+    """Each server may have one of its own."""
+    pretend(own_model(), tmp_path)
+    for time, is_there in ((1, True), (job_file(tmp_path).stat().st_mtime + 1, False)):
+        os.utime(tmp_path / "own.safetensors", (time, time))
+        assert (look(own_model(), tmp_path)[0] is not None) == is_there
+
+
+def test_weights_that_were_replaced_while_a_run_had_the_old_ones(own_model, tmp_path):
+    model = own_model()
+    tensors = load_file(tmp_path / "own.safetensors")
+    save_file({name: array + 1 for name, array in tensors.items()}, tmp_path / "new")
+    os.replace(tmp_path / "new", tmp_path / "own.safetensors")
+    pretend(model, tmp_path)
+    assert "own.safetensors is another file than it was" in look(own_model(), tmp_path)[1]
+
+
+@pytest.mark.parametrize("name", ["under.yaml", "own.yaml", "own.safetensors", "lora/adapter_config.json"])
+def test_older_results_do_not_tell_which_files_there_were_and_must_be_newer(own_model, tmp_path, name):
+    model = own_model()
+    pretend(model, tmp_path)
+    told = json.loads(job_file(tmp_path).read_text())
+    older = {key: told[key] for key in told if key not in ("networks", "weights")}
+    job_file(tmp_path).write_text(json.dumps(older))
+    assert look(model, tmp_path)[1] is None
+    later = job_file(tmp_path).stat().st_mtime + 1
+    os.utime(tmp_path / name, (later, later))
+    assert f"{name} was written later" in look(model, tmp_path)[1]
 
 
 def test_what_was_made_anew_is_there_then_and_nothing_was_overwritten(copied, model):
@@ -227,7 +311,8 @@ def told(model, settings, options, kind=Job):
 def with_settings(model, settings):
     model = copy.copy(model)
     model.settings = settings
-    model.pipeline = SimpleNamespace(deltas=SimpleNamespace(record=lambda: settings.delta))
+    networks = SimpleNamespace(model={"unet": {"model_channels": 32}})
+    model.pipeline = SimpleNamespace(deltas=SimpleNamespace(record=lambda: settings.delta), config=networks)
     return model
 
 
@@ -236,7 +321,7 @@ def ours(untrained):
     """(model, its settings, a job's, the options)."""
     settings = ModelSettings(CONFIG, untrained, device_target="CPU", mode=1)
     model = object.__new__(Model)
-    model.attention_scores = 1
+    model.attention_scores, model.files = 1, {}
     options = Options(3, 2, 1.0, 2.5, 7.0, 127.0, 0.02, 2)
     return with_settings(model, settings), settings, VideoSettings(output_dir="out"), options
 

@@ -133,6 +133,10 @@ class Deltas:
             raise UserError(f"{paths}: {name} is not finite (NaN or infinite) with it: its training failed")
         return value
 
+    def files(self) -> list[Path]:
+        """Those that they are read from."""
+        return [path for delta in self for path in delta.files]
+
     def record(self) -> list[dict[str, Any]] | None:
         """[{"path", "strength", "values"}], or None where there is none: for the file of a video's settings. values: a
         hash by which the changes are known, whatever the file is called and however old it is."""

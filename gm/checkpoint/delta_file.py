@@ -64,7 +64,7 @@ class Delta:
         strength: what every change is multiplied by.
 
     Attributes: `low_rank` {weight: its two tensors and their factor}, `whole` {parameter: its tensor's name},
-    `description` in words, `warnings`, sentences for the user.
+    `description` in words, `warnings`, sentences for the user, `files`, all that was read.
     Raises UserError if the file is damaged, or holds what the model does not have.
     """
 
@@ -83,6 +83,7 @@ class Delta:
         cleaned = self._cleaned()
         found, others, naming = find_changes(cleaned, known)
         self.warnings: list[str] = []
+        self.files = self.file.files()
         if "PEFT" in naming:
             self._read_settings(self.file.path.with_name(_SETTINGS))
         self.low_rank = {
@@ -115,6 +116,7 @@ class Delta:
             return
         try:
             self.metadata = {**self.metadata, "lora_adapter_metadata": path.read_text("utf-8")}
+            self.files.append(path)
         except FileNotFoundError:
             if any(name.startswith("base_model.model.") for name in self.file.names()):  # PEFT itself wrote it
                 self.warnings.append(

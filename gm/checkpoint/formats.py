@@ -200,5 +200,8 @@ class _MindSporeCheckpoint:
     def size(self) -> int:
         return self.path.stat().st_size
 
+    def files(self) -> list[Path]:
+        return [self.path]
+
     def release(self) -> None:
         """Nothing to let go of: the arrays are not mapped."""

@@ -139,6 +139,10 @@ class MappedCheckpoint:
         """Bytes of the file."""
         return self.path.stat().st_size
 
+    def files(self) -> list[Path]:
+        """Where the tensors are read from: the file."""
+        return [self.path]
+
     def release(self) -> None:
         """Let go of the file's pages: the map is removed as soon as no array of it is in use.
 

@@ -125,3 +125,7 @@ class View:
     def size(self) -> int:
         """Bytes of all files under it."""
         return sum(file.size() for file in self._files)
+
+    def files(self) -> list[Path]:
+        """All files under it that a tensor is read from."""
+        return [path for file in self._files for path in file.files()]

@@ -27,6 +27,7 @@ from gm.pretraining.first_stage import (
 )
 from gm.pretraining.settings import Recipe, UnetStage
 from gm.pretraining.stage import Stopped, run_stage
+from gm.settings import Settings
 from gm.training import loop
 from gm.training.log import changed
 from gm.training.settings import Train, TrainingSettings, load_settings
@@ -53,8 +54,8 @@ def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
     """
     folder = Path(folder)
     make_folder(folder)
-    _compare(recipe, folder / "recipe.yaml")
     config = load_model_config(Path(configs) / recipe.model)
+    _compare({"recipe.yaml": recipe, "model.yaml": config}, folder)
     base = weights = folder / "base.safetensors"
     runs = []
     for name, stage in vars(recipe.unet).items():  # a fault of the last one is told before the first stage begins
@@ -71,12 +72,14 @@ def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
     return output
 
 
-def _compare(recipe: Recipe, path: Path) -> None:
-    """Keep the recipe that the folder is begun with, and tell what is different in a later one."""
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            temporary.write_text(to_yaml(recipe), encoding="utf-8")
-    changes = changed(path, recipe)
+def _compare(given: Mapping[str, Settings], folder: Path) -> None:
+    """Keep the recipe and the model that the folder is begun with, each under its name, and tell what is different in
+    later ones."""
+    for name, settings in given.items():
+        if not (folder / name).exists():
+            with atomic_path(folder / name) as temporary:
+                temporary.write_text(to_yaml(settings), encoding="utf-8")
+    changes = [change for name, settings in given.items() for change in changed(folder / name, settings)]
     for change in changes:
         say(f"warning: {change}")
     if changes:

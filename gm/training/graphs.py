@@ -8,6 +8,7 @@ from typing import Any
 
 from gm import ops
 from gm.compile_cache import chosen, compile_cache
+from gm.console import versions
 from gm.ops import parallel, reference
 from gm.settings import plain
 from gm.training.trainer import Trainer
@@ -81,6 +82,7 @@ def conditions(trainer: Trainer) -> list[Any]:
     held_out = [min(plan.train.validation.clips, len(clips)) for clips in plan.held_out.values()]
     return [
         settings,
+        versions(),
         plain(plan.config),
         ops.compiled_library(),
         dtypes.hexdigest(),

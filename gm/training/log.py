@@ -8,7 +8,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,28 @@ BUCKETS = tuple(f"{low:g}-{high:g}" for low, high in zip((0.0, *SIGMA_EDGES), (*
 _TOLD = 5  # steps without an update that are told one by one
 
 
-def changed(file: Path, settings: Any, own_business: Iterable[str] = ()) -> list[str]:
-    """Lines, one for each of the settings that a YAML file of `gm.config.to_yaml` has with another value, but for those
-    named; none where it cannot be read."""
-    try:
-        before = dict(_leaves(plain(OmegaConf.to_container(OmegaConf.load(file)))))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException):
-        return []
+def by_name(*settings: Any) -> dict[str, Any]:
+    """{path, such as train.epochs: value} of settings, without what a resumed run changes as a matter of course."""
+    found = (item for each in settings for item in _leaves(plain(each)))
+    return {name: value for name, value in found if name not in _OWN_BUSINESS}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines, one for each setting that both have, with another value; both of `by_name`."""
     return [
         f"{name}: {before[name]} before, {value} now"
-        for name, value in _leaves(plain(settings))
-        if name in before and before[name] != value and name not in own_business
+        for name, value in now.items()
+        if name in before and before[name] != value
     ]
+
+
+def changed(file: Path, settings: Any) -> list[str]:
+    """`differences` from a YAML file of `gm.config.to_yaml`; none where it cannot be read."""
+    try:
+        before = by_name(OmegaConf.to_container(OmegaConf.load(file)))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, OmegaConfBaseException):
+        return []
+    return differences(before, by_name(settings))
 
 
 class RunFolder:
@@ -76,16 +86,18 @@ class RunFolder:
             temporary.write_text(text, encoding="utf-8")
 
     def changes(self, settings: TrainingSettings, config: ModelConfig) -> list[str]:
-        """Lines, one for each setting, the model's included, that differs from those the folder's run was started with
-        last; none where there was no run or its settings cannot be read."""
-        of_run = changed(self.path / "settings.yaml", settings, _OWN_BUSINESS)
-        return of_run + changed(self.path / "model.yaml", config)
+        """`differences` of settings and model from what the folder's run was started with last; none where there was no
+        run or its settings cannot be read."""
+        return changed(self.path / "settings.yaml", settings) + changed(self.path / "model.yaml", config)
 
-    def cut_metrics(self, step: int) -> None:
-        """Remove the lines of steps that a resumed run does again, and what a killed process left half-written."""
+    def cut_metrics(self, step: int | None) -> None:
+        """Remove the lines of steps that a run does again that is resumed after `step`, or from the beginning (None),
+        and what a killed process left half-written."""
         if not self.metrics.exists():
             return
-        kept = []
+        kept: list[str] = []
+        if step is None:  # even the validation before the first step
+            step = -1
         for line in self.metrics.read_bytes().splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 if json.loads(line)["step"] <= step:
@@ -189,17 +201,22 @@ class Window:
     def clear(self) -> None:
         self.sums, self.counts = np.zeros(len(BUCKETS)), np.zeros(len(BUCKETS))
         self.sigmas: list[float] = []
+        self.last: dict[str, Any] = {}
         self.steps, self.start = 0, time.perf_counter()
 
-    def add(self, sums: np.ndarray, counts: np.ndarray, sigmas: list[float]) -> None:
+    def add(self, sums: np.ndarray, counts: np.ndarray, sigmas: list[float], **last: Any) -> None:
+        """A step; last: fields of a line that are of its last step alone."""
+        self.last = last
         self.sums, self.counts, self.steps = self.sums + sums, self.counts + counts, self.steps + 1
         self.sigmas += sigmas
 
     def numbers(self) -> dict[str, Any]:
-        """The fields of a line: mean loss of a clip, by noise level, the noise levels, seconds of a step."""
+        """The fields of a line: of its last step, mean loss of a clip, by noise level, the noise levels, seconds of a
+        step."""
         with np.errstate(invalid="ignore"):
             by_sigma = {b: float(s / n) for b, s, n in zip(BUCKETS, self.sums, self.counts) if n}
         return {
+            **self.last,
             "loss": float(self.sums.sum() / self.counts.sum()),
             "loss_by_sigma": by_sigma,
             "sigma": self.sigmas,

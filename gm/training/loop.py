@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -22,7 +23,7 @@ from gm.training import memory
 from gm.training.data import open_data
 from gm.training.filling import fill_cache
 from gm.training.graphs import kept_graphs, what_takes_long
-from gm.training.log import Log, RunFolder, Window, bucket_sums
+from gm.training.log import Log, RunFolder, Window, bucket_sums, differences
 from gm.training.owner import owned
 from gm.training.plan import Plan
 from gm.training.schedule import learning_rate
@@ -118,16 +119,23 @@ class _Run:
     def _prepare(self, argv: Sequence[str]) -> None:
         """The folder's records and what the user is told, before the first step."""
         plan, folder = self.plan, self.folder
-        # Of the run that the checkpoint is of, which another folder may hold.
-        origin = RunFolder(self.source.resolve().parent.parent) if self.source is not None else None
-        changes = origin.changes(plan.settings, plan.config) if origin is not None else []
+        changes = self._changes()
         if self.state.step < plan.total:
             self._require_space()
         folder.describe(plan.settings, plan.config, argv)
         if plan.calibration is not None:
             plan.calibration.save(folder.path / calibration.NAME)
-        folder.cut_metrics(self.state.step)
+        folder.cut_metrics(self.state.step if self.source is not None else None)
         self._announce(changes)
+
+    def _changes(self) -> list[str]:
+        """Lines, one for each setting with another value than in the run that the checkpoint is of."""
+        if self.source is None:
+            return []
+        if self.state.settings_before is not None and self.state.settings is not None:
+            return differences(self.state.settings_before, self.state.settings)
+        # Older ones do not tell: what was last written down beside them, in a folder that may be another run's.
+        return RunFolder(self.source.resolve().parent.parent).changes(self.plan.settings, self.plan.config)
 
     def _require_space(self) -> None:
         """UserError where the disk is too small for the checkpoints to come: one more than are kept, for a moment."""
@@ -191,6 +199,8 @@ class _Run:
         except UserError:  # such as too many clips that cannot be decoded: the steps so far are whole
             # The other devices know nothing of it, and go on: moments that they share out cannot be gathered any more.
             if state.step > saved and not state.spread:
+                with contextlib.suppress(UserError):  # perhaps it is what failed
+                    self._write(window)
                 self._save()
             raise
         finally:
@@ -211,26 +221,34 @@ class _Run:
         sums, counts = bucket_sums(losses, sigmas)
         total = parallel.mean([*sums, *counts, float(stop.requested)]) * parallel.size()
         sums, counts = total[: len(sums)], total[len(sums) : -1]
-        window.add(sums, counts, sigmas)
         state, log, loss_scale = self.state, self.log, self.trainer.loss_scale
+        window.add(
+            sums,
+            counts,
+            sigmas,
+            step=state.step,
+            lr=rate,
+            grad_norm=norm,
+            skipped=state.skipped,
+            loss_scale=loss_scale.scale,
+        )
         if log is not None:
             # Not where float16's loss scale is only finding its size.
             if not math.isfinite(norm) and not (loss_scale.dynamic and math.isfinite(sums.sum())):
                 log.skipped(state.step, sums.sum(), sigmas)
             log.advance(sums.sum() / counts.sum(), counts.sum() / (time.perf_counter() - start))
-            # Also before the run is stopped: the one that goes on knows nothing of these steps.
-            if state.step % self.train.log.every == 0 or state.step == self.plan.total or total[-1]:
-                log.write(
-                    "train",
-                    state.step,
-                    lr=rate,
-                    grad_norm=norm,
-                    skipped=state.skipped,
-                    loss_scale=loss_scale.scale,
-                    **window.numbers(),
-                )
-                window.clear()
+            # Also with every checkpoint: a run that goes on from it knows nothing of the steps before.
+            due = any(state.step % every == 0 for every in (self.train.log.every, self.train.checkpoint.every))
+            if due or state.step == self.plan.total or total[-1]:
+                self._write(window)
         return bool(total[-1])
+
+    def _write(self, window: Window) -> None:
+        """A line of metrics.jsonl for the steps since the last one, if there are any."""
+        if self.log is not None and window.steps:
+            numbers = window.numbers()
+            window.clear()
+            self.log.write("train", **numbers)
 
     def _validate(self) -> None:
         if self.trainer.validation is None:

@@ -178,7 +178,7 @@ class Sample(Settings):
 
 @dataclass(frozen=True)
 class Logging(Settings):
-    every: int = count("steps between lines of metrics.jsonl", 1)
+    every: int = count("steps between lines of metrics.jsonl; every checkpoint has one too", 1)
     tensorboard: bool = option("write TensorBoard files too (needs tensorboardX)", False)
 
 

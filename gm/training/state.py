@@ -41,13 +41,23 @@ class TrainingState:
     Args:
         optimizer: `AdamW`. ema: `Ema` or None. loss_scale: `LossScale`.
         fixed: {name: value} of settings that a resumed run must have in common with the one that was interrupted.
+        settings: {name: value} of all of them.
 
     Attributes:
+        settings_before: those of the run that what was loaded is of; None where nothing was, or it does not tell.
         step: steps done. samples: clips of the stream used so far, over all devices. skipped: steps without an update.
     """
 
-    def __init__(self, optimizer: AdamW, ema: Ema | None, loss_scale: LossScale, fixed: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        optimizer: AdamW,
+        ema: Ema | None,
+        loss_scale: LossScale,
+        fixed: dict[str, Any],
+        settings: dict[str, Any] | None = None,
+    ) -> None:
         self.optimizer, self.ema, self.loss_scale, self.fixed = optimizer, ema, loss_scale, fixed
+        self.settings, self.settings_before = settings, None
         self.step = self.samples = self.skipped = 0
 
     @property
@@ -82,6 +92,7 @@ class TrainingState:
             "good": self.loss_scale.good,
             "dynamic": self.loss_scale.dynamic,
             "fixed": self.fixed,
+            "settings": self.settings,
             "checksums": checksums,
         }
         return np.frombuffer(json.dumps(record).encode(), np.uint8)
@@ -146,6 +157,7 @@ class TrainingState:
         self.optimizer.copy_to_network()
         self.step, self.samples, self.skipped = record["step"], record["samples"], record["skipped"]
         self.optimizer.updates = record["updates"]
+        self.settings_before = record.get("settings")
         dynamic = self.loss_scale.dynamic
         if record.get("dynamic", dynamic) == dynamic:  # else float32 goes on as float16, or the other way round
             self.loss_scale.scale, self.loss_scale.good = record["loss_scale"], record["good"]
@@ -170,14 +182,24 @@ class TrainingState:
             raise UserError("\n  ".join([f"{path} belongs to another run:", *faults[:10]]))
 
     def load_latest(self, folder: str | Path) -> Path | None:
-        """Load the newest checkpoint of a folder that is whole; returns its path, None if there is none."""
+        """Load the newest checkpoint of a folder that is whole; returns its path, None if the folder has none.
+
+        UserError where there are some and none is whole: beginning anew would write over what the run has left.
+        """
+        last = None
         for path in reversed(checkpoints(folder)):
             try:
                 self.load(path)
             except Damaged as error:
                 _log.warning("left out: %s", error)
+                last = error
                 continue
             return path
+        if last is not None:
+            raise UserError(
+                f"none of the checkpoints in {folder} can be read, the oldest because {last}. To begin anew, move that "
+                "folder away"
+            )
         return None
 
 
@@ -205,6 +227,7 @@ def _read_record(path: str | Path, checkpoint: Any) -> dict[str, Any]:
             and all(type(record[name]) is int for name in _COUNTS)
             and isinstance(record["fixed"], dict)
             and isinstance(record.get("checksums", {}), dict)
+            and isinstance(record.get("settings"), (dict, type(None)))
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path}: its record is damaged ({type(error).__name__})") from error

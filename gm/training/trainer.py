@@ -21,7 +21,7 @@ from gm.training.draws import Draws
 from gm.training.ema import Ema
 from gm.training.examples import Encoded, Encoders, Example, encode, join, make_example, tensors
 from gm.training.export import export
-from gm.training.log import RunFolder
+from gm.training.log import RunFolder, by_name
 from gm.training.lora import add_lora, initial_lora, lora_alpha
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
@@ -57,7 +57,9 @@ class Trainer:
         self.optimizer = AdamW(parameters, self.gradients.sums, self.train.optimizer, self.initial_value)
         self.ema = Ema(list(parameters), self.optimizer.weights) if self.train.ema else None
         self.loss_scale = LossScale(self.train.loss_scale, dynamic=needs_loss_scale(amp_level))
-        self.state = TrainingState(self.optimizer, self.ema, self.loss_scale, plan.fixed())
+        self.state = TrainingState(
+            self.optimizer, self.ema, self.loss_scale, plan.fixed(), by_name(plan.settings, plan.config)
+        )
         self.validation = None
         if plan.held_out:
             self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, plan.shapes, self.train)

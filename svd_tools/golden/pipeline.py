@@ -31,7 +31,7 @@ class Recorded(ModelWeights):
     def __init__(self, config: ModelConfig, golden: Golden) -> None:
         super().__init__(config)
         self.meta = golden.meta
-        self.files = {name: golden.other(file_name) for name, file_name in golden.meta["weights"].items()}
+        self.recordings = {name: golden.other(file_name) for name, file_name in golden.meta["weights"].items()}
 
     def loading(
         self, name: str, amp_level: str = "O0", narrow: bool = False
@@ -39,11 +39,11 @@ class Recorded(ModelWeights):
         """The component `name` of a model with its recorded values, at once."""
         yield from ()
         if name == "unet":
-            return Denoiser(unet.build(self.meta["unet_config"], self.files["unet"].weights, amp_level))
+            return Denoiser(unet.build(self.meta["unet_config"], self.recordings["unet"].weights, amp_level))
         if name == "clip":
-            return clip.build(self.meta["clip_config"], self.files["clip"].weights, amp_level)
+            return clip.build(self.meta["clip_config"], self.recordings["clip"].weights, amp_level)
         kind = "image/" if name == "condition_encoder" or self.meta.get("image_decoder") else "video/"
-        weights = below(self.files["vae"].weights, kind)
+        weights = below(self.recordings["vae"].weights, kind)
         if name == "condition_encoder":
             return vae.build_encoder(self.meta["ddconfig"], weights)
         return vae.build_decoder(self.meta["ddconfig"], weights)

@@ -139,8 +139,10 @@ def test_shards_in_a_folder_and_an_index_by_itself(tmp_path, arrays, expected, w
     assert_same(open_model(folder), arrays, expected, but=(TWIN,))
     index.rename(index.with_name("diffusion_pytorch_model.safetensors.index.fp16.json"))
     assert_same(open_model(folder), arrays, expected, but=(TWIN,))
+    assert {*open_model(folder).files()} == {*folder.glob("*/*.safetensors")}
     index = write_shards(tmp_path / "original", "svd", arrays)
     assert_same(open_model(index), arrays, expected)
+    assert {*open_model(index).files()} == {*index.parent.glob("*.safetensors")}
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,10 @@ def test_the_whole_recipe_makes_a_model_that_plays(recipe_path, tmp_path, capsys
         assert pretrain_tiny.main([f"--config={other}", arguments[1]]) == 0
         told = capsys.readouterr().err
         assert "autoencoder.kl_weight: 0.0001 before, 0.5 now" in told and "begun with another recipe" in told
+    model = tmp_path / "model.yaml"
+    model.write_text(model.read_text().replace("head_width: 16", "head_width: 8"))  # which no shape of weights tells
+    assert pretrain_tiny.main([f"--config={other}", arguments[1]]) == 0
+    assert "model.clip.head_width: 16 before, 8 now" in capsys.readouterr().err
     weights = tmp_path / "run/video/weights/full_ema.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(b"of an earlier step")

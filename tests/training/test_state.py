@@ -32,7 +32,7 @@ def make(seed, dtype=ms.float32, fixed=None):
             p.set_data(Tensor(random.standard_normal(p.shape).astype(np.float32)))
     scale = LossScale(SimpleNamespace(initial=2.0**seed, growth_steps=10), dynamic=True)
     scale.good = seed
-    state = TrainingState(optimizer, ema, scale, fixed or {"train.seed": 1})
+    state = TrainingState(optimizer, ema, scale, fixed or {"train.seed": 1}, {"train.epochs": seed})
     state.step, state.samples, state.skipped, optimizer.updates = 10 * seed, 20 * seed, seed, 9 * seed
     return state
 
@@ -57,6 +57,7 @@ def test_everything_comes_back(tmp_path, dtype):
     path = saved.save(tmp_path, 2)
     other.load(path)
     assert_equal(saved, other)
+    assert other.settings_before == {"train.epochs": 3} and other.settings == {"train.epochs": 4}
     for p, w in zip(other.optimizer.parameters.values(), other.optimizer.weights):
         assert np.array_equal(p.asnumpy(), w.asnumpy().astype(p.asnumpy().dtype))
 
@@ -123,10 +124,11 @@ def test_damage_inside_is_seen_and_nothing_taken(tmp_path, damage, caplog):
 
 
 def test_checkpoints_of_earlier_versions_are_read(tmp_path, monkeypatch):
-    """They have neither checksums nor every fixed setting."""
+    """They have neither checksums nor every fixed setting, and tell no settings."""
     saved = make(3, fixed={})
     record = saved._record
     monkeypatch.setattr(saved, "_record", lambda checksums: record({}))
+    saved.settings = None
     state = make(4)
     state.load(saved.save(tmp_path, 1))
     assert_equal(state, make(3))
@@ -158,6 +160,17 @@ def test_the_loss_scale_of_float32_is_not_taken_over_by_float16(tmp_path):
 def test_no_checkpoint(tmp_path):
     assert make(1).load_latest(tmp_path) is None
     assert make(1).load_latest(tmp_path / "missing") is None
+
+
+def test_where_none_is_whole_nothing_is_begun_anew(tmp_path):
+    """The run's metrics and weights would be written over, and the disk may but be away for a moment."""
+    for seed in (1, 2):
+        path = make(seed).save(tmp_path, 2)
+        path.write_bytes(path.read_bytes()[:-1])
+    state = make(5)
+    with pytest.raises(UserError, match=f"none of the checkpoints in {tmp_path} .* truncated"):
+        state.load_latest(tmp_path)
+    assert_equal(state, make(5))
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_nothing_changed(tmp_path):

@@ -238,6 +238,41 @@ def test_the_losses_before_a_stop_are_not_lost(arguments, tmp_path, read_metrics
     assert [(line["step"], len(line["sigma"])) for line in read_metrics(tmp_path)] == [(1, 1), (2, 1)]
 
 
+def without_times(lines):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def test_settings_that_no_step_was_made_with_are_not_those_of_the_run(arguments, tmp_path, capsys, monkeypatch):
+    """Whoever saw the warning, stopped it at once and did the same again was told nothing."""
+    assert train.main(arguments(tmp_path / "run", "train.max_steps=1")) == 0
+    changed = arguments(tmp_path / "run", "train.max_steps=1", "train.resume=latest", "train.loss.p_mean=0.5")
+    for _ in range(2):  # no step is left: as if stopped before the first
+        assert train.main(changed) == 0
+        assert "train.loss.p_mean: 1.0 before, 0.5 now" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_between_two_lines_of_metrics_loses_no_loss(arguments, tmp_path, read_metrics):
+    common = ("train.log.every=3", "train.checkpoint.every=2", "train.checkpoint.keep=9", "train.max_steps=5")
+    for run in ("straight", "killed"):
+        assert train.main(arguments(tmp_path / run, *common)) == 0
+    for path in checkpoints(tmp_path / "killed/checkpoints")[1:]:
+        path.unlink()  # as if it had been killed after step 2
+    assert train.main(arguments(tmp_path / "killed", *common, "train.resume=latest")) == 0
+    straight, killed = (without_times(read_metrics(tmp_path / run)) for run in ("straight", "killed"))
+    assert killed == straight and sum(len(line["sigma"]) for line in killed) == 5
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_line(arguments, tmp_path, read_metrics):
+    common = ("train.validation.share=0.4", "train.max_steps=1")
+    assert train.main(arguments(tmp_path, *common)) == 0
+    straight = without_times(read_metrics(tmp_path))
+    for more in ((), ("train.resume=latest",)):
+        for path in checkpoints(tmp_path / "checkpoints"):
+            path.unlink()
+        assert train.main(arguments(tmp_path, *common, *more)) == 0
+        assert without_times(read_metrics(tmp_path)) == straight
+
+
 def test_settings_are_compared_with_those_of_the_run_that_the_checkpoint_is_of(arguments, model_path, tmp_path, capsys):
     assert train.main(arguments(tmp_path / "run", "train.max_steps=1")) == 0
     (tmp_path / "heads.yaml").write_text(f"base: {model_path}\nmodel: {{clip: {{head_width: 8}}}}\n")
@@ -366,8 +401,9 @@ def test_too_many_unreadable_clips_end_the_run_with_its_steps_saved(arguments, c
         lines.append(f"{k}.gif,8,100")
     (bad / "labels.csv").write_text("\n".join(lines) + "\n")
     data = [f"train.dataset.init_args.data_dir={bad}", f"train.dataset.init_args.metadata={bad / 'labels.csv'}"]
+    limit = "train.loader.max_failed_share=0.3"
     with pytest.raises(UserError, match="cannot be decoded"):
-        train.main(arguments(tmp_path / "run", *data, "train.max_steps=50", "train.loader.max_failed_share=0.3"))
+        train.main(arguments(tmp_path / "run", *data, "train.max_steps=50", "train.log.every=99", limit))
     steps = [line["step"] for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())]
     saved = checkpoints(tmp_path / "run/checkpoints")
     assert [step_of(path) for path in saved] == steps[-1:]
