@@ -66,19 +66,10 @@ class Done:
 def _other_settings(told: dict[str, Any], before: dict[str, Any]) -> str | None:
     # What an older file does not tell was not there to be chosen: it was as it is by default.
     before = {**{name: value for kind in _KINDS for name, value in defaults(kind).items()}, **before}
-    told = {**told, "delta": _as_told(told["delta"], before["delta"])}
     for name in told.keys() - _INDIFFERENT - _MODEL:
         if told[name] != before.get(name):
             return f"{name} was {before.get(name)} and is {told[name]}"
     return None
-
-
-def _as_told(deltas: Any, before: Any) -> Any:
-    """The list of changes without what an older program's file does not tell of them: their values."""
-    known = isinstance(before, list) and any(isinstance(one, dict) and "values" in one for one in before)
-    if isinstance(deltas, list) and isinstance(before, list) and not known:
-        return [{name: value for name, value in one.items() if name != "values"} for one in deltas]
-    return deltas
 
 
 def _other_kind(before: dict[str, Any], kind: str) -> str | None:

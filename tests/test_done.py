@@ -356,23 +356,6 @@ def test_an_option_that_is_new_counts_and_is_as_it_was_by_default_in_older_files
         assert done._other_settings(told(model, More(output_dir="out", another=value), options), older) == why
 
 
-def test_a_lora_of_other_values_is_another_one(ours):
-    """Older files do not tell its values: of those its time alone decides, see `_newer_weights`."""
-    model, _, video, options = ours
-    now = {**told(model, video, options), "delta": [{"path": "a", "strength": 1.0, "values": "12"}]}
-    for before, why in (
-        ({"values": "12"}, None),
-        ({}, None),
-        ({"values": "34"}, "delta was"),
-        ({"strength": 0.5}, "delta was"),
-        ({"path": "b"}, "delta was"),
-    ):
-        found = done._other_settings(now, {**now, "delta": [{"path": "a", "strength": 1.0, **before}]})
-        assert why in found if why else found is None
-    assert "delta was None" in done._other_settings(now, {**now, "delta": None})
-    assert "is None" in done._other_settings({**now, "delta": None}, now)
-
-
 def test_results_of_0_2_0_are_known(copied, model):
     """Its files told these names; no option that has come since is among them."""
     path, folder = copied

@@ -86,13 +86,6 @@ def values_hash(names: Collection[str], read: Callable[[str], np.ndarray]) -> st
     return digest.hexdigest()[:16]
 
 
-def _changes_hash(delta: Delta) -> str:
-    """`values_hash` of a file of changes and of how strong each is, which another file beside it may say."""
-    scales = sorted((name, change.scale) for name, change in delta.low_rank.items())
-    values = values_hash(delta.file.names(), delta.file.read)
-    return hashlib.sha256(f"{values} {scales}".encode()).hexdigest()[:16]
-
-
 class Deltas:
     """Changes that are put on one model together.
 
@@ -138,16 +131,8 @@ class Deltas:
         return [path for delta in self for path in delta.files]
 
     def record(self) -> list[dict[str, Any]] | None:
-        """[{"path", "strength", "values"}], or None where there is none: for the file of a video's settings. values: a
-        hash by which the changes are known, whatever the file is called and however old it is."""
-        return self._record or None
-
-    @functools.cached_property
-    def _record(self) -> list[dict[str, Any]]:
-        return [
-            {"path": str(delta.path.resolve()), "strength": delta.strength, "values": _changes_hash(delta)}
-            for delta in self
-        ]
+        """[{"path", "strength"}], or None where there is none: for the file of a video's settings."""
+        return [{"path": str(delta.path.resolve()), "strength": delta.strength} for delta in self] or None
 
     def warnings(self, weights: Weights | None = None) -> list[str]:
         """Sentences for the user about files that do not belong to the `gm.weights.Weights` under them, or may not."""

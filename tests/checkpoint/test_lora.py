@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from types import SimpleNamespace
 
 import mindspore as ms
@@ -231,25 +230,6 @@ def test_several_with_strengths_add_up_in_any_order(tmp_path, halves):
             np.testing.assert_allclose(found[layer + ".weight"], expected, rtol=1e-4, atol=1e-5)
     record = Deltas(text, SHAPES).record()
     assert [item["strength"] for item in record] == [1.0, -2.0, 0.5] and record[2]["path"] == str(a.resolve())
-
-
-def test_the_record_knows_a_file_by_its_changes_not_by_its_name(tmp_path, halves):
-    """Such as one that another step's was moved over, with the time that it had, or another alpha beside it."""
-    path, layers = tmp_path / "adapter_model.safetensors", ATTENTIONS[:1]
-    settings = tmp_path / "adapter_config.json"
-
-    def record(scale=1.0, alpha=4):
-        write(path, {layer: (scale * down, up) for layer, (down, up) in halves.items()}, peft, layers)
-        settings.write_text(json.dumps({"r": RANK, "lora_alpha": alpha}))
-        for file in (path, settings):
-            os.utime(file, (1, 1))
-        (told,) = Deltas(path, SHAPES).record()
-        return told
-
-    first = record()
-    assert first["path"] == str(path) and first["strength"] == 1 and first == record()
-    others = [record(2.0), record(alpha=8)]
-    assert len({told["values"] for told in (first, *others)}) == 3
 
 
 def test_half_of_a_trained_tensor_lies_half_way(tmp_path):
