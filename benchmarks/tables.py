@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -49,19 +50,19 @@ def load(name):
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def peers():
-    """[(row, date)] of all comparisons of `CASES`, peer by peer."""
-    report = load("peers")
+def peers(name="peers"):
+    """[(row, date)] of a file's comparisons of `CASES`, peer by peer."""
+    report = load(name)
     found = {(row["peer"], row["case"]): (row, report["date"]) for row in report["rows"]}
     return [found[peer, case] for peer in PEERS for case in CASES if (peer, case) in found]
 
 
-def peers_table():
+def peers_table(name="peers"):
     lines = [
         "| against | | seconds here | there | times as fast | memory here | there | measured |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row, date in peers():
+    for row, date in peers(name):
         peer = row["peer"]
         seconds = " | ".join(f"{row['median'][side]:.2f}" for side in ("ours", peer))
         memory = " | ".join(f"{row['peak_memory'][side] / 1e9:.1f} GB" for side in ("ours", peer))
@@ -151,6 +152,7 @@ def threads_table():
 TABLES = {
     PAGE: {
         "peers": peers_table,
+        "peers avx2": partial(peers_table, "peers_avx2"),
         "first calls": first_calls_table,
         "memory": memory_table,
         "training memory": training_memory_table,
