@@ -220,10 +220,11 @@ class ImageToVideo(Parts):
             return guided(denoiser, joined, scales, options.num_frames, *limits, not self.low_memory, self.pair)
 
         denoise_all = denoiser_of(conditionings)
-        if ends[0] is not None and options.num_frames == 1:
-            raise UserError("a video of one frame has no last one beside the first: an end needs num_frames 2 or more")
         if ends[0] is not None:
-            denoise_all = between(denoise_all, denoiser_of(ends), options.num_frames)
+            from_the_end = denoiser_of(ends)
+            if options.num_frames == 1:
+                raise UserError("a video of one frame has no last one beside the first: give num_frames 2 or more")
+            denoise_all = between(denoise_all, from_the_end, options.num_frames)
         if known is not None:
             if known.shape[1:] != noises[0].shape[1:] or not 0 < len(known) <= len(noises[0]):
                 raise UserError(
