@@ -103,16 +103,7 @@ def _label_videos(
         say(f"left out by suffix: {count_suffixes(found.others)}")
     for path in found.repeated:
         say(f"left out: {folder / path}: a link to a folder that is searched anyway")
-    written = {path: path.stat().st_mtime_ns for path in existing}
-    done, unfinished = read_rows(output, columns), read_rows(partial, columns)
-    if split_scenes and unfinished:
-        unfinished.popitem()  # the last video: other scenes of it may not have been written
-    when = {**dict.fromkeys(done, written.get(output, 0)), **dict.fromkeys(unfinished, written.get(partial, 0))}
-    done.update(unfinished)
-    done = {path: done[path] for path in videos if path in done}
-    for path in [path for path, rows in done.items() if _outdated(folder / path, rows, when[path], frames_fps)]:
-        say(f"measured anew: {folder / path}: it or its frame rate has changed since it was listed")
-        del done[path]
+    done = _listed_before(folder, output, partial, videos, columns, frames_fps)
     if hdr == "refuse":  # which an earlier run may not have asked for
         done = {path: rows for path, rows in done.items() if not is_hdr(folder / path)}
     write_rows(partial, columns, chain.from_iterable(done.values()))
@@ -146,6 +137,28 @@ def _label_videos(
     write_rows(output, columns, (row for path in videos for row in done.get(path, ())))
     partial.unlink()
     return failures
+
+
+def _listed_before(
+    folder: Path,
+    output: Path,
+    partial: Path,
+    videos: Sequence[str],
+    columns: Sequence[str],
+    frames_fps: float | None,
+) -> dict[str, list[tuple[str, ...]]]:
+    """{video: its rows} of an earlier run's files, of those videos that are as they were then."""
+    written = {path: path.stat().st_mtime_ns for path in (output, partial) if path.exists()}
+    done, unfinished = read_rows(output, columns), read_rows(partial, columns)
+    if columns == SCENE_COLUMNS and unfinished:
+        unfinished.popitem()  # the last video: other scenes of it may not have been written
+    when = {**dict.fromkeys(done, written.get(output, 0)), **dict.fromkeys(unfinished, written.get(partial, 0))}
+    done.update(unfinished)
+    done = {path: done[path] for path in videos if path in done}
+    for path in [path for path, rows in done.items() if _outdated(folder / path, rows, when[path], frames_fps)]:
+        say(f"measured anew: {folder / path}: it or its frame rate has changed since it was listed")
+        del done[path]
+    return done
 
 
 def _outdated(path: Path, rows: Sequence[tuple[str, ...]], listed: int, frames_fps: float | None) -> bool:
