@@ -186,7 +186,7 @@ class Weights(ModelWeights):
         self.checkpoint = open_model(path, base, use_ema)
         super().__init__(config)
         self.sources = match(self.checkpoint, self.shapes)
-        check_configs(path, config)
+        check_configs(path, config, use_ema)
         if base is not None:
             check_configs(base, config)
         self.shapes = {name: self.shapes[name] for name in self.sources}  # in the file's order, to be read through

@@ -22,6 +22,8 @@ from gm.checkpoint.export import LAYOUTS, MINDSPORE
 from gm.console import say
 from gm.errors import run_cli
 
+_PIPELINES_SIDE = 224  # pixels: what StableVideoDiffusionPipeline resizes the picture to, whatever the configs say
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
@@ -65,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from gm.model import expected_parameters, load_model_config  # imports MindSpore: not needed for --help
 
     expected = expected_parameters(options.config)
-    for weights in filter(None, (options.pt_weights_file, options.base)):
-        check_configs(weights, load_model_config(options.config))
+    check_configs(options.pt_weights_file, load_model_config(options.config), options.use_ema)
+    if options.base:
+        check_configs(options.base, load_model_config(options.config))
     convert(
         options.pt_weights_file,
         expected,
@@ -87,8 +90,17 @@ def _configs(config: str, parts: Collection[str]) -> dict[str, Any]:
     from gm.model import load_model_config
 
     loaded = load_model_config(config)
-    if "vae" in parts and loaded.model.vae.num_res_blocks != 2:
-        say("warning: diffusers builds the video VAE only with num_res_blocks 2")
+    model = loaded.model
+    if "vae" in parts and model.vae.temporal_decoder and model.vae.num_res_blocks != 2:
+        say(
+            f"warning: this video VAE has num_res_blocks {model.vae.num_res_blocks}: diffusers then builds its decoder "
+            "with another middle block than it was trained with, and shows other pictures; it fits with 2 alone"
+        )
+    if len(parts) == 3 and model.clip.image_size != _PIPELINES_SIDE:
+        say(
+            f"warning: this image encoder takes pictures of {model.clip.image_size} pixels: diffusers' pipeline gives "
+            f"it {_PIPELINES_SIDE}, and stops; the parts load one by one"
+        )
     return model_configs(loaded, parts)
 
 

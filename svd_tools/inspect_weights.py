@@ -22,6 +22,7 @@ from gm.checkpoint.lora import find_changes, is_lora
 from gm.checkpoint.match import parts_of
 from gm.checkpoint.model_file import open_model
 from gm.checkpoint.rules import DELTA_KIND, UNET, unused_reason
+from gm.checkpoint.writer import check_output
 from gm.console import progress_bar
 from gm.errors import UserError, run_cli
 
@@ -241,7 +242,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(options.files) == 1:
         print("\n".join(describe(view, examine(view, view.names()))))
         return 0
-    compare(open_model(options.files[0]), view, options.picture)
+    before = open_model(options.files[0])
+    if options.picture:
+        check_output(options.picture, [*before.files(), *view.files()], overwrite=True)
+    compare(before, view, options.picture)
     return 0
 
 

@@ -61,6 +61,7 @@ def merge(
     entries = [
         (name, tuple(source.shape(key)), np.dtype(dtype or source.dtype(key))) for name, key in weights.sources.items()
     ]
+    check_output(output, [*weights.files(), *changes.files()], overwrite)  # a file within a folder that was given
     types, changed = {name: to for name, _, to in entries}, set(changes.names())
     make_folder(Path(output).parent)
     with progress_bar(len(entries), "merging", "tensor") as bar:

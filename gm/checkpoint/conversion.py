@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable
 
@@ -76,7 +77,8 @@ def convert(
         parts = parts_of(checkpoint.names()) or parts_of(expected)
         sources = match(checkpoint, {name: shape for name, shape in expected.items() if parts_of([name]) <= parts})
         model = _renamed(checkpoint, sources, to)
-        path = _output_path(checkpoint.path, out_dir, "" if to == DIFFUSERS else f".{file_format}", overwrite)
+        suffix = "" if to == DIFFUSERS else f".{file_format}"
+        path = _output_path(checkpoint.path, checkpoint.files(), out_dir, suffix, overwrite)
         if to == DIFFUSERS:
             _write_folder(path, model, dtype, configs or (lambda parts: {}))
         elif file_format == "ckpt":
@@ -104,7 +106,8 @@ def _renamed(checkpoint: View, sources: dict[str, str], to: str) -> View:
     )
 
 
-def _output_path(source: Path, out_dir: str | Path, suffix: str, overwrite: bool) -> Path:
+def _output_path(source: Path, inputs: Iterable[Path], out_dir: str | Path, suffix: str, overwrite: bool) -> Path:
+    """Where the output goes, called like `source`; inputs: all files that are read. UserError where it cannot go."""
     folder = Path(out_dir)
     stem = (
         source.name
@@ -118,9 +121,10 @@ def _output_path(source: Path, out_dir: str | Path, suffix: str, overwrite: bool
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the output folder {folder}: {error.strerror}") from error
-    if path.exists():
-        if os.path.samefile(path, source):
-            raise UserError(f"the output would replace the input {source}: choose another --out_dir")
+    if os.path.lexists(path):
+        for given in (source, *inputs):
+            if path.exists() and os.path.samefile(path, given):
+                raise UserError(f"the output would replace the input {given}: choose another --out_dir")
         if path.is_dir() or not suffix:
             raise UserError(f"{path} is already there: delete it or choose another --out_dir")
         if not overwrite:
@@ -220,7 +224,7 @@ def _convert_lora(
     for warning in delta.warnings:
         say(f"warning: {warning}")
     tensors, metadata = lora_tensors(delta, shapes, to)
-    output = _output_path(path, out_dir, f"_{LORA_FILE}" if to == DIFFUSERS else ".safetensors", overwrite)
+    output = _output_path(path, delta.files, out_dir, f"_{LORA_FILE}" if to == DIFFUSERS else ".safetensors", overwrite)
     entries = [
         (
             name,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gm.checkpoint.formats import open_checkpoint
-from gm.checkpoint.lora import OTHERS, Names, find_changes, product, scale_of
+from gm.checkpoint.lora import OTHERS, Names, adapters, find_changes, product, scale_of, unread_kind
 from gm.checkpoint.rules import original_name
 from gm.errors import UserError
 
@@ -86,6 +86,7 @@ class Delta:
         self.files = self.file.files()
         if "PEFT" in naming:
             self._read_settings(self.file.path.with_name(_SETTINGS))
+        self._check_kind(cleaned)
         self.low_rank = {
             name: change
             for name, parts in found.items()
@@ -126,6 +127,16 @@ class Delta:
         except (OSError, ValueError) as error:
             self._fault(f"cannot read {path}: {error}")
 
+    def _check_kind(self, names: Iterable[str]) -> None:
+        """A fault for each reason why the file as a whole is not one plain LoRA."""
+        given = adapters(names)
+        if len(given) > 1:
+            listed = ", ".join(name or "one without a name" for name in given)
+            self._fault(f"several of PEFT's adapters are in it ({listed}): save the one that you want alone")
+        unread = unread_kind(self.metadata)
+        if unread:
+            self._fault(unread)
+
     def _low_rank(
         self,
         name: str,
@@ -161,7 +172,7 @@ class Delta:
             alpha = float(self.file.read(cleaned[parts["alpha"][0]]).reshape(())) if "alpha" in parts else None
             scale = scale_of(self.metadata, parts["down"][0], rank, alpha)
         except (ValueError, TypeError, RecursionError) as error:
-            return self._fault(f"{layer}: its alpha is not a number ({error})")
+            return self._fault(f"{layer}: its alpha is not known: {error}")
         if not math.isfinite(scale):
             return self._fault(f"{layer}: its alpha is {scale * rank:g}")
         return _LowRank(down, up, scale)

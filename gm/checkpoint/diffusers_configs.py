@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gm.checkpoint.diffusers_names import CLIP, UNET, VAE
+from gm.checkpoint.folder import MEANS
 from gm.diffusion.clip_preprocess import CLIP_MEAN, CLIP_STD
 from gm.diffusion.latents import SCALE_FACTOR
 from gm.settings import raise_if
@@ -47,21 +48,23 @@ def model_configs(config: ModelConfig, parts: Collection[str]) -> dict[str, Any]
     return found
 
 
-def check_configs(path: str | Path, config: ModelConfig) -> None:
+def check_configs(path: str | Path, config: ModelConfig, use_ema: bool = False) -> None:
     """UserError where the config files of a diffusers folder state what no shape of its weights tells, and state other
     values than those that the model is computed with.
 
     path: what was given as weights: the folder, a part's own folder, or a file in one; anything else says nothing.
+    use_ema: the UNet's running mean is taken, which has a folder and a config of its own.
     """
     path = Path(path)
-    whole = {name: _read(path / name) for name in _DECISIVE}
+    places = {name: name.replace(f"{UNET}/", f"{MEANS}/") if use_ema else name for name in _DECISIVE}
+    whole = {name: _read(path / place) for name, place in places.items()}
     own = _read((path if path.is_dir() else path.parent) / "config.json")
     if not own and not any(whole.values()):
         return
     right = model_configs(config, (UNET, VAE, CLIP))
     stated = whole if any(whole.values()) else {name: own for name in _DECISIVE if _is_of_class(own, right[name])}
     faults = [
-        f"{name}: {key} is {content[key]}, the model is computed with {right[name][key]}"
+        f"{places[name]}: {key} is {content[key]}, the model is computed with {right[name][key]}"
         for name, content in stated.items()
         for key in _DECISIVE[name]
         if key in content and _in_full(content[key], right[name][key]) != right[name][key]

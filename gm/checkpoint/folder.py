@@ -6,6 +6,7 @@ several with an index beside them, which names the file of every tensor.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -28,6 +29,12 @@ _ENDS = (
     ".bin.index.json",
     ".fp16.bin",
 )
+# Of one precision: a file, and the indexes of shards that may lie beside it.
+_RIVALS = {
+    ".safetensors": (".safetensors.index.json",),
+    ".fp16.safetensors": (".safetensors.index.fp16.json", ".fp16.safetensors.index.json"),
+    ".bin": (".bin.index.json",),
+}
 _INDEX = ".index."
 _LONGEST_INDEX = 16_000_000  # bytes
 
@@ -41,7 +48,7 @@ def parts_of(folder: str | Path, use_ema: bool = False) -> dict[str | None, Path
     """The parts that a folder holds, {"unet", "vae", "image_encoder" or None: path of the weights' file or index}.
 
     None stands for a part's own folder; its names tell which it is. use_ema: take the UNet's running mean.
-    Raises UserError if there are no weights in it.
+    Raises UserError if there are no weights in it, or a part is there twice, as a file and in shards.
     """
     folder = Path(folder)
     unet = MEANS if use_ema else UNET
@@ -60,9 +67,27 @@ def parts_of(folder: str | Path, use_ema: bool = False) -> dict[str | None, Path
 def _weights_file(folder: Path) -> Path | None:
     for stem in _STEMS:
         for end in _ENDS:
-            if (folder / f"{stem}{end}").exists():
-                return folder / f"{stem}{end}"
+            path = folder / f"{stem}{end}"
+            if path.exists():
+                _refuse_rivals(path, [folder / f"{stem}{other}" for other in _RIVALS.get(end, ())])
+                return path
     return None
+
+
+def _refuse_rivals(path: Path, indexes: list[Path]) -> None:
+    """UserError where an index with all its shards lies beside a file: one of them is of an earlier save, which
+    diffusers leaves there. It reads the shards, transformers the file."""
+    for index in indexes:
+        with contextlib.suppress(UserError):  # one that is damaged is nothing to read
+            shards = set(_weight_map(index).values())
+            if all((path.parent / shard).exists() for shard in shards):
+                break
+    else:
+        return
+    raise UserError(
+        f"{path.parent} holds weights twice: {path.name}, and {len(shards)} shards of {index.name}. One of them is "
+        f"an earlier save's: move {path.name} or {index.name} away, or name the one that you want"
+    )
 
 
 def _require_weights_file(folder: Path) -> Path:

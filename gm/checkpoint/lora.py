@@ -24,8 +24,8 @@ _PARTS = (
     (r"(.+)\.lora_down\.weight", "down", ""),
     (r"(.+)\.lora_up\.weight", "up", ""),
     (r"(.+)\.alpha", "alpha", ""),
-    (r"(.+)\.lora_A(?:\.\w+)?\.weight", "down", "PEFT"),
-    (r"(.+)\.lora_B(?:\.\w+)?\.weight", "up", "PEFT"),
+    (r"(.+)\.lora_A(?:\.(?P<adapter>\w+))?\.weight", "down", "PEFT"),
+    (r"(.+)\.lora_B(?:\.(?P<adapter>\w+))?\.weight", "up", "PEFT"),
     (r"(.+)\.lora(?:_linear_layer)?\.down\.weight", "down", "diffusers"),
     (r"(.+)\.lora(?:_linear_layer)?\.up\.weight", "up", "diffusers"),
     (r"(.+)_lora\.down\.weight", "down", "diffusers"),
@@ -36,19 +36,24 @@ _STARTS = ("base_model.model.", "unet.", UNET, "diffusion_model.")
 _KOHYA = "lora_unet_"
 # Of PEFT's `init_lora_weights`: those that change the weights under the low-rank ones before training.
 _OWN_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_UNREAD = "not read here; let the program that made it merge it into a whole model"
 # (pattern of a name, what it is): changes of other kinds and of other models.
 OTHERS = (
+    (
+        re.compile(r".*\.(base_layer|lora_B(\.\w+)?)\.bias"),
+        f"biases that PEFT trained beside its LoRA are {_UNREAD}",
+    ),
     (
         re.compile(r"lora_te\d?_.*|text_(encoder|model)\..*"),
         "it changes a text encoder, which SVD does not have: the file was made for another model",
     ),
     (
-        re.compile(r".*\.(hada_w\d_\w|lokr_\w+|oft_\w+|boft_\w+|glora_\w+|lora_mid\.weight)"),
-        "LoHa, LoKr, OFT and the like are not read here; let the program that made it merge it into a whole model",
+        re.compile(r".*\.(hada_w\d_\w|lokr_\w+|oft_\w+|boft_\w+|glora_\w+|lora_mid\.weight|lora_[ABE])"),
+        f"LoHa, LoKr, OFT, AdaLoRA and the like are {_UNREAD}",
     ),
     (
         re.compile(r".*(\.dora_scale|\.lora_magnitude_vector(\..*)?)"),
-        "DoRA is not read here; let the program that made it merge it into a whole model",
+        f"DoRA is {_UNREAD}",
     ),
 )
 
@@ -146,6 +151,26 @@ def find_changes(names: Iterable[str], known: KnownLayers) -> tuple[dict[str, di
     return found, others, " and ".join(sorted(namings))
 
 
+def adapters(names: Iterable[str]) -> list[str]:
+    """The names that PEFT has given to the changes of a file, "" where it says none; one for all is usual."""
+    matched = (pattern.fullmatch(name) for name in names for pattern, _, naming in _COMPILED if naming == "PEFT")
+    return sorted({match["adapter"] or "" for match in matched if match})
+
+
+def unread_kind(metadata: Mapping[str, str]) -> str | None:
+    """Why the low-rank changes of a file are no LoRA that can be read, by PEFT's settings in its metadata, or None."""
+    try:
+        settings = _settings(metadata)
+    except (ValueError, RecursionError):
+        return None  # `scale_of` tells
+    if settings.get("use_dora"):
+        return f"its settings say use_dora: DoRA is {_UNREAD}"
+    start = str(settings.get("init_lora_weights")).lower()
+    if start.startswith(_OWN_BASES):
+        return f"it belongs on weights that {start} changed, which it does not hold"
+    return None
+
+
 def scale_of(metadata: Mapping[str, str], name: str, rank: int, alpha: float | None = None) -> float:
     """What up @ down is multiplied by.
 
@@ -155,19 +180,24 @@ def scale_of(metadata: Mapping[str, str], name: str, rank: int, alpha: float | N
     if alpha is None and "lora_alpha" in metadata:
         alpha = _number(metadata["lora_alpha"])
     root = False
-    if "lora_adapter_metadata" in metadata:  # diffusers' and PEFT's settings, as JSON
-        settings = json.loads(metadata["lora_adapter_metadata"])
-        if not isinstance(settings, dict):
-            raise ValueError("lora_adapter_metadata is no mapping")
-        settings = {key.split(".", 1)[-1] if key.startswith("unet.") else key: value for key, value in settings.items()}
-        start = str(settings.get("init_lora_weights")).lower()
-        if start.startswith(_OWN_BASES):
-            raise ValueError(f"not used: the file belongs on weights that {start} changed, which it does not hold")
+    settings = _settings(metadata)
+    if settings:
+        stated = settings.get("r", rank)
+        if not settings.get("rank_pattern") and stated != rank:
+            raise ValueError(f"the settings are of rank {stated}, the layer has {rank}: they belong to another file")
         own = _special(settings.get("alpha_pattern") or {}, _without_start(name), settings.get("lora_alpha", rank))
         alpha = _number(own) if alpha is None else alpha
         root = bool(settings.get("use_rslora"))
     alpha = rank if alpha is None else alpha
     return alpha / (math.sqrt(rank) if root else rank)
+
+
+def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's settings, which it and diffusers write as JSON; {} where there are none. ValueError for other content."""
+    settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    if not isinstance(settings, dict):
+        raise ValueError("lora_adapter_metadata is no mapping")
+    return {key.split(".", 1)[-1] if key.startswith("unet.") else key: value for key, value in settings.items()}
 
 
 def _special(patterns: Any, name: str, otherwise: Any) -> Any:

@@ -13,6 +13,7 @@ from gm.errors import UserError
 
 _LISTED, _LISTED_BELOW_HINTS = 20, 5
 _FEW = 0.1  # share of shapes
+_BASE = "image_to_video.py --SVD.base, train.py --train.base, the tools --base"
 # (pattern of a name, the hint): files that users are likely to give as a checkpoint
 _MISTAKEN = (
     (
@@ -30,6 +31,12 @@ _MISTAKEN = (
     (
         re.compile(r".*\.motion_modules?\..*"),
         "This looks like AnimateDiff's motion module, which belongs to Stable Diffusion 1.5 or SDXL, not to SVD.",
+    ),
+    (
+        re.compile(r"conditioner\.embedders\.0\.open_clip\.model\.visual\.vision_model\..*"),
+        "This looks like a whole SVD saved by ComfyUI, which names the image encoder's tensors otherwise and leaves "
+        "out the conditioning's encoder: save its UNet alone there (ModelSave), and name the published file to "
+        f"complete it ({_BASE}).",
     ),
     (
         re.compile(r"(cond_stage_model|conditioner\.embedders\.[01]\.(transformer|model))\..*"),
@@ -145,6 +152,6 @@ def _hints(checkpoint: Reader, expected: Mapping[str, tuple[int, ...]], sources:
         lacking = " and ".join(sorted(missing - there))
         return [
             f"It holds the {' and '.join(sorted(there))} without the {lacking}: name a whole model to complete it "
-            "(image_to_video.py --SVD.base, train.py --train.base, the tools --base)."
+            f"({_BASE})."
         ]
     return []

@@ -13,6 +13,7 @@ from pathlib import Path
 from gm.checkpoint import folder as folders
 from gm.checkpoint.diffusers_names import CLIP, IGNORED, PARTS, UNET, VAE, Table, change_of, structure_of
 from gm.checkpoint.formats import open_checkpoint
+from gm.checkpoint.match import parts_of
 from gm.checkpoint.reader import Reader
 from gm.checkpoint.rules import original_name
 from gm.checkpoint.view import CONVOLUTION, STACKED, THROUGH, TRANSPOSED, Source, View
@@ -35,6 +36,7 @@ _BARE = (
     ("out.", ORIGINAL[0]),
 )
 _MEANS = ("model_ema.", "ema_model.", "ema.")
+_USE_EMA = "image_to_video.py --SVD.use_ema, train.py --train.use_ema, the tools --use_ema"
 _SAMPLING, _FIRST_STAGE = "conditioner.embedders.3.encoder.", "first_stage_model."
 _CHANGES = {"transposed": TRANSPOSED, "matrix": CONVOLUTION, None: None}
 
@@ -48,7 +50,8 @@ def open_model(path: str | Path, base: str | Path | None = None, use_ema: bool =
         use_ema: take a training's running mean (EMA) in place of its weights: `model_ema.…`, or the folder unet_ema.
 
     Returns a `view.View`; its `description` says in words what it is. Names that no rule knows are left as they are.
-    Raises UserError for what cannot be read, a base that is not needed, or a running mean that is not there.
+    Raises UserError for what cannot be read, a tensor that is there under two names, a base that is not needed, or a
+    running mean that is not there.
     """
     view = _open(Path(path), use_ema)
     if base is not None:
@@ -56,9 +59,17 @@ def open_model(path: str | Path, base: str | Path | None = None, use_ema: bool =
         added = {name: source for name, source in under.sources.items() if name not in view.sources}
         if not added:
             raise UserError(f"{path} ({view.description}) is a whole model: leave out the base {base}")
-        description = f"{view.description}; completed by {base}: {under.description}"
+        described = f"{base}{_mixed(view.sources, added)}: {under.description}"
+        description = f"{view.description}; completed by {described}"
         return View(path, {**view.sources, **added}, view.ignored, view.metadata, description)
     return view
+
+
+def _mixed(own: Iterable[str], added: Iterable[str]) -> str:
+    """Words for tensors of a base that complete a part which is there itself: "" where it gives whole parts alone."""
+    parts = parts_of(own)
+    counts = Counter(part for name in added for part in parts_of([name]) if part in parts)
+    return "".join(f" ({count} tensors of the {part} itself)" for part, count in sorted(counts.items()))
 
 
 def _open(path: Path, use_ema: bool) -> View:
@@ -75,8 +86,18 @@ def _open(path: Path, use_ema: bool) -> View:
         ignored += [*file.ignored, *aside]
         words += [*([file.description] if file.description else []), *said]
     diffusers = {name: source for name, source in named.items() if name.split(".")[0] in PARTS}
-    sources = {_with_part(name): source for name, source in named.items() if name not in diffusers}
-    sources.update(_from_diffusers(diffusers))
+    sources: dict[str, Source] = {}
+    for name, source in [
+        *((_with_part(name), source) for name, source in named.items() if name not in diffusers),
+        *_from_diffusers(diffusers).items(),
+    ]:
+        if name in sources:
+            own, other = (found.parts[0][1] for found in (sources[name], source))
+            raise UserError(
+                f"{path} holds two models, or parts of them: {own} and {other} are both {name}, and nothing says "
+                "which of them is meant: save it with one"
+            )
+        sources[name] = source
     view = View(path, sources, ignored, next(iter(files.values())).metadata)
     kind = _layout(sources) if not diffusers else f"diffusers {'folder' if path.is_dir() else 'file'}"
     view.description = ", ".join([f"{kind} ({_holds(sources)})", *words, _precisions(view)])
@@ -106,7 +127,7 @@ def _weights_or_means(
     if not use_ema:
         said = [f"running mean (EMA) of {len(averaged)} left aside"] if averaged else []
         if averaged and not weights:
-            raise UserError(f"{path} holds a running mean (EMA) alone: say that you want it (ema)")
+            raise UserError(f"{path} holds a running mean (EMA) alone: say that you want it ({_USE_EMA})")
         return weights, list(averaged), said
     taken = {name: found for name in weights for found in [_mean_of(name, averaged)] if found}
     if not taken and not weights:

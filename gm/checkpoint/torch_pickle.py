@@ -212,17 +212,20 @@ def _named_weights(path: str | Path, content: Any) -> tuple[dict[str, _Tensor], 
 
 def _weights(content: Any, depth: int = _WRAPPED_DEEP) -> tuple[dict[str, _Tensor], dict[str, _Tensor], list[str]]:
     """(weights, running mean, names of what lies beside them) below an unpickled object."""
-    weights = _named_tensors(content)
-    if weights or not isinstance(content, dict) or not depth:
-        return weights, {}, [str(key) for key in content if key not in weights] if weights else []
+    outside = _named_tensors(content)
+    if not isinstance(content, dict) or not depth:
+        return outside, {}, [str(key) for key in content if key not in outside] if outside else []
     inside: dict[str | None, Any] = {
         key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, dict)
     }
     chosen = next((key for key in WRAPPERS if key in inside), None)
     weights, means, ignored = _weights(inside.get(chosen), depth - 1)
     averaged = next((key for key in MEANS if _named_tensors(inside.get(key))), None)
+    means = means or _named_tensors(inside.get(averaged))
+    if len(outside) > max(len(weights), len(means)):  # else they are single ones, such as a loss, beside the weights
+        return outside, {}, [str(key) for key in content if key not in outside]
     beside = [str(key) for key in content if key not in (chosen, averaged)]
-    return weights, means or _named_tensors(inside.get(averaged)), beside + ignored
+    return weights, means, beside + ignored
 
 
 def _named_tensors(content: Any) -> dict[str, _Tensor]:

@@ -208,13 +208,45 @@ def test_alpha_of_peft_lies_in_a_file_beside(tmp_path, halves):
                 np.testing.assert_allclose(found[layer + ".weight"], right, rtol=1e-4, atol=1e-5)
     for changes, words in (
         ({"alpha_pattern": {".*to_q": 8}}, "told by the pattern '.*to_q'"),
-        ({"init_lora_weights": "pissa_niter_4"}, "weights that pissa_niter_4 changed"),
+        ({"init_lora_weights": "pissa_niter_4"}, "it belongs on weights that pissa_niter_4 changed"),
     ):
         (folder / "adapter_config.json").write_text(json.dumps({**settings, **changes}))
         assert words in refusal(folder)
     (folder / "adapter_config.json").write_bytes(b"\xff")
     assert "cannot read" in refusal(folder)
     assert_changes(halves, write(folder / "kohya.safetensors", halves, kohya, alpha=2.0), 0.5)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"use_dora": True}, "its settings say use_dora: DoRA is not read here"),
+        ({"r": 16}, "the settings are of rank 16, the layer has 4: they belong to another file"),
+        ({"r": 16, "rank_pattern": {"attn1.to_q": 4}}, None),  # says what differs, perhaps by a pattern
+    ],
+)
+def test_settings_that_are_not_those_of_a_plain_lora_of_this_file(tmp_path, halves, changes, words):
+    settings = {"r": RANK, "lora_alpha": 12, "use_dora": False, **changes}
+    path = write(tmp_path / "adapter_model.safetensors", halves, peft, ATTENTIONS[:1])
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    inside = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in settings.items()})}
+    for given in (path, write(tmp_path / "x.safetensors", halves, diffusers, ATTENTIONS[:1], metadata=inside)):
+        if words:
+            assert words in refusal(given)
+        else:
+            assert_changes(halves, given, 3, ATTENTIONS[:1])
+
+
+def test_several_adapters_in_one_file_are_not_taken_as_one(tmp_path, halves):
+    path, (first, second) = tmp_path / "x.safetensors", ATTENTIONS
+    words = "several of PEFT's adapters are in it (default, other)"
+    name, down, up = peft_adapter(first)
+    half = {name + down: halves[first][0], name + up.replace("default", "other"): halves[first][1]}
+    save_file(half, path)
+    assert words in refusal(path)
+    more = {peft_adapter(second)[0] + end.replace("default", "other"): x for end, x in zip((down, up), halves[second])}
+    assert words in refusal(write(path, halves, peft_adapter, [first], more=more))
+    assert "(one without a name, other)" in refusal(write(path, halves, diffusers, [first], more=more))
 
 
 def test_several_with_strengths_add_up_in_any_order(tmp_path, halves):
@@ -263,6 +295,9 @@ def test_changes_that_are_not_read_are_told_by_their_kind(tmp_path, halves):
         (f"{start}.hada_w1_a", "LoHa, LoKr"),
         (f"{start}.lokr_w1", "LoHa, LoKr"),
         (f"{start}.dora_scale", "DoRA"),
+        (f"base_model.model.{LAYERS[layer]}.lora_E", "AdaLoRA"),
+        (f"base_model.model.{LAYERS[layer]}.base_layer.bias", "biases that PEFT trained"),
+        (f"base_model.model.{LAYERS[layer]}.lora_B.bias", "biases that PEFT trained"),
         ("lora_unet_single_blocks_0_linear1.lora_down.weight", "the model has no such layer"),
     ):
         path = write(tmp_path / "x.safetensors", halves, kohya, [layer], more={name: value})

@@ -71,6 +71,7 @@ def test_two_keys_for_one_parameter_are_refused():
 
 
 VIDEO = "first_stage_model.decoder.conv_out.time_mix_conv.weight"
+COMFYUI = "conditioner.embedders.0.open_clip.model.visual.vision_model.encoder.layers.0.mlp.fc1.bias"
 IMAGE = "first_stage_model.quant_conv.weight"
 
 
@@ -83,6 +84,7 @@ IMAGE = "first_stage_model.quant_conv.weight"
         ({"lora_unet_a_to_q.lora_down.weight": (1,)}, {UNET + "bias": (1,)}, "This is a LoRA"),
         ({UNET + "bias": (1,), "optimizer.state": ()}, {UNET + "bias": (1,)}, "extras of a training run"),
         ({"double_blocks.0.img_attn.qkv.weight": (1,)}, {UNET + "bias": (1,)}, "a model of another kind"),
+        ({UNET + "bias": (1,), COMFYUI: (1,)}, {UNET + "bias": (1,)}, "saved by ComfyUI"),
         ({UNET + "bias": (1,)}, {UNET + "bias": (1,), VIDEO: (1,)}, "holds the UNet without the VAE"),
         ({UNET + "bias": (64,)}, {UNET + "bias": (320,)}, "is the config the right one"),
         ({"bert.pooler.bias": (1,)}, {UNET + "bias": (1,)}, "not an SVD checkpoint"),
@@ -97,6 +99,7 @@ def test_the_pattern_of_faults_gives_a_hint(shapes, expected, hint):
         "extras of",
         "not an SVD checkpoint",
         "another kind",
+        "ComfyUI",
         "without the VAE",
         "is the config",
     )

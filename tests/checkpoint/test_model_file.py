@@ -248,6 +248,8 @@ def test_the_running_mean_beside_the_weights_is_chosen_by_a_flag(tmp_path, array
     assert_same(view, wanted, expected)
     assert f"running mean (EMA) of {len(unet)} weights" in view.description
     assert "model_ema.decay" in view.ignored
+    save_file(means, tmp_path / "means.safetensors")
+    assert "say that you want it (image_to_video.py --SVD.use_ema" in refusal(tmp_path / "means.safetensors")
 
 
 def test_what_is_there_twice_and_what_is_unknown_is_told(tmp_path, arrays, expected):
@@ -271,6 +273,45 @@ def test_what_is_there_twice_and_what_is_unknown_is_told(tmp_path, arrays, expec
     message = str(caught.value)
     assert "1 key missing" in message and "resblocks.0.attn.in_proj_weight" in message
     assert "unet.down_blocks.7.strange" in message and "q_proj.weight" in message and "position_ids" not in message
+
+
+def test_one_tensor_under_the_names_of_two_layouts_is_refused(tmp_path, arrays):
+    """One of the two would have been dropped, and nobody can tell which one is meant."""
+    name, path = UNET + "out.2.weight", tmp_path / "x.safetensors"
+    for other in ("out.2.weight", "diffusion_model.out.2.weight"):
+        save_file({**arrays, other: arrays[name] + 1}, path)
+        assert f"{other} are both {name}" in refusal(path) or f"and {name} are both {name}" in refusal(path)
+    theirs = {f"unet.{key}": array for key, array in to_diffusers(arrays)["unet"].items()}
+    save_file({**{key: -array for key, array in theirs.items()}, **arrays}, path)
+    assert "holds two models, or parts of them" in refusal(path) and "unet." in refusal(path)
+
+
+def test_weights_that_lie_twice_in_a_folder_are_refused(tmp_path, arrays, expected):
+    """As diffusers leaves them that saves in one file, then in shards; it reads the shards, transformers the file."""
+    tensors, folder = to_diffusers(arrays), write_folder(tmp_path / "svd", arrays)
+    index = write_shards(folder / "unet", "diffusion_pytorch_model", tensors["unet"])
+    single = folder / "unet/diffusion_pytorch_model.safetensors"
+    for path in (folder, folder / "unet"):
+        assert f"{folder / 'unet'} holds weights twice: {single.name}, and 3 shards of {index.name}" in refusal(path)
+    open_model(single)
+    open_model(index)
+    index.rename(index.with_name("diffusion_pytorch_model.safetensors.index.fp16.json"))  # another precision
+    assert_same(open_model(folder), arrays, expected, but=(TWIN,))
+    index.with_name("diffusion_pytorch_model.safetensors.index.fp16.json").rename(index)
+    next(index.parent.glob("*-00002-*")).unlink()  # as diffusers leaves it the other way round
+    assert_same(open_model(folder), arrays, expected, but=(TWIN,))
+    index.write_text("{")
+    assert_same(open_model(folder), arrays, expected, but=(TWIN,))
+
+
+def test_how_much_of_a_part_is_the_bases_is_told(tmp_path, arrays, whole):
+    unet = {name: array for name, array in arrays.items() if name.startswith(UNET)}
+    save_file(unet, tmp_path / "unet.safetensors")
+    assert f"completed by {whole}: original" in open_model(tmp_path / "unet.safetensors", whole).description
+    lacking = {name: array for name, array in unet.items() if ".output_blocks.11.1." not in name}
+    save_file(lacking, tmp_path / "less.safetensors")
+    words = f"completed by {whole} ({len(unet) - len(lacking)} tensors of the UNet itself): original"
+    assert words in open_model(tmp_path / "less.safetensors", whole).description
 
 
 def test_folders_without_weights(tmp_path, arrays):

@@ -260,6 +260,17 @@ def test_weights_are_found_under_what_training_programs_wrap_them_in(tmp_path, t
         assert set(checkpoint.ignored) == {"optimizer", "epoch", "note"}
 
 
+def test_a_tensor_beside_the_weights_is_not_taken_for_them(tmp_path, torch):
+    """torch.save({"model": …, "loss": loss}), as PyTorch's own tutorial has it."""
+    one, two = (tensor(torch, "0", "FloatStorage", 4, (2,), (1,), offset) for offset in (0, 2))
+    path, storages = tmp_path / "x.pt", {"0": np.arange(4, dtype=np.float32)}
+    for inner in ({"model": {"w": one, "v": two}}, {"ema": {"w": one}, "model": {"w": one, "v": two}}):
+        found = open_checkpoint(write(path, {"loss": two, **inner}, storages))
+        assert found.names()[:2] == ["w", "v"] and "loss" in found.ignored
+    found = open_checkpoint(write(path, {"w": one, "v": two, "params": {"scale": one}}, storages))
+    assert found.names() == ["w", "v"] and found.ignored == ("params",)
+
+
 GLOBAL = b"ccollections\nOrderedDict\n"
 DICT = b"\x80\x02}"
 

@@ -174,6 +174,37 @@ def test_the_input_is_never_overwritten(source, expected):
     assert source.read_bytes() == before
 
 
+def test_no_file_that_is_read_is_overwritten(source, weights, expected, tmp_path):
+    """The base, and a shard: both may be called as the output is."""
+    unet = {name: array for name, array in weights.items() if name.startswith("model.diffusion_model.")}
+    (tmp_path / "unet").mkdir()
+    save_file(unet, tmp_path / "unet/svd.safetensors")
+    names = list(weights)
+    places = {name: "svd.safetensors" if i else "rest.safetensors" for i, name in enumerate(names)}
+    (tmp_path / "shards").mkdir()
+    for file in set(places.values()):
+        save_file({name: weights[name] for name in names if places[name] == file}, tmp_path / "shards" / file)
+    index = tmp_path / "shards/svd.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    for given, base, read in (
+        (tmp_path / "unet/svd.safetensors", source, source),
+        (index, None, tmp_path / "shards/svd.safetensors"),
+    ):
+        before = read.read_bytes()
+        with pytest.raises(UserError, match=f"would replace the input {read}"):
+            convert(given, expected, read.parent, overwrite=True, base=base)
+        assert read.read_bytes() == before
+
+
+def test_a_link_to_nothing_stays(source, expected, tmp_path):
+    """Such as one into a disk that is not there today."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/svd.safetensors").symlink_to(tmp_path / "absent/svd.safetensors")
+    with pytest.raises(UserError, match="is already there"):
+        convert(source, expected, tmp_path / "out")
+    assert (tmp_path / "out/svd.safetensors").is_symlink()
+
+
 def test_an_output_folder_that_cannot_be_made_is_refused(source, expected, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make the output folder"):

@@ -213,8 +213,23 @@ def test_configs_of_another_model_are_refused(tmp_path):
             with pytest.raises(UserError, match=f"{name}: .*{words}"):
                 check_configs(place, config)
         (tmp_path / name).write_text(old)
-    (tmp_path / "unet/config.json").write_text("{")
+    (tmp_path / "unet").rename(tmp_path / "unet_ema")  # the running mean has its own
+    path = tmp_path / "unet_ema/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 8}))
     check_configs(tmp_path, config)
+    with pytest.raises(UserError, match=r"unet_ema/config\.json: num_attention_heads is 8"):
+        check_configs(tmp_path, config, use_ema=True)
+    path.write_text("{")
+    check_configs(tmp_path, config, use_ema=True)
+
+
+def test_models_that_diffusers_cannot_compute_are_told(tmp_path, capsys):
+    """diffusers 0.42.1 loads svd_tiny's folder without a block of the decoder; the pipeline stops at its encoder."""
+    arguments = [f"--pt_weights_file={ROOT / 'assets/svd_tiny.safetensors'}", f"--out_dir={tmp_path}"]
+    convert_main([*arguments, f"--config={ROOT / 'configs/svd_tiny.yaml'}", "--to=diffusers"])
+    error = capsys.readouterr().err
+    assert "warning: this video VAE has num_res_blocks 1" in error
+    assert "warning: this image encoder takes pictures of 96 pixels" in error
 
 
 def test_a_folder_of_another_model_is_not_loaded(tmp_path, untrained):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,3 +90,7 @@ def test_a_lora_and_wrong_use(svd, halves, tmp_path, capsys):  # noqa: F811
     ):
         with pytest.raises(UserError, match=words):
             main([str(argument) for argument in arguments])
+    for path in (svd, tmp_path / "copy.safetensors"):
+        shutil.copy(svd, tmp_path / "copy.safetensors")
+        with pytest.raises(UserError, match="would replace the input"):
+            main([str(svd), str(tmp_path / "copy.safetensors"), f"--picture={path}"])

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from gm.checkpoint.conversion import convert
 from gm.errors import UserError
+from gm.model import expected_parameters
 from svd_tools.make_untrained import write_untrained
 from svd_tools.merge import main, merge
 from tests.untrained import CONFIG, untrained  # noqa: F401
@@ -66,6 +68,18 @@ def test_a_file_that_is_there_stays_unless_overwrite_is_given(untrained, delta, 
     for path in (untrained, delta(1.0)):
         with pytest.raises(UserError, match="would replace"):
             merge(CONFIG, untrained, delta(1.0), path, overwrite=True)
+
+
+def test_files_within_a_folder_that_was_given_are_not_overwritten(untrained, delta, tmp_path):  # noqa: F811
+    folder = convert(untrained, expected_parameters(CONFIG), tmp_path / "theirs", to="diffusers")
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    inside = delta(1.0).rename(lora / "adapter_model.safetensors")
+    for path in (folder / "unet/diffusion_pytorch_model.safetensors", inside):
+        before = path.read_bytes()
+        with pytest.raises(UserError, match=f"would replace the input {path}"):
+            merge(CONFIG, folder, lora, path, overwrite=True)
+        assert path.read_bytes() == before
 
 
 def test_several_changes_with_strengths_by_the_command_line(untrained, delta, tmp_path, capsys):  # noqa: F811
