@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import cv2
-from jsonargparse import ArgumentParser
 
+from gm.cli.parser import Parser
 from gm.data import statistics
 from gm.data.frame_folder import open_clip
 from gm.data.metadata import read_metadata
@@ -118,7 +118,7 @@ def summary(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("labels", type=PATH, help="the CSV file")
     parser.add_argument("--data_dir", default=".", help="the folder that the paths start from, as in train.py")
     parser.add_argument("--frames", type=int, default=14, help="frames of a sample")

@@ -15,16 +15,15 @@ if __name__ == "__main__":  # before all that takes time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from gm.checkpoint.conversion import DTYPES, FORMATS, convert
 from gm.checkpoint.export import LAYOUTS, MINDSPORE
+from gm.cli.parser import Parser
 from gm.console import say
 from gm.errors import run_cli
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--pt_weights_file",
         required=True,

@@ -1,5 +1,7 @@
 """Make the list of clips that train.py reads: a CSV with path, length, motion_bucket_id, fps and motion_score.
 
+python svd_tools/label_videos.py VIDEOS --output=LABELS.csv
+
 With --split_scenes a row for each scene, where it starts, and what may be wrong with it: see docs/datasets.md.
 The bucket follows from the measured motion by this project's own mapping, not Stability's: see gm/data/motion.py.
 """
@@ -20,8 +22,8 @@ from itertools import chain
 from pathlib import Path
 
 import cv2
-from jsonargparse import ArgumentParser
 
+from gm.cli.parser import Parser
 from gm.console import say
 from gm.data.calibration import Calibration, beside
 from gm.data.frame_folder import clip_files
@@ -201,8 +203,8 @@ def set_scale(path: Path, calibration: Calibration | None = None) -> Calibration
     return calibration
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument(
         "videos_dir",
         type=PATH,

@@ -13,9 +13,8 @@ if __name__ == "__main__":  # before all that takes time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from gm import places
+from gm.cli.parser import Parser
 from gm.errors import run_cli
 
 
@@ -41,7 +40,7 @@ def write_untrained(config_path: str | Path, output: str | Path, seed: int = 0, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--config",
         default=str(places.CONFIGS / "svd_untrained.yaml"),

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import ModuleType
 
 import mindspore as ms
-from jsonargparse import ArgumentParser
 from mindspore.ops import operations
 
+from gm.cli.parser import Parser
 from gm.errors import run_cli
 from svd_tools import graphs, page
 
@@ -117,7 +117,7 @@ def table(operators: Mapping[str, Sequence[str]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/devices.md")
     options = parser.parse_args(argv)
     graphs.use_reference_forms()

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
+from gm.cli.parser import Parser
 from gm.console import say
 from gm.data import duplicates, selection
 from gm.data.calibration import beside, of_list
@@ -125,7 +125,7 @@ def select(chosen: Selection, options: Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("labels", type=PATH, help="the CSV file to choose from")
     parser.add_argument("--output", type=PATH, required=True, help="the CSV file to write, for train.py")
     parser.add_argument(

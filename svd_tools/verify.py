@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gm import options, places
+from gm.cli.parser import Paragraphs
 from gm.errors import UserError, run_cli
 from gm.inference_options import add_option
 
@@ -69,7 +70,7 @@ def print_report(path: str | Path, report: Report, seconds: float) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Paragraphs)
     parser.add_argument("files", nargs="*", help="golden files: .safetensors with .json beside; default: tests/goldens")
     add_option(parser, "mode")
     add_option(parser, "device_target")

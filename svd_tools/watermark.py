@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
+from gm.cli.parser import Parser
 from gm.console import progress
 from gm.data import frame_folder
 from gm.data.images import load_image
@@ -61,7 +61,7 @@ def report(path: str | Path) -> tuple[bool, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("files", nargs="+", help="videos, folders of frames, pictures")
     options = parser.parse_args(argv)
     missing, faults = 0, []
