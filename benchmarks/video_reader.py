@@ -1,5 +1,6 @@
 """Speed of reading videos, ours against decord and OpenCV: clips of 14 frames from random places, and whole files.
 
+pip install decord==0.6.0 "numpy<2"   # the last release (2021), for x86-64 alone
 python benchmarks/video_reader.py --output=outputs/video_reader.json
 
 Each reader has one thread. Processor seconds, not time on the clock, and how many times OpenCV's they are.

@@ -216,7 +216,7 @@ def _foreign_libraries(kept: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from gm.cli.parser import Parser
+    from gm.parser import Parser
 
     parser = Parser("The compiled networks that are kept for later runs.")
     parser.add_argument("--folder", type=PATH, help="by default where they are kept without being asked for")

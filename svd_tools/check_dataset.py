@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from gm.cli.parser import Parser
 from gm.data import statistics
 from gm.data.frame_folder import open_clip
 from gm.data.metadata import read_metadata
@@ -30,6 +29,7 @@ from gm.data.spread import spread
 from gm.data.table import listing
 from gm.errors import UserError, run_cli
 from gm.files import PATH
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     import numpy as np

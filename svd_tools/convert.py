@@ -17,9 +17,9 @@ from typing import Any
 
 from gm.checkpoint.conversion import DTYPES, FORMATS, convert
 from gm.checkpoint.export import LAYOUTS, MINDSPORE
-from gm.cli.parser import Parser
 from gm.console import say
 from gm.errors import run_cli
+from gm.parser import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:

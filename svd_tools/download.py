@@ -24,11 +24,11 @@ from typing import Any
 
 from gm import places
 from gm.checkpoint.published import REPOSITORIES, checkpoints_folder
-from gm.cli.parser import Parser
 from gm.console import progress_bar, say
 from gm.data.outputs import make_folder
 from gm.errors import UserError, run_cli
 from gm.files import require_space
+from gm.parser import Parser
 
 _HUB = "https://huggingface.co"
 _SHA256 = re.compile("[0-9a-f]{64}")

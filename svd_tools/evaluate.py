@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gm.cli.parser import Parser
 from gm.console import progress, say
 from gm.data.frame_folder import open_clip
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import MEANINGS, evaluate
 from gm.data.outputs import write_json
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     import numpy as np

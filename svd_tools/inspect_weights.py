@@ -21,9 +21,9 @@ from gm.checkpoint.lora import find_changes, is_lora
 from gm.checkpoint.match import parts_of
 from gm.checkpoint.model_file import open_model
 from gm.checkpoint.rules import DELTA_KIND, UNET, unused_reason
-from gm.cli.parser import Parser
 from gm.console import progress_bar
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     from gm.checkpoint.view import View

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import cv2
 
-from gm.cli.parser import Parser
 from gm.console import say
 from gm.data.calibration import Calibration, beside
 from gm.data.frame_folder import clip_files
@@ -36,6 +35,7 @@ from gm.data.video_pictures import is_hdr
 from gm.errors import UserError, run_cli
 from gm.files import PATH, count_suffixes, refuse_folder
 from gm.locks import held
+from gm.parser import Parser
 
 
 def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> dict[str, list[tuple[str, ...]]]:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gm import places
-from gm.cli.parser import Parser
 from gm.errors import run_cli
+from gm.parser import Parser
 
 
 def write_untrained(config_path: str | Path, output: str | Path, seed: int = 0, overwrite: bool = False) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from gm import places
-from gm.cli.parser import Parser
 from gm.console import progress_bar, say
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 
 
 def merge(

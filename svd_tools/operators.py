@@ -23,8 +23,8 @@ from types import ModuleType
 import mindspore as ms
 from mindspore.ops import operations
 
-from gm.cli.parser import Parser
 from gm.errors import run_cli
+from gm.parser import Parser
 from svd_tools import graphs, page
 
 DEVICES = ("Ascend", "GPU", "CPU")

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gm import places
-from gm.cli.parser import Parser
 from gm.console import say
 from gm.errors import run_cli
+from gm.parser import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

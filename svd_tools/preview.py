@@ -27,7 +27,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gm import places
-from gm.cli.parser import Parser
 from gm.console import progress, say
 from gm.data.outputs import write_png
 from gm.data.sized_clips import SizedClips
@@ -35,6 +34,7 @@ from gm.data.spread import spread
 from gm.data.videos import contact_sheet, write_video
 from gm.errors import UserError, run_cli
 from gm.files import PATH, atomic_path
+from gm.parser import Parser
 from gm.training.data import open_data
 from gm.training.settings import Train, load_settings, size_name
 

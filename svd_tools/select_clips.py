@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gm.cli.parser import Parser
 from gm.console import say
 from gm.data import duplicates, selection
 from gm.data.calibration import beside, of_list
@@ -29,6 +28,7 @@ from gm.data.metadata import REQUIRED
 from gm.data.table import read_table, write_rows
 from gm.errors import UserError, run_cli
 from gm.files import PATH, refuse_folder
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     import pandas as pd

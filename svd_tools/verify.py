@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gm import options, places
-from gm.cli.parser import Paragraphs
 from gm.errors import UserError, run_cli
 from gm.inference_options import add_option
+from gm.parser import Paragraphs
 
 if TYPE_CHECKING:
     from svd_tools.golden.report import Report

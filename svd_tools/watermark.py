@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gm.cli.parser import Parser
 from gm.console import progress
 from gm.data import frame_folder
 from gm.data.images import load_image
 from gm.data.watermark import FOUND, agreement, votes
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 from gm.results import read_about
 
 _BATCH = 16  # frames read at a time

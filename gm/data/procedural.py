@@ -193,10 +193,10 @@ def clip(random: np.random.Generator, frames: int, size: int, fps: float, most_b
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from gm.cli.parser import Parser
     from gm.data.motion import bucket
     from gm.data.outputs import write_png
     from gm.data.videos import contact_sheet
+    from gm.parser import Parser
 
     parser = Parser("Draw a sheet of procedural clips, one in each row.")
     parser.add_argument("--output", default="preview.png", help="the picture to write")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gm.cli.parser import Parser
 from gm.errors import run_cli
 from gm.ops.float32 import why_no_bfloat16
+from gm.parser import Parser
 from svd_tools import page
 
 # {what is compared: what its limit is a part of}

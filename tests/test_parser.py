@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gm import places
-from gm.cli.parser import Parser
+from gm.parser import Parser
 from svd_tools import convert
 
 TEXT = """What it does, in more words than fit into a line of a terminal that has 80 columns.
