@@ -219,6 +219,14 @@ def test_lines_that_benchmarks_mutations_changes_exist_once():
     ]
 
 
+def test_the_table_of_these_changes_tells_all_of_them():
+    groups = yaml.safe_load((ROOT / "benchmarks" / "mutations.yaml").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "mutations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+/\S+) \| `", page, re.MULTILINE)
+    assert sorted(rows) == sorted(group["file"] for group in groups for _ in group["changes"])
+    assert f"\n{len(rows)} changes, " in page
+
+
 def anchors_of(page):
     """What GitHub makes of the headings of a page, for links to them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
