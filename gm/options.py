@@ -235,7 +235,9 @@ class VideoSettings(Settings):
     output_type: str = written(  # which the video's name tells
         "what is written; frames: a folder of PNG; latents: .npy", "mp4", choices=OUTPUT_TYPES
     )
-    watermark: bool = usual("put the original's invisible mark on the frames", False, decides=RESULT)
+    watermark: bool = usual(
+        "put the original's invisible mark on the frames, of 65536 pixels (256x256) or more", False, decides=RESULT
+    )
     memory_check: str = memory(
         "off: try also what, by the estimate of memory, will not fit", "on", choices=("on", "off"), decides=NOTHING
     )
