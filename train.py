@@ -32,11 +32,17 @@ class _Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(arguments, key=value overrides of the config)."""
     parser = _Parser(
-        description=__doc__, add_help=False, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=places.command("train.py"),
+        description=places.spelled(__doc__ or ""),
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--help", "-h", action="store_true", help="print this and every option, and stop")
-    parser.add_argument("--config", default=places.CONFIGS / "svd_train.yaml", help="YAML file with the options below")
-    parser.add_argument("--svd_config", default=places.CONFIGS / "svd.yaml", help="YAML file of the model")
+    parser.add_argument(
+        "--config", default=places.CONFIGS / "svd_train.yaml", help="YAML file with the options below (svd_train.yaml)"
+    )
+    parser.add_argument("--svd_config", default=places.CONFIGS / "svd.yaml", help="YAML file of the model (svd.yaml)")
     add_option(parser, "memory_check")
     add_option(parser, "compile_cache")
     parser.add_argument("--dry_run", action="store_true", help="print settings, parameters and memory, and stop")

@@ -216,9 +216,9 @@ def _foreign_libraries(kept: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from jsonargparse import ArgumentParser
+    from gm.parser import Parser
 
-    parser = ArgumentParser(description="The compiled networks that are kept for later runs.")
+    parser = Parser("The compiled networks that are kept for later runs.")
     parser.add_argument("--folder", type=PATH, help="by default where they are kept without being asked for")
     parser.add_argument("--clear", action="store_true", help="remove them all")
     options = parser.parse_args(argv)

@@ -41,7 +41,9 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
     faults: list[str] = []
     settings = read_values(path, overrides, faults, defaults(kind))
     found = read(kind, settings, "", faults)
-    raise_if(faults, f"{path}{' with the options given' if overrides else ''} is invalid:")
+    lacking = all(": has no value" in fault for fault in faults)
+    fault = "leaves out what must be given" if lacking else "is invalid"
+    raise_if(faults, f"{path}{' with the options given' if overrides else ''} {fault}:")
     return found
 
 

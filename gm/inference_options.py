@@ -148,7 +148,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=places.command("image_to_video.py"),
         usage="%(prog)s --image=PICTURE [--version=VERSION] [options]",
-        description=description,
+        description=description and places.spelled(description),
         formatter_class=_Formatter,
         add_help=False,
         allow_abbrev=False,

@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+
+from gm import missing
 
 TYPE_CHECKING = False  # typing's own takes time to import, in which Ctrl-C is a traceback
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ def catch() -> None:
     """Wait for the signals from here on; the first thing that a program does. Ignored ones (nohup) stay ignored."""
     global _waiting
     if _waiting is None:
+        sys.excepthook = missing.hook  # the imports come next, and libraries may not be there
         _waiting = {number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
         signal.pthread_sigmask(signal.SIG_BLOCK, _waiting)  # threads started later inherit it
         threading.Thread(target=_wait, args=(_waiting,), name="signals", daemon=True).start()

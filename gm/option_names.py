@@ -110,7 +110,7 @@ def answer_unknown(words: Sequence[str], known: Iterable[str]) -> str:
     """
     options = [word.split("=", 1)[0] for word in words if word.startswith("-")]
     if not options:
-        return f"{words[0]!r} belongs to no option: write --name=value; see --help"
+        return f"{words[0]!r} belongs to no option: write --name=value, a picture as --image=photo.jpg; see --help"
     return "\n  ".join([f"{option}: {_answer(option, known)}" for option in dict.fromkeys(options)])
 
 

@@ -60,7 +60,7 @@ class Options(Settings):
     called = "--SVD.{}"
     num_frames: int = usual("frames of the video (svd 14, svd_xt 25)", least=1, most=1000, also="--num_frames")
     sampling_steps: int = usual(
-        "evaluations of the network (svd 25, svd_xt 30); heun takes two a step, one in the last",
+        "steps of the sampler (svd 25, svd_xt 30), each one evaluation of the network; heun: two, one in the last",
         least=1,
         most=1000,
         also="--num_steps",
@@ -87,7 +87,9 @@ class Options(Settings):
         choices=SCHEDULES,
     )
     sampler: str = speed(
-        "euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's", "euler", choices=SAMPLERS
+        "euler is SVD's; lcm is for models distilled for it, such as AnimateLCM's, and svd_tiny's own",
+        "euler",
+        choices=SAMPLERS,
     )
     guidance_sigma_min: float | None = speed("no guidance below this noise level: half the work there", None)
     guidance_sigma_max: float | None = speed("no guidance above this noise level", None)
@@ -233,7 +235,9 @@ class VideoSettings(Settings):
     output_type: str = written(  # which the video's name tells
         "what is written; frames: a folder of PNG; latents: .npy", "mp4", choices=OUTPUT_TYPES
     )
-    watermark: bool = usual("put the original's invisible mark on the frames", False, decides=RESULT)
+    watermark: bool = usual(
+        "put the original's invisible mark on the frames, of 65536 pixels (256x256) or more", False, decides=RESULT
+    )
     memory_check: str = memory(
         "off: try also what, by the estimate of memory, will not fit", "on", choices=("on", "off"), decides=NOTHING
     )

@@ -56,11 +56,11 @@ class Parts:
         use_ema: bool = False,
         pair: Pair | None = None,
     ) -> None:
+        self.config = load_model_config(config) if isinstance(config, (str, Path)) else config
         if checkpoint is None:
             if not isinstance(config, (str, Path)):
                 raise UserError("which weights? A config that is loaded already has no name: give the checkpoint too")
             checkpoint = find_checkpoint(Path(config).stem, checkpoints_folder())
-        self.config = load_model_config(config) if isinstance(config, (str, Path)) else config
         self.weights = (
             checkpoint if isinstance(checkpoint, ModelWeights) else Weights(self.config, checkpoint, base, use_ema)
         )

@@ -40,6 +40,13 @@ def command(script: str) -> str:
     return COMMANDS[script] if INSTALLED else f"python {script}"
 
 
+def spelled(text: str) -> str:
+    """A text that names programs as a checkout starts them, with the names that they have here."""
+    for script in COMMANDS:
+        text = text.replace(f"python {script}", command(script))
+    return text
+
+
 def install(extra: str) -> str:
     """The command that installs what a part of the program needs; extra: as in pyproject.toml."""
     return f'pip install "svd-mindspore[{extra}]"' if INSTALLED else f"pip install -r requirements-{extra}.txt"

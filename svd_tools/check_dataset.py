@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import cv2
-from jsonargparse import ArgumentParser
 
 from gm.data import statistics
 from gm.data.frame_folder import open_clip
@@ -30,6 +29,7 @@ from gm.data.spread import spread
 from gm.data.table import listing
 from gm.errors import UserError, run_cli
 from gm.files import PATH
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ def summary(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("labels", type=PATH, help="the CSV file")
     parser.add_argument("--data_dir", default=".", help="the folder that the paths start from, as in train.py")
     parser.add_argument("--frames", type=int, default=14, help="frames of a sample")

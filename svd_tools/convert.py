@@ -15,18 +15,17 @@ if __name__ == "__main__":  # before all that takes time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from gm.checkpoint.conversion import DTYPES, FORMATS, convert
 from gm.checkpoint.export import LAYOUTS, MINDSPORE
 from gm.console import say
 from gm.errors import run_cli
+from gm.parser import Parser
 
 _PIPELINES_SIDE = 224  # pixels: what StableVideoDiffusionPipeline resizes the picture to, whatever the configs say
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--pt_weights_file",
         required=True,

@@ -22,14 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from gm import places
 from gm.checkpoint.published import REPOSITORIES, checkpoints_folder
 from gm.console import progress_bar, say
 from gm.data.outputs import make_folder
 from gm.errors import UserError, run_cli
 from gm.files import require_space
+from gm.parser import Parser
 
 _HUB = "https://huggingface.co"
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -183,7 +182,7 @@ def _cause(error: BaseException) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("version", choices=list(REPOSITORIES), help="the version to fetch; svd_tiny needs no download")
     parser.add_argument(
         "--checkpoints_dir", help="folder for it; by default SVD_CHECKPOINTS of the environment, else checkpoints"

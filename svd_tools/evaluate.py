@@ -15,14 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-
 from gm.console import progress, say
 from gm.data.frame_folder import open_clip
 from gm.data.images import fit_image, load_image
 from gm.data.metrics import MEANINGS, evaluate
 from gm.data.outputs import write_json
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +60,7 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("videos", nargs="+", help="video files, or folders of frames")
     parser.add_argument("--frames_fps", type=float, help="frames per second of folders of frames")
     parser.add_argument("--image", help="the input picture, for how faithful the first frame is")

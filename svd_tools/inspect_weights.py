@@ -2,9 +2,9 @@
 
 python svd_tools/inspect_weights.py svd.safetensors
 python svd_tools/inspect_weights.py svd.safetensors mine.safetensors --picture=changes.png
-
-(It is not called inspect.py, for then Python's own module of that name could not be imported beside it.)
 """
+
+# Not called inspect.py, for then Python's own module of that name could not be imported beside it.
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
 from gm.checkpoint.lora import find_changes, is_lora
 from gm.checkpoint.match import parts_of
@@ -25,6 +24,7 @@ from gm.checkpoint.rules import DELTA_KIND, UNET, unused_reason
 from gm.checkpoint.writer import check_output
 from gm.console import progress_bar
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     from gm.checkpoint.view import View
@@ -222,7 +222,7 @@ def draw(found: Mapping[str, Found], path: str | Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("files", nargs="+", help="one file or folder of weights, or two: before and after training")
     parser.add_argument(
         "--use_ema",

@@ -1,5 +1,7 @@
 """Make the list of clips that train.py reads: a CSV with path, length, motion_bucket_id, fps and motion_score.
 
+python svd_tools/label_videos.py VIDEOS --output=LABELS.csv
+
 With --split_scenes a row for each scene, where it starts, and what may be wrong with it: see docs/datasets.md.
 The bucket follows from the measured motion by this project's own mapping, not Stability's: see gm/data/motion.py.
 """
@@ -20,7 +22,6 @@ from itertools import chain
 from pathlib import Path
 
 import cv2
-from jsonargparse import ArgumentParser
 
 from gm.console import say
 from gm.data.calibration import Calibration, beside
@@ -34,6 +35,7 @@ from gm.data.video_pictures import is_hdr
 from gm.errors import UserError, run_cli
 from gm.files import PATH, count_suffixes, refuse_folder
 from gm.locks import held
+from gm.parser import Parser
 
 
 def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> dict[str, list[tuple[str, ...]]]:
@@ -201,8 +203,8 @@ def set_scale(path: Path, calibration: Calibration | None = None) -> Calibration
     return calibration
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument(
         "videos_dir",
         type=PATH,

@@ -13,10 +13,9 @@ if __name__ == "__main__":  # before all that takes time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from gm import places
 from gm.errors import run_cli
+from gm.parser import Parser
 
 
 def write_untrained(config_path: str | Path, output: str | Path, seed: int = 0, overwrite: bool = False) -> None:
@@ -41,7 +40,7 @@ def write_untrained(config_path: str | Path, output: str | Path, seed: int = 0, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--config",
         default=str(places.CONFIGS / "svd_untrained.yaml"),

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
 from gm import places
 from gm.console import progress_bar, say
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 
 
 def merge(
@@ -83,7 +83,7 @@ def merge(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--config", default=os.fspath(places.CONFIGS / "svd.yaml"), help="YAML file of the model")
     parser.add_argument("--checkpoint", required=True, help="the weights that were trained on, in any layout")
     parser.add_argument("--base", help="a whole model that completes the checkpoint where that is a part of one")

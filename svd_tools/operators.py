@@ -21,10 +21,10 @@ from pathlib import Path
 from types import ModuleType
 
 import mindspore as ms
-from jsonargparse import ArgumentParser
 from mindspore.ops import operations
 
 from gm.errors import run_cli
+from gm.parser import Parser
 from svd_tools import graphs, page
 
 DEVICES = ("Ascend", "GPU", "CPU")
@@ -117,7 +117,7 @@ def table(operators: Mapping[str, Sequence[str]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/devices.md")
     options = parser.parse_args(argv)
     graphs.use_reference_forms()

@@ -18,15 +18,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from gm import places
 from gm.console import say
 from gm.errors import run_cli
+from gm.parser import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--config", default=os.fspath(places.CONFIGS / "svd_tiny_train.yaml"), help="YAML file of the recipe"
     )

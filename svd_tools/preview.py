@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, List  # noqa: UP035  (jsonargparse needs List on Python 3.9)
 
 import numpy as np
-from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
 
 from gm import places
@@ -35,6 +34,7 @@ from gm.data.spread import spread
 from gm.data.videos import contact_sheet, write_video
 from gm.errors import UserError, run_cli
 from gm.files import PATH, atomic_path
+from gm.parser import Parser
 from gm.training.data import open_data
 from gm.training.settings import Train, load_settings, size_name
 
@@ -175,7 +175,7 @@ def write_page(header: str, samples: Sequence[Mapping[str, Any]], data_dir: Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("labels", type=PATH, help="the CSV file with the list of clips")
     parser.add_argument("--data_dir", type=PATH, help="folder that the paths in it start from; default: the CSV's own")
     parser.add_argument("--output", type=PATH, help="PNG file to write: a row of frames for each sample")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
 from gm.console import say
 from gm.data import duplicates, selection
@@ -29,6 +28,7 @@ from gm.data.metadata import REQUIRED
 from gm.data.table import read_table, write_rows
 from gm.errors import UserError, run_cli
 from gm.files import PATH, refuse_folder
+from gm.parser import Parser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +125,7 @@ def select(chosen: Selection, options: Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("labels", type=PATH, help="the CSV file to choose from")
     parser.add_argument("--output", type=PATH, required=True, help="the CSV file to write, for train.py")
     parser.add_argument(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from gm import options, places
 from gm.errors import UserError, run_cli
 from gm.inference_options import add_option
+from gm.parser import Paragraphs
 
 if TYPE_CHECKING:
     from svd_tools.golden.report import Report
@@ -69,7 +70,7 @@ def print_report(path: str | Path, report: Report, seconds: float) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Paragraphs)
     parser.add_argument("files", nargs="*", help="golden files: .safetensors with .json beside; default: tests/goldens")
     add_option(parser, "mode")
     add_option(parser, "device_target")

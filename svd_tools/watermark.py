@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
 from gm.console import progress
 from gm.data import frame_folder
 from gm.data.images import load_image
-from gm.data.watermark import FOUND, agreement, votes
+from gm.data.watermark import FOUND, agreement, fits, votes
 from gm.errors import UserError, run_cli
+from gm.parser import Parser
 from gm.results import read_about
 
 _BATCH = 16  # frames read at a time
@@ -40,6 +40,12 @@ def frames_of(path: str | Path) -> Iterator[np.ndarray]:
             yield from video.frames(range(start, min(start + _BATCH, video.length)))
 
 
+def size_of(path: str | Path) -> tuple[int, int]:
+    """(height, width) of the first frame in pixels."""
+    height, width = next(frames_of(path)).shape[:2]
+    return height, width
+
+
 def read(path: str | Path) -> tuple[int, list[int]]:
     """(bits that agree with the mark, of 48, by all frames together; such bits of each frame's own, a list)."""
     counts = [votes(frame) for frame in progress(frames_of(path), Path(path).name, "frame")]
@@ -48,20 +54,25 @@ def read(path: str | Path) -> tuple[int, list[int]]:
 
 def report(path: str | Path) -> tuple[bool, str]:
     """(whether the mark is there, text)."""
-    together, each = read(path)
-    said = "found" if together >= FOUND else "not found"
-    whole = sum(bits == 48 for bits in each)
-    lines = [
-        f"{path}: watermark {said}: {together} of 48 bits, by chance 24, found from {FOUND} on; "
-        f"{whole} of {len(each)} frames have all 48"
-    ]
+    height, width = size_of(path)
+    found = False
+    if fits(height, width):
+        together, each = read(path)
+        found = together >= FOUND
+        whole = sum(bits == 48 for bits in each)
+        lines = [
+            f"{path}: watermark {'found' if found else 'not found'}: {together} of 48 bits, by chance 24, found from "
+            f"{FOUND} on; {whole} of {len(each)} frames have all 48"
+        ]
+    else:
+        lines = [f"{path}: no watermark: frames of {width}x{height} (width x height) are too small to have one"]
     about = "" if Path(path).is_dir() else read_about(path)
     lines.append(f"  metadata: {about or 'nothing about its making'}")
-    return together >= FOUND, "\n".join(lines)
+    return found, "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("files", nargs="+", help="videos, folders of frames, pictures")
     options = parser.parse_args(argv)
     missing, faults = 0, []

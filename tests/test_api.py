@@ -86,3 +86,8 @@ def test_none_leaves_a_value_everywhere(monkeypatch):
 def test_a_loaded_config_names_no_weights():
     with pytest.raises(UserError, match="checkpoint"):
         ImageToVideo(load_model_config("svd_tiny"))
+
+
+def test_a_config_that_is_nowhere_is_told_as_that_and_not_as_weights_of_its_name():
+    with pytest.raises(UserError, match="config nothing"):
+        ImageToVideo("nothing")

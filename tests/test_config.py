@@ -261,6 +261,13 @@ def test_every_fault_is_told_at_once_with_its_path(write):
     ]
 
 
+def test_a_file_that_only_lacks_values_is_not_called_invalid(write):
+    message = refusal(whole, write, "model: {num_frames: 2}", "model.num_frames=3")
+    first, *faults = message.splitlines()
+    assert first.endswith("a.yaml with the options given leaves out what must be given:")
+    assert faults == ["  model.unet.channels: has no value: of the first level"]
+
+
 def test_a_derived_file_is_named_with_its_own_faults(write):
     write("model: {unet: {channels: 3, zzz: 1}}")
     message = refusal(load, Whole, write("base: a.yaml\nmodel: {frames: 3, unet: {grid: [[1]]}}", "b.yaml"))

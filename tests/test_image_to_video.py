@@ -167,6 +167,7 @@ def misspelt_config(tmp_path):
         (lambda t, c: {"SVD.checkpoint": t / "no.safetensors"}, ["no.safetensors"]),
         (lambda t, c: {"SVD.config": misspelt_config(t)}, ["model.unet.chanel_mult", "channel_mult"]),
         (lambda t, c: {"SVD.config": t / "no.yaml"}, ["no.yaml"]),
+        (lambda t, c: {"SVD.config": t / "no.yaml", "SVD.checkpoint": None}, ["no config at", "no.yaml", "svd_xt"]),
         (lambda t, c: {"SVD.sampling_steps": -3}, ["sampling_steps -3"]),
         (lambda t, c: {"SVD.num_frames": 0}, ["num_frames 0"]),
         (lambda t, c: {"SVD.num_frames": 10**9}, ["num_frames 1000000000: must be 1000 or less"]),

@@ -135,7 +135,7 @@ def test_fps_twice(picture):
         ("--elevations_deg=1", "SV3D"),
         ("--xyzzy", "--help lists"),
         ("--sampling_steps=3", "called --SVD.sampling_steps "),
-        ("photo.jpg", "'photo.jpg' belongs to no option"),
+        ("photo.jpg", "'photo.jpg' belongs to no option: write --name=value, a picture as --image=photo.jpg"),
     ],
 )
 def test_a_foreign_or_mistyped_option_is_answered_with_its_name_here(given, answer):

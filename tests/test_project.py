@@ -16,6 +16,8 @@ import yaml
 import gm
 from benchmarks import tables
 from gm import ops
+from gm.inference_options import OPTIONS
+from gm.training.settings import describe_options
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OURS = {"build", "outputs"}  # and everything whose name begins with a dot
@@ -217,6 +219,14 @@ def test_lines_that_benchmarks_mutations_changes_exist_once():
     ]
 
 
+def test_the_table_of_these_changes_tells_all_of_them():
+    groups = yaml.safe_load((ROOT / "benchmarks" / "mutations.yaml").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "mutations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+/\S+) \| `", page, re.MULTILINE)
+    assert sorted(rows) == sorted(group["file"] for group in groups for _ in group["changes"])
+    assert f"\n{len(rows)} changes, " in page
+
+
 def anchors_of(page):
     """What GitHub makes of the headings of a page, for links to them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
@@ -237,6 +247,43 @@ def test_links_of_a_page_lead_somewhere(page):
         if not re.match(r"[a-z]+:", target) and (not there.exists() or anchor and anchor not in anchors_of(there)):
             missing.append(target)
     assert not missing
+
+
+# Of the programs beside ours that the pages start: msrun, Dask's worker, Streamlit.
+OTHERS = {"--bind_core", "--join", "--local_worker_num", "--log_dir", "--master_addr", "--master_port", "--node_rank"}
+OTHERS |= {"--nthreads", "--nworkers", "--server.address", "--sim_level", "--worker_num"}
+OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w.]*\w\b(?!\.…)")
+
+
+@pytest.fixture(scope="module")
+def options():
+    """Every option of every program: of image_to_video.py and train.py from their fields, of others as written."""
+    found = {"--help", *(name for option in OPTIONS.values() for name in option.names)}
+    found |= set(OPTION.findall("\n".join(describe_options())))
+    for file in FILES:
+        if file.parts[0] in ("train.py", "svd_tools", "benchmarks") or file.parts[:2] == ("tests", "web"):
+            found |= set(re.findall(r'"(--\w+)"', (ROOT / file).read_text(encoding="utf-8")))
+    return found
+
+
+def unknown_in(text, options):
+    """Options and programs that a page names and that are not there."""
+    programs = re.findall(r"python ([\w/]+\.py)", text)
+    return [
+        *sorted(set(OPTION.findall(text)) - options - OTHERS),
+        *(path for path in programs if not (ROOT / path).exists()),
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_options_and_programs_of_a_page_are_there(page, options):
+    if page.name != "mutations.md":  # whose lines are code, in part changed
+        assert unknown_in(page.read_text(encoding="utf-8"), options) == []
+
+
+def test_options_and_programs_that_are_not_there_are_seen(options):
+    assert unknown_in("`--SVD.amp_level=O2`, --amp_level, --train.epochs", options) == ["--SVD.amp_level"]
+    assert unknown_in("python svd_tools/nothing.py --output=x; python train.py", options) == ["svd_tools/nothing.py"]
 
 
 @pytest.mark.parametrize("page", tables.TABLES, ids=lambda path: path.name)

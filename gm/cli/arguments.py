@@ -51,7 +51,7 @@ def choose_model(arguments: argparse.Namespace, say: bool = True) -> None:
     """Fill in the small model where no model is named, and the files of the model where none are.
 
     Raises:
-        UserError: weights that are nowhere, with the command that gets them.
+        UserError: a config that is nowhere; weights that are nowhere, with the command that gets them.
     """
     if not arguments.version and not arguments.config:
         arguments.version = TINY
@@ -59,7 +59,12 @@ def choose_model(arguments: argparse.Namespace, say: bool = True) -> None:
             print(f"no --version: using {TINY}, the small model that comes with the program; --help names the others")
     if not arguments.config:
         arguments.config = str(places.CONFIGS / f"{arguments.version}.yaml")
-    if not arguments.checkpoint:
+    if not arguments.checkpoint:  # whose name is the config's
+        if not places.config(arguments.config).is_file():
+            raise UserError(
+                f"no config at {arguments.config}: check the path, or name one that comes with the program by "
+                f"--version ({', '.join(VERSIONS)})"
+            )
         folder = checkpoints_folder(arguments.checkpoints_dir)
         arguments.checkpoint = str(find_checkpoint(Path(arguments.config).stem, folder))
 

@@ -193,13 +193,12 @@ def clip(random: np.random.Generator, frames: int, size: int, fps: float, most_b
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from jsonargparse import ArgumentParser
-
     from gm.data.motion import bucket
     from gm.data.outputs import write_png
     from gm.data.videos import contact_sheet
+    from gm.parser import Parser
 
-    parser = ArgumentParser(description="Draw a sheet of procedural clips, one in each row.")
+    parser = Parser("Draw a sheet of procedural clips, one in each row.")
     parser.add_argument("--output", default="preview.png", help="the picture to write")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--size", type=int, default=128, help="pixels of a frame's side")

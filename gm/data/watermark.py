@@ -75,14 +75,19 @@ def message(counts: np.ndarray) -> int:
 
 
 def agreement(counts: np.ndarray) -> int:
-    """How many of the 48 bits are those of `WATERMARK`. `FOUND` of them or more: one in a million of chance's messages
-    has so many."""
+    """How many of the 48 bits are those of `WATERMARK`. `FOUND` of them or more: one in three million of chance's
+    messages has so many."""
     return _BITS - bin(message(counts) ^ WATERMARK).count("1")
+
+
+def fits(height: int, width: int) -> bool:
+    """Whether frames of this size, in pixels, can have the mark."""
+    return height * width >= _MIN_PIXELS
 
 
 def check_size(height: int, width: int) -> None:
     """Raise a UserError for frames that the mark does not fit in; the original fails on them too."""
-    if height * width < _MIN_PIXELS:
+    if not fits(height, width):
         raise UserError(
             f"frames of {width}x{height} are too small for the invisible watermark, which needs {_MIN_PIXELS} pixels "
             "(256x256): choose a larger size or do without the watermark"

@@ -32,6 +32,7 @@ OPERATIONS = (
     "square_sum",
     "adamw",
 )
+_WIDTH = max(map(len, OPERATIONS)) + 1  # of the first column of `describe`
 
 
 class Row(NamedTuple):
@@ -280,12 +281,12 @@ def describe(device: str, version: tuple[int, ...], compiled: bool, chip: str = 
     reasons = {row.function: row.reason for row in ROWS}
     for name, function in choose(device, version, compiled, chip, forms).items():
         module = function.__module__.rsplit(".", 1)[1]
-        lines.append(f"  {name:22s}{module:11s}{reasons.get(function, 'plain operators')}")
+        lines.append(f"  {name:{_WIDTH}s}{module:11s}{reasons.get(function, 'plain operators')}")
     others = [row for row in ROWS if not row.fits(device, version, compiled, chip, forms)]
     if others:
         lines.append("rows for other devices and versions")
     for row in others:
         span = f"{'.'.join(map(str, row.first))} <= version < {'.'.join(map(str, row.last))}"
         asked = f", with SVD_FORMS={row.function.__name__}" if row.asked else ""
-        lines.append(f"  {row.function.__name__:22s}{row.device}, {span}{asked}: {row.reason}")
+        lines.append(f"  {row.function.__name__:{_WIDTH}s}{row.device}, {span}{asked}: {row.reason}")
     return "\n".join(lines)

@@ -37,7 +37,7 @@ class Environment(Settings):
 @dataclass(frozen=True)
 class Clips(Settings):
     data_dir: str = option("folder that the paths in the CSV start from")
-    metadata: str = option("CSV file with the columns path,length,motion_bucket_id and, if you like, fps")
+    metadata: str = option("CSV file with the columns path,length,motion_bucket_id and, if you like, fps, start, crop")
     frames: int = count("frames of a sample", 14, most=1000)
     step: int = count("every step-th frame of the clip", 4, most=10**6)
     height: int = count(

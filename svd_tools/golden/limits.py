@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jsonargparse import ArgumentParser
-
 from gm.errors import run_cli
 from gm.ops.float32 import why_no_bfloat16
+from gm.parser import Parser
 from svd_tools import page
 
 # {what is compared: what its limit is a part of}
@@ -149,7 +148,7 @@ def table() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/devices.md")
     options = parser.parse_args(argv)
     print(table())

@@ -40,6 +40,13 @@ def test_without_a_mark_none_is_found(tmp_path, capsys, frames):
     assert "watermark not found" in said and "nothing about its making" in said
 
 
+def test_frames_that_no_mark_fits_in_have_none_and_their_metadata_are_shown(tmp_path, capsys, frames):
+    made = write_results(tmp_path / "v", "mp4", None, to_uint8(frames[..., :128, :128]), 7, ABOUT)
+    assert main([str(made["video"])]) == 1
+    said = capsys.readouterr().out
+    assert f"{made['video']}: no watermark" in said and "128x128" in said and ABOUT in said
+
+
 def test_votes_of_several_frames_are_summed(frames):
     """What a third of one frame's blocks says is outvoted by the others."""
     marked = to_uint8(frames, embed_watermark)
@@ -60,7 +67,7 @@ def test_how_many_bits_agree():
 
 def test_files_that_cannot_be_read_are_named_after_the_others(tmp_path, capsys, frames):
     Image.fromarray(to_uint8(frames, embed_watermark)[0]).save(tmp_path / "a.png")
-    Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
-    with pytest.raises(UserError, match=r"2 of 3 files(.|\n)*65536(.|\n)*none.mp4"):
-        main([str(tmp_path / name) for name in ("a.png", "small.png", "none.mp4")])
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(UserError, match=r"2 of 3 files(.|\n)*text.png(.|\n)*none.mp4"):
+        main([str(tmp_path / name) for name in ("a.png", "text.png", "none.mp4")])
     assert "a.png: watermark found" in capsys.readouterr().out

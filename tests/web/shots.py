@@ -52,7 +52,6 @@ def main():
         try:
             page = open_page(chromium, server)
             page.wait_for_timeout(3000)
-            keep(page, "empty", folder)
             steps = page.get_by_role("spinbutton", name="Steps", exact=True)
             steps.fill("8")
             steps.press("Enter")
