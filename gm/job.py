@@ -271,7 +271,14 @@ class Job:
             yield from self._made(batch)
 
     def _made(self, batch: list[Video]) -> Generator[Event, None, None]:
-        """Make a batch, or one by one what fails at once."""
+        """Make a batch, or one by one what fails at once. Behind one that cannot be made no kept graphs are taken: its
+        own were left out, and the next one would be handed them."""
+        for event in self._each(batch):
+            if isinstance(event, Failed):
+                compile_cache.stop()
+            yield event
+
+    def _each(self, batch: list[Video]) -> Generator[Event, None, None]:
         if self.settings.batch == 1 or isinstance(batch[0].source, GivenLatents):
             yield from self._tried(batch)
             return
@@ -291,7 +298,7 @@ class Job:
             compile_cache.stop()  # graphs were left out
             yield Warned(f"{len(batch)} videos failed together and are made one by one: {error}")
             for video in batch:
-                yield from self._made([video])
+                yield from self._each([video])
 
     def _tried(self, batch: list[Video]) -> Generator[Event, None, None]:
         source = batch[0].source

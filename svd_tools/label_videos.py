@@ -27,6 +27,7 @@ from gm.console import say
 from gm.data.calibration import Calibration, beside
 from gm.data.frame_folder import clip_files
 from gm.data.labelling import COLUMNS, SCENE_COLUMNS, label, rate_cell
+from gm.data.listed import note_folder, require_folder
 from gm.data.scenes import cut_detector
 from gm.data.search import find_clips
 from gm.data.spread import spread
@@ -76,7 +77,8 @@ def label_videos(
     workers, scheduler: as of `gm.data.spread.spread`; the other options as of `label`. What is left out for its suffix,
     and links to folders that are searched anyway, are told on stderr.
     While it runs, each finished video is a line of `output` + ".partial"; the CSV itself appears at the end, whole.
-    UserError if either file exists and `resume` is not set, or another process is labelling into this CSV.
+    UserError if either file exists and `resume` is not set, or is of another folder, or another process is labelling
+    into this CSV.
     """
     with held(output.with_name(f".{output.name}.lock"), f"another process is writing {output}: wait for it"):
         return _label_videos(folder, output, workers, resume, frames_fps, hdr, split_scenes, scheduler)
@@ -99,7 +101,10 @@ def _label_videos(
     existing = [path for path in (output, partial) if path.exists()]
     if existing and not resume:
         raise UserError(f"{existing[0]} exists: pass --resume to continue it, or remove it")
+    if existing:
+        require_folder(output, folder)
     found = find_clips(folder)
+    note_folder(output, folder)
     videos = found.clips
     if found.others:
         say(f"left out by suffix: {count_suffixes(found.others)}")
@@ -164,14 +169,16 @@ def _listed_before(
 
 
 def _outdated(path: Path, rows: Sequence[tuple[str, ...]], listed: int, frames_fps: float | None) -> bool:
-    """Whether a clip was written to after its rows were, in nanoseconds at `listed`, or is a folder of frames that had
-    another rate then. False for what cannot be looked at."""
+    """Whether a clip was written to, or put under its name, after its rows were, in nanoseconds at `listed`, or is a
+    folder of frames that had another rate then. False for what cannot be looked at."""
     try:
         is_folder = path.is_dir()
         if is_folder and frames_fps is not None and any(row[3] != rate_cell(frames_fps) for row in rows):
             return True
         frames = clip_files(path) if is_folder else [path]
-        newest = max(file.stat().st_mtime_ns for file in (path, frames[0], frames[-1]))  # written over, or others
+        found = [path.lstat(), *(file.stat() for file in (path, frames[0], frames[-1]))]  # written over, or others
+        # What mv, cp -p or rsync puts in a file's place keeps its own, older, time of writing.
+        newest = max(max(status.st_mtime_ns, status.st_ctime_ns) for status in found)
     except (OSError, UserError):
         return False
     return newest > listed
@@ -244,7 +251,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="keep the rows of an earlier run, finished or not, of clips that were not written to since",
+        help="keep the rows of an earlier run, finished or not, of clips that were not written to, moved or "
+        "replaced since",
     )
     return parser
 

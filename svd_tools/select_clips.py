@@ -187,7 +187,8 @@ def _check(options: Namespace) -> None:
         raise UserError(f"--near_distance must be from 0 to {duplicates.BITS // 2 - 1}, not {options.near_distance:g}")
     refuse_folder(options.output, "--output")
     for path in (options.output, _beside(options, "dropped"), _beside(options, "validation")):
-        if path.exists() and (not options.overwrite or path.samefile(options.labels)):
+        is_list = path.exists() and options.labels.exists() and path.samefile(options.labels)
+        if path.exists() and (is_list or not options.overwrite):
             raise UserError(f"{path} exists: name another --output, or pass --overwrite (never for the list itself)")
     if options.duplicates == "near":
         duplicates.perceptual_hash()  # is there, or it is told now

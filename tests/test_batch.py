@@ -1,6 +1,7 @@
 """Several videos sampled at once: what each of them would be alone, and what happens when one of them fails."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -202,6 +203,28 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_one_that_does(model, tmp_
     monkeypatch.setattr(memory, "available_memory", lambda: sizes[2])
     (*failed,) = of(Failed, run(model, tmp_path / "out", paths, batch=8, **settings))
     assert len(failed) == 8 and all("; --batch=3 would fit" in event.text for event in failed)
+
+
+def test_no_kept_graphs_are_taken_behind_a_batch_that_fails(model, tmp_path, monkeypatch):
+    """MindSpore counts graphs, and would hand those of the batch that was left out to the next one."""
+    job = Job(model, VideoSettings(SHORT, output_dir=tmp_path / "out", batch=2))
+    switch, seen = "MS_COMPILER_CACHE_ENABLE", []
+
+    def check(size, **_):
+        if size == (64, 64):
+            raise UserError("too little memory")
+
+    def note(batch):
+        seen.append((batch[0].source.size, os.environ.get(switch)))
+        yield from ()
+
+    monkeypatch.setattr(job, "check_memory", check)
+    monkeypatch.setattr(job, "_tried", note)
+    monkeypatch.setenv(switch, "1")
+    for path in pictures(tmp_path, {"a": (64, 64), "b": (64, 128)}).values():
+        list(job.gather(job.plan(path)))
+    assert len(of(Failed, list(job.finish()))) == 1
+    assert seen == [((64, 128), None)]
 
 
 def test_batches_that_cannot_be():

@@ -1,4 +1,5 @@
-"""Where the paths of a list of clips lead: to a video file, to a folder of frames, or to a fault with a hint."""
+"""Where the paths of a list of clips lead: to a video file, to a folder of frames, or to a fault with a hint. And of
+which folder a list is that label_videos.py made."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from gm.data.frame_folder import clip_files
 from gm.errors import UserError
-from gm.files import kind_of
+from gm.files import atomic_path, kind_of
 
 _MAX_HINTS = 20  # more faults are not shown; each hint lists folders
 
@@ -112,3 +113,30 @@ def _look_alike(path: str) -> str | None:
             part = alike
         found = os.path.join(found, part)
     return found
+
+
+def note_folder(csv_path: Path, folder: Path) -> None:
+    """Keep beside a list, in a hidden file, whose videos it is of: its paths are relative, and would do for another
+    folder's too. UserError where it cannot be written."""
+    with atomic_path(_note(csv_path)) as temporary:
+        temporary.write_bytes(os.fsencode(os.path.realpath(folder)))
+
+
+def require_folder(csv_path: Path, folder: Path) -> None:
+    """UserError where `note_folder` told of another folder than this one."""
+    note, here = _note(csv_path), os.path.realpath(folder)
+    try:
+        before = os.fsdecode(note.read_bytes())
+    except FileNotFoundError:  # of a list that an older program made
+        return
+    except OSError as error:
+        raise UserError(f"cannot read {note}, of which folder {csv_path} is: {error.strerror}") from error
+    if before != here:
+        raise UserError(
+            f"{csv_path} is of the videos in {before}, not of those in {here}: name another --output for these; or, "
+            f"where they are the same ones and were moved, remove {note}"
+        )
+
+
+def _note(csv_path: Path) -> Path:
+    return csv_path.with_name(f".{csv_path.name}.folder")

@@ -72,7 +72,8 @@ def _is_text(column: pd.Series) -> bool:
 
 def where(numbers: pd.DataFrame, expression: str) -> np.ndarray:
     """bool array: the rows of which pandas' expression holds. Columns, numbers and text, comparisons, arithmetic, `in`,
-    `and`, `or`, `not`; of text `path.str.contains("x")`, `startswith`, `endswith`. An empty cell fulfils none.
+    `and`, `or`, `not`; of text `path.str.contains("x")`, `startswith`, `endswith`. An empty cell fulfils none
+    but `!=` and `not in`.
 
     UserError, in one line: not such an expression, a column that is not there, text compared with numbers.
     """

@@ -20,6 +20,8 @@ NUMBERS = selection.with_numbers(TABLE)
         ("motion_score > 1 and duration > 2", [2]),
         ("motion_score > 1", [1, 2]),
         ("not motion_score > 1", [0, 3]),
+        ("motion_score != 2", [0, 2, 3]),
+        ("motion_score not in [2, 3]", [0, 3]),
         ("(length >= 60) | (motion_score < 1)", [0, 1, 2]),
         ("20 < length < 80", [1, 3]),
         ("aspect == 2", [1, 2]),

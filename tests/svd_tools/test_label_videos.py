@@ -59,7 +59,8 @@ def test_labels_can_be_trained_on_and_tell_the_motion(videos, tmp_path):
         assert int(row["motion_bucket_id"]) == motion.bucket(float(row["motion_score"]))
     metadata = read_metadata(output, videos, 3, 2, verify_files="open")
     assert len(metadata.clips) == 3 and metadata.clips[0].fps == 5.0
-    assert [path.name for path in tmp_path.iterdir() if path != videos] == ["labels.csv"], "nothing is left behind"
+    left = sorted(path.name for path in tmp_path.iterdir() if path != videos)
+    assert left == [".labels.csv.folder", "labels.csv"], "nothing else is left behind"
 
 
 def test_bad_videos_are_left_out_and_told(videos, tmp_path, capsys):
@@ -124,9 +125,8 @@ def test_resuming_measures_anew_what_has_changed(videos, tmp_path, capsys):
     first = {row["path"]: row for row in rows_of(output)}
     tool.label_videos(videos, output, **options)
     assert "measured anew" not in capsys.readouterr().err and {row["path"]: row for row in rows_of(output)} == first
-    os.replace(videos / "sub, one/fast.mp4", videos / "still.mp4")
+    os.replace(videos / "sub, one/fast.mp4", videos / "still.mp4")  # which was written before the list was
     later = output.stat().st_mtime_ns + 10**9
-    os.utime(videos / "still.mp4", ns=(later, later))
     tool.label_videos(videos, output, **options)
     assert capsys.readouterr().err.count("measured anew") == 1
     second = {row["path"]: row for row in rows_of(output)}
@@ -154,6 +154,25 @@ def test_resuming_without_high_dynamic_range_leaves_out_what_was_listed_with_it(
     assert "bright.mkv: high dynamic range (PQ), and hdr is refuse" in capsys.readouterr().err
     assert tool.main([str(videos), "--output", str(output), "--resume"]) == 0
     assert [row["path"] for row in rows_of(output)] == ["bright.mkv", "plain.mkv"]
+
+
+def test_another_folder_with_the_same_names_does_not_take_over_a_list(tmp_path):
+    """Its videos are older than the list, so that nothing else tells them from the ones that were measured."""
+    first, second, output = tmp_path / "first", tmp_path / "second", tmp_path / "labels.csv"
+    for folder, speed in ((first, 0), (second, 2)):
+        folder.mkdir()
+        write_video(moving(speed), folder / "a.mp4", 6)
+    tool.label_videos(first, output)
+    listed = output.read_bytes()
+    with pytest.raises(UserError, match=f"is of the videos in {first}, not of those in {second}: name another"):
+        tool.label_videos(second, output, resume=True)
+    assert output.read_bytes() == listed
+    (tmp_path / "link").symlink_to(first)
+    assert tool.label_videos(tmp_path / "link", output, resume=True) == []  # the same by another name
+    output.unlink()
+    tool.label_videos(second, output)
+    assert float(rows_of(output)[0]["motion_score"]) > 1
+    assert tool.label_videos(second, output, resume=True) == []
 
 
 def test_an_interrupted_run_keeps_its_rows(videos, tmp_path, monkeypatch):

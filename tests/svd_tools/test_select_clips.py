@@ -115,3 +115,6 @@ def test_wrong_calls_are_refused(labels, tmp_path):
     labels.with_name("out.csv").touch()
     with pytest.raises(UserError, match="out.csv exists: name another --output, or pass --overwrite"):
         call(labels)
+    labels.unlink()
+    with pytest.raises(UserError, match="no metadata file at .*labels.csv"):
+        call(labels, "--overwrite")
