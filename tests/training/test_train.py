@@ -238,6 +238,20 @@ def test_the_losses_before_a_stop_are_not_lost(arguments, tmp_path, read_metrics
     assert [(line["step"], len(line["sigma"])) for line in read_metrics(tmp_path)] == [(1, 1), (2, 1)]
 
 
+def test_weights_of_another_kind_than_the_last_do_not_pass_for_them(arguments, tmp_path, capsys):
+    assert train.main(arguments(tmp_path, "train.save=delta", "train.max_steps=1")) == 0
+    older = (tmp_path / "weights/delta.safetensors").read_bytes()
+    assert train.main(arguments(tmp_path, "train.save=full", "train.resume=latest")) == 0
+    names = {"full.safetensors", "earlier_delta.safetensors"}
+    assert {path.name for path in (tmp_path / "weights").iterdir()} == names
+    assert (tmp_path / "weights/earlier_delta.safetensors").read_bytes() == older
+    assert "delta.safetensors is of an earlier step" in capsys.readouterr().err
+    base = tmp_path / "weights/full.safetensors"  # is a model to start from in its own folder, and stays
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert train.main(arguments(tmp_path, f"train.pretrained={base}", "train.max_steps=1")) == 0
+    assert base.exists() and (tmp_path / "weights/delta.safetensors").exists()
+
+
 def without_times(lines):
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
