@@ -78,6 +78,9 @@ class _Run:
         self.state = self.trainer.state
         _require_equal_steps(self.state)
         plan.go_on_from(self.state.step, self.state.samples)
+        if self.state.step < plan.total:
+            self.trainer.go_back_to_a_batch()
+            plan.go_on_from(self.state.step, self.state.samples)
         if self.first:
             self._prepare(argv)
         self.log = Log(folder, plan.total, self.state.step, self.train.log.tensorboard) if self.first else None
@@ -152,7 +155,7 @@ class _Run:
         values = sum(weight.size for weight in weights)
         print(
             f"{values:,} trainable values in {len(weights)} tensors; {len(plan.dataset)} clips, "
-            f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips"
+            f"{plan.total} steps of {plan.clips_of_a_step} clips"
         )
         if plan.train.pretrained is None:
             say(
