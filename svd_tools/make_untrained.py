@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gm import places
-from gm.errors import run_cli
+from gm import places
+from gm.errors import UserError, run_cli
 from gm.parser import Parser
 
 
@@ -24,19 +25,18 @@ def write_untrained(config_path: str | Path, output: str | Path, seed: int = 0, 
     Raises:
         UserError: a config that is not right, or an output that is there already or cannot be written.
     """
+    import numpy as np
+
     from gm.checkpoint.writer import check_output, write_safetensors
     from gm.data.outputs import make_folder
-    from gm.model import COMPONENTS, build_component, load_model_config
-    from gm.networks.init import initialize
+    from gm.model import load_model_config
+    from gm.weights import InitialWeights
 
     check_output(output, (), overwrite)
-    config = load_model_config(config_path)
-    arrays = {}
-    for name in COMPONENTS:
-        cell = initialize(build_component(config, name), seed)
-        arrays.update({p.name: p.asnumpy() for p in cell.get_parameters()})
+    weights = InitialWeights(load_model_config(config_path), seed)
     make_folder(Path(output).parent)
-    write_safetensors(output, [(name, a.shape, a.dtype) for name, a in arrays.items()], arrays.__getitem__)
+    # One parameter after the other: a whole model may be larger than the memory.
+    write_safetensors(output, [(name, shape, np.float32) for name, shape in weights.shapes.items()], weights.read)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--config",
         default=str(places.CONFIGS / "svd_untrained.yaml"),
-        help="YAML file of a model small enough for the memory",
+        help="YAML file of a model",
     )
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial values")
     parser.add_argument("--overwrite", action="store_true", help="replace an output file that is already there")
     options = parser.parse_args(argv)
+    if options.seed < 0:
+        raise UserError(f"--seed must be at least 0, not {options.seed}")
     write_untrained(options.config, options.output, options.seed, options.overwrite)
     print(f"{options.output}: untrained weights of {options.config}")
 

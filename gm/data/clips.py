@@ -9,18 +9,20 @@ together see exactly what one device with the same global batch B sees.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 
+from gm.console import progress
 from gm.data.frame_folder import clip_files, open_clip
 from gm.diffusion.conditioning import fps_id
 from gm.errors import UserError
@@ -144,7 +146,7 @@ class ClipDataset:
         digest, content = hashlib.sha256(), hashlib.sha256()
         for clip in self.clips:
             files = clip_files(clip.path)
-            content.update(_glimpse(files[len(files) // 2]))
+            content.update(glimpse(files))
             for file in files:
                 status = file.stat()
                 row = file, status.st_size, status.st_mtime_ns, *clip.label
@@ -194,15 +196,24 @@ class ClipDataset:
         }
 
 
-def _glimpse(file: Path) -> bytes:
-    """Bytes from the middle of a file: another one may have its size, and its time from an archive or a copy. None of
-    one that cannot be read, which is a failure where it is decoded."""
+def glimpse(files: Sequence[Path]) -> bytes:
+    """Bytes from the middle of the middle one of a clip's files: another one may have its name and size, and its time
+    from an archive or a copy. None of one that cannot be read, which is a failure where it is decoded."""
     try:
-        with open(file, "rb") as opened:
+        with open(files[len(files) // 2], "rb") as opened:
             opened.seek(os.fstat(opened.fileno()).st_size // 2)
             return opened.read(_GLIMPSE)
     except OSError:
         return b""
+
+
+def content_of(clips: Iterable[Clip]) -> str:
+    """What tells the files of these clips from others of the same names, wherever they lie; under a progress bar."""
+    digest = hashlib.sha256()
+    for path in progress(list(dict.fromkeys(clip.path for clip in clips)), "looking into the clips", "file"):
+        with contextlib.suppress(UserError):  # a folder without pictures is a failure too
+            digest.update(glimpse(clip_files(path)))
+    return digest.hexdigest()[:16]
 
 
 class FailureLimit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,11 @@ from gm.pretraining.first_stage import (
 )
 from gm.pretraining.settings import Recipe, UnetStage
 from gm.pretraining.stage import Stopped, run_stage
-from gm.settings import Settings
+from gm.settings import Settings, raise_if
+from gm.sizes import size_multiple, vae_factor
 from gm.training import loop
 from gm.training.log import changed
+from gm.training.schedule import total_steps
 from gm.training.settings import Train, TrainingSettings, load_settings
 from gm.training.state import checkpoints, step_of
 
@@ -61,6 +63,7 @@ def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
     for name, stage in vars(recipe.unet).items():  # a fault of the last one is told before the first stage begins
         runs.append((name, stage, _settings(recipe, stage, folder, name, weights, Path(configs))))
         weights = folder / name / "weights" / "full_ema.safetensors"
+    raise_if(list(_faults(recipe, config, [(name, told.train) for name, _, told in runs])), "invalid recipe:")
     if not base.exists():
         _frozen_parts(recipe, folder, config, base)
     for name, stage, settings in runs:
@@ -70,6 +73,25 @@ def pretrain(recipe: Recipe, folder: str | Path, configs: str | Path) -> Path:
         entries = [(name, full.shape(name), np.dtype(np.float16)) for name in full.names()]
         write_safetensors(output, entries, lambda name: full.read(name).astype(np.float16))
     return output
+
+
+def _faults(recipe: Recipe, config: ModelConfig, runs: Iterable[tuple[str, Train]]) -> Iterator[str]:
+    """What no setting tells alone, and would end the recipe hours later. runs: (stage of the UNet, what it is told)."""
+    for name in ("autoencoder", "autoencoder_full", "decoder"):
+        size, multiple = getattr(recipe, name).size, vae_factor(config.model)
+        if size % multiple:
+            yield f"{name}.size {size}: must be a multiple of {multiple} for this model"
+    for name, train in runs:
+        stage, multiple = getattr(recipe.unet, name), size_multiple(config.model)
+        if stage.size % multiple:
+            yield f"unet.{name}.size {stage.size}: must be a multiple of {multiple} for this model"
+        batch = train.loader.batch_size * train.optimizer.accumulate
+        steps = total_steps(train.epochs, None, stage.clips, batch)
+        if train.max_steps is not None and steps < train.max_steps:
+            yield (
+                f"unet.{name}.train: max_steps {train.max_steps} would never be reached, as {train.epochs:g} epochs of "
+                f"{stage.clips} clips are {steps} steps of {batch}: give more epochs"
+            )
 
 
 def _compare(given: Mapping[str, Settings], folder: Path) -> None:

@@ -21,7 +21,7 @@ def describe(plan: Plan) -> str:
     lines += [
         f"base: {plan.base.describe()}",
         f"{len(plan.dataset)} clips, {plan.total} steps of "
-        f"{plan.global_batch * plan.train.optimizer.accumulate} clips; "
+        f"{plan.clips_of_a_step} clips; "
         f"{sum(map(len, plan.held_out.values()))} clips held out",
         *plan.describe_sizes(),
         "",

@@ -95,14 +95,17 @@ def conditions(trainer: Trainer) -> list[Any]:
 
 
 def order(trainer: Trainer) -> list[str]:
-    """Names of what the run does for the first time, in that order."""
+    """Names of what the run compiles, in that order, as long as it is not one thing alone that is left."""
     train, done, total = trainer.train, trainer.state.step, trainer.plan.total
 
     def first(every: int) -> int:
         return min((done // every + 1) * every, total)
 
-    later = [(first(train.validation.every), "validation")] if trainer.validation is not None else []
-    if trainer.samples is not None:
-        later.append((first(train.sample.every or total), "sample"))
     before = ["validation"] if done == 0 and trainer.validation is not None else []
+    later = [(first(train.validation.every), "validation")] if trainer.validation is not None else []
+    end = later[0][0] if later and not before else 0
+    if trainer.samples is not None:
+        every = train.sample.every or total
+        # Those before the validation is compiled: the decoder of each sample is loaded, and compiled, anew.
+        later += [(step, "sample") for step in (first(every), *range(first(every) + every, end, every))]
     return [*before, "step", *(name for _, name in sorted(later, key=lambda item: item[0]))]

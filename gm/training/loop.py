@@ -28,6 +28,7 @@ from gm.training.owner import owned
 from gm.training.plan import Plan
 from gm.training.schedule import learning_rate
 from gm.training.settings import Train, TrainingSettings
+from gm.training.shares import together
 from gm.training.signals import StopOnSignal
 from gm.training.state import TrainingState, checkpoints
 from gm.training.trainer import Trainer
@@ -78,6 +79,9 @@ class _Run:
         self.state = self.trainer.state
         _require_equal_steps(self.state)
         plan.go_on_from(self.state.step, self.state.samples)
+        if self.state.step < plan.total:
+            self.trainer.go_back_to_a_batch()
+            plan.go_on_from(self.state.step, self.state.samples)
         if self.first:
             self._prepare(argv)
         self.log = Log(folder, plan.total, self.state.step, self.train.log.tensorboard) if self.first else None
@@ -152,7 +156,7 @@ class _Run:
         values = sum(weight.size for weight in weights)
         print(
             f"{values:,} trainable values in {len(weights)} tensors; {len(plan.dataset)} clips, "
-            f"{plan.total} steps of {plan.global_batch * plan.train.optimizer.accumulate} clips"
+            f"{plan.total} steps of {plan.clips_of_a_step} clips"
         )
         if plan.train.pretrained is None:
             say(
@@ -189,9 +193,8 @@ class _Run:
                 if state.step % train.validation.every == 0 or state.step == total:
                     self._validate()
                     window.start = time.perf_counter()
-                every = train.sample.every or total
-                if trainer.samples and self.log and (state.step % every == 0 or state.step == total):
-                    self.log.say(f"sample video: {trainer.samples.write(self.folder.samples, state.step)}")
+                if train.sample.every and (state.step % train.sample.every == 0 or state.step == total):
+                    self._sample()
                     window.start = time.perf_counter()
                 if state.step % train.checkpoint.every == 0 or state.step == total or stopped:
                     saved = self._save()
@@ -219,8 +222,11 @@ class _Run:
     ) -> bool:
         """Metrics of a step, over all devices; returns whether any of them was asked to stop."""
         sums, counts = bucket_sums(losses, sigmas)
-        total = parallel.mean([*sums, *counts, float(stop.requested)]) * parallel.size()
-        sums, counts = total[: len(sums)], total[len(sums) : -1]
+        levels = np.zeros(len(sigmas) * parallel.size())
+        levels[parallel.rank() :: parallel.size()] = sigmas  # in the order of the clips, see gm/data/clips.py
+        total = parallel.total(np.concatenate([sums, counts, levels, [stop.requested]]).astype(np.float32))
+        sums, counts, levels = np.split(total[:-1], [len(sums), 2 * len(sums)])
+        sigmas = levels.tolist()
         state, log, loss_scale = self.state, self.log, self.trainer.loss_scale
         window.add(
             sums,
@@ -257,6 +263,12 @@ class _Run:
         if self.log is not None:
             self.log.write("validation", self.state.step, **found)
             self.log.say(f"step {self.state.step}: validation loss {found['loss']:.4f}")
+
+    def _sample(self) -> None:
+        """A video by the first device, for which the others wait."""
+        with together(self.folder.path):
+            if self.trainer.samples and self.log:
+                self.log.say(f"sample video: {self.trainer.samples.write(self.folder.samples, self.state.step)}")
 
     def _save(self) -> int:
         self.state.save(self.folder.checkpoints, self.train.checkpoint.keep)

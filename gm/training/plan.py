@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from gm.data.calibration import of_list
+from gm.data.clips import CONTENT, content_of
 from gm.data.sized_clips import SizedClips
 from gm.model_config import ModelConfig
 from gm.ops import parallel
@@ -18,7 +19,7 @@ from gm.training.base import encoders_hashes, open_base
 from gm.training.cache import CachedClips
 from gm.training.data import open_data
 from gm.training.draws import Draws, training_draws
-from gm.training.log import require_tensorboard
+from gm.training.log import by_name, require_tensorboard
 from gm.training.schedule import total_steps
 from gm.training.settings import Train, TrainingSettings, check_size, precision, size_name, sizes
 
@@ -51,6 +52,11 @@ class Plan:
         self.dataset = SizedClips(self.training, self.global_batch, self.train.seed)
         self.go_on_from(0, 0)
 
+    @property
+    def clips_of_a_step(self) -> int:
+        """Over all devices: what a learning rate is for, and no setting tells alone."""
+        return self.global_batch * self.train.optimizer.accumulate
+
     def go_on_from(self, step: int, samples: int) -> None:
         """Set `total`, the steps of the whole run. Its first `step` steps showed `samples` clips, perhaps in batches of
         another size."""
@@ -58,7 +64,7 @@ class Plan:
             self.train.epochs,
             self.train.max_steps,
             len(self.dataset),
-            self.global_batch * self.train.optimizer.accumulate,
+            self.clips_of_a_step,
             step,
             samples,
         )
@@ -142,6 +148,15 @@ class Plan:
             "train.pretrained": self.base.record["base_hash"],
             "train.pretrained (every tensor)": self.base.values_hash(self.base.shapes),
         }
+
+    def told(self) -> dict[str, Any]:
+        """What a resumed run may change, and says so where it has."""
+        found = {**by_name(self.settings, self.config), "clips of a step, over all devices": self.clips_of_a_step}
+        parts = (*self.training.values(), *self.held_out.values())
+        clips = [clip for part in parts for clip in getattr(part, "clips", ())]
+        if clips and parallel.rank() == 0:  # of a cache it is the cache that asks for the same
+            found[CONTENT] = content_of(clips)
+        return found
 
 
 def _clips_hash(datasets: Iterable[Any], folder: str) -> str | None:

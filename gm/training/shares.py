@@ -61,6 +61,15 @@ def shares(folder: str | Path, count: int) -> Iterator[Share]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def together(folder: str | Path) -> Iterator[None]:
+    """`with together(folder):` what takes some devices longer than others, such as what the first one does alone. At
+    the end of the body every device waits for the others; see `shares`."""
+    with shares(folder, 1) as share:
+        yield
+        share.advance()
+
+
 class OthersFault(UserError):
     """Another device failed."""
 
@@ -129,7 +138,7 @@ def _common_place(folder: Path) -> Path:
         try:
             for left in folder.glob(f"{_NAME}*"):
                 shutil.rmtree(left, ignore_errors=True)
-            place.mkdir()
+            place.mkdir(parents=True)
         except OSError as error:
             fault = f"cannot write to {folder}: {error.strerror}"
     until = time.monotonic() + _UNSEEN

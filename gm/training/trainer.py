@@ -21,7 +21,7 @@ from gm.training.draws import Draws
 from gm.training.ema import Ema
 from gm.training.examples import Encoded, Encoders, Example, encode, join, make_example, tensors
 from gm.training.export import export
-from gm.training.log import RunFolder, by_name
+from gm.training.log import RunFolder
 from gm.training.lora import add_lora, initial_lora, lora_alpha
 from gm.training.loss_scale import LossScale
 from gm.training.optimizer import AdamW
@@ -57,9 +57,7 @@ class Trainer:
         self.optimizer = AdamW(parameters, self.gradients.sums, self.train.optimizer, self.initial_value)
         self.ema = Ema(list(parameters), self.optimizer.weights) if self.train.ema else None
         self.loss_scale = LossScale(self.train.loss_scale, dynamic=needs_loss_scale(amp_level))
-        self.state = TrainingState(
-            self.optimizer, self.ema, self.loss_scale, plan.fixed(), by_name(plan.settings, plan.config)
-        )
+        self.state = TrainingState(self.optimizer, self.ema, self.loss_scale, plan.fixed(), plan.told())
         self.validation = None
         if plan.held_out:
             self.validation = Validation(self.loss, plan.held_out, self.encode, self.example, plan.shapes, self.train)
@@ -107,13 +105,17 @@ class Trainer:
             )
         return Path(self.train.resume)
 
+    def go_back_to_a_batch(self) -> None:
+        """Batches begin at multiples of their size, which may have changed since the checkpoint. Clips that are shown
+        again for that are counted again too: else the run would end, or change the size once more, with clips left
+        out."""
+        again = self.state.samples % self.plan.global_batch
+        if again:
+            _log.warning("the batch size changed since the checkpoint: %d clips will be shown again", again)
+            self.state.samples -= again
+
     def loader(self) -> ClipLoader:
         settings, done = self.train.loader, self.state.samples
-        if done % self.plan.global_batch:
-            _log.warning(
-                "the batch size changed since the checkpoint: %d clips will be shown again",
-                done % self.plan.global_batch,
-            )
         return ClipLoader(
             self.plan.dataset,
             settings.batch_size,
@@ -157,7 +159,7 @@ class Trainer:
         if self.ema is not None and not overflow:
             self.ema.update(self.optimizer.updates)
         self.state.step += 1
-        self.state.samples += self.plan.global_batch * self.train.optimizer.accumulate
+        self.state.samples += self.plan.clips_of_a_step
         if self.skipped_in_a_row >= _MOST_SKIPPED:
             raise UserError(
                 f"step {self.state.step}: the gradient was not finite {self.skipped_in_a_row} times in a row. Resume "

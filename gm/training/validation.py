@@ -12,6 +12,7 @@ from gm.ops import parallel
 from gm.training.draws import Draws, validation_draws
 from gm.training.examples import Encoded, Example, tensors
 from gm.training.settings import Train, size_name
+from gm.training.shares import together
 
 
 class Validation:
@@ -66,9 +67,10 @@ class Validation:
         sizes "loss_of_size": {such as "576x1024": as "loss" of these clips alone}."""
         sigmas = list(self.train.validation.sigmas)
         sums, counts = np.zeros((2, len(self.held_out), len(sigmas)))
-        for part, index, frames, example in self._prepared():
-            sums[part, index] += self.loss(*tensors(example), frames).asnumpy().mean()
-            counts[part, index] += 1
+        with together(self.train.output_dir):  # some have a clip more than others, or none
+            for part, index, frames, example in self._prepared():
+                sums[part, index] += self.loss(*tensors(example), frames).asnumpy().mean()
+                counts[part, index] += 1
         sums, counts = parallel.mean(np.ravel([sums, counts])).reshape(2, *sums.shape)
         means = sums.sum(0) / counts.sum(0)
         found = {"loss": float(means.mean()), "loss_at": {f"{s:g}": float(m) for s, m in zip(sigmas, means)}}

@@ -24,6 +24,7 @@ from gm.networks.init import initialize
 from gm.pipeline import ImageToVideo
 from gm.pretraining.clips import ProceduralClips
 from gm.pretraining.first_stage import autoencoder_phase, pass_frames_through, scale_latents
+from gm.pretraining.recipe import pretrain
 from gm.pretraining.settings import Recipe
 from gm.pretraining.stage import Stopped, run_stage
 from svd_tools import pretrain_tiny
@@ -74,6 +75,27 @@ def test_the_whole_recipe_makes_a_model_that_plays(recipe_path, tmp_path, capsys
     assert pretrain_tiny.main(arguments) == 0
     assert weights.read_bytes() == whole
     assert (tmp_path / "run/video/metrics.jsonl").read_text() == written[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["decoder.size=15"], "decoder.size 15: must be a multiple of 2"),
+        (["unet.video.size=17"], "unet.video.size 17: must be a multiple of 2"),
+        (
+            ["unet.image.train.max_steps=9", "unet.image.train.epochs=4"],
+            "unet.image.train: max_steps 9 would never be reached, as 4 epochs of 2 clips are 8 steps of 1",
+        ),
+        (["autoencoder.checkpoint_every=0"], "autoencoder.checkpoint_every 0: must be at least 1"),
+        (["tower.batch_size=0"], "tower.batch_size 0: must be at least 1"),
+        (["seed=-1"], "seed -1: must be at least 0"),
+        (["tower.optimizer.accumulate=2"], "tower.optimizer: accumulate and shard are of the stages of the UNet"),
+    ],
+)
+def test_a_recipe_that_cannot_end_is_not_begun(recipe_path, tmp_path, wrong, words):
+    with pytest.raises(UserError, match=words):
+        pretrain(load(Recipe, recipe_path, wrong), tmp_path, recipe_path.parent)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 @pytest.fixture

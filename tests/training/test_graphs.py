@@ -108,6 +108,10 @@ def test_what_the_run_is_made_of_is_a_condition(change):
             {"step": 90, "sample": (8, 8, 3), "changes": ["validation.every=500", *sampled(95)]},
             ["step", "sample", "validation"],
         ),  # the validation of the end
+        (
+            {"step": 10, "sample": (8, 8, 3), "changes": ["validation.every=20", *sampled(3)]},
+            ["step", "sample", "sample", "sample", "validation"],
+        ),  # each sample has a decoder of its own to compile
     ],
 )
 def test_the_order_of_what_is_compiled(given, expected):

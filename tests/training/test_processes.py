@@ -153,6 +153,8 @@ def test_two_workers_are_one_with_twice_the_batch(arguments, start, tmp_path, re
         assert difference <= limit * math.sqrt(sum(np.sum(one[key] ** 2) for key in keys)), group
     ours, theirs = ([line["loss"] for line in read_metrics(tmp_path / name)] for name in ("one", "two"))
     assert len(ours) > 3 and ours == pytest.approx(theirs, rel=1e-6)
+    levels = [[line.get("sigma") for line in read_metrics(tmp_path / name)] for name in ("one", "two")]
+    assert levels[0] == levels[1]
 
 
 @pytest.mark.slow
@@ -230,8 +232,34 @@ def test_a_device_that_fails_alone_writes_no_moments_that_it_cannot_gather(argum
         "train.max_steps=50",
     )
     status, output = two_workers(start, train, tmp_path, script)
-    assert status != 0 and "error: this one fails" in output
+    assert status != 0 and "error: device 0 of 2: this one fails" in output
     assert checkpoints(tmp_path / "run/checkpoints") == []
+
+
+@pytest.mark.slow
+def test_the_other_devices_wait_for_what_takes_the_first_one_long(arguments, start, tmp_path, read_metrics):
+    """In a sum over all they would be given up after half a minute."""
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import os, runpy, sys, time\n"
+        "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+        "from gm.training.sample import SampleVideo\nfrom gm.training.validation import Validation\n"
+        "SampleVideo.write = lambda *_: time.sleep(45)\n"
+        "of_clip = Validation._of_clip\n"
+        "Validation._of_clip = lambda *of: (time.sleep(45), of_clip(*of))[1]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    write_png(np.zeros((16, 16, 3), np.uint8), tmp_path / "picture.png")
+    more = [f"train.sample.image={tmp_path / 'picture.png'}", "train.sample.every=1", "train.max_steps=2"]
+    one_clip = ["train.validation.share=0.4", "train.validation.clips=1", "train.validation.sigmas=[1.0]"]
+    train = arguments(tmp_path / "run", *more, *one_clip)
+    status, output = two_workers(start, train, tmp_path, script)
+    assert status == 0, output
+    lines = read_metrics(tmp_path / "run")
+    assert [(line["kind"], line["step"]) for line in lines if line["step"] < 2] == [("validation", 0), ("train", 1)]
+    assert [len(line["sigma"]) for line in lines if line["kind"] == "train"] == [2, 2], "of all devices"
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 # Runs train.py, the second worker's encoder changed; prints the longest wait in a sum over all devices.

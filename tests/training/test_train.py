@@ -238,6 +238,33 @@ def test_the_losses_before_a_stop_are_not_lost(arguments, tmp_path, read_metrics
     assert [(line["step"], len(line["sigma"])) for line in read_metrics(tmp_path)] == [(1, 1), (2, 1)]
 
 
+def test_a_video_that_was_replaced_is_told_when_the_run_goes_on(arguments, tmp_path, clips, capsys):
+    shutil.copytree(clips, tmp_path / "clips")
+    data = f"train.dataset.init_args.data_dir={tmp_path / 'clips'}"
+    again = arguments(tmp_path / "run", data, "train.max_steps=1", "train.resume=latest")
+    assert train.main(again) == 0
+    shutil.copytree(tmp_path / "clips", tmp_path / "elsewhere")  # with other times
+    assert train.main([*again, f"--train.dataset.init_args.data_dir={tmp_path / 'elsewhere'}"]) == 0
+    assert "clips (some" not in capsys.readouterr().err
+    (tmp_path / "clips/1.gif").write_bytes((clips / "2.gif").read_bytes())
+    assert train.main(again) == 0
+    assert "warning: clips (some of their content): " in capsys.readouterr().err
+
+
+def test_weights_of_another_kind_than_the_last_do_not_pass_for_them(arguments, tmp_path, capsys):
+    assert train.main(arguments(tmp_path, "train.save=delta", "train.max_steps=1")) == 0
+    older = (tmp_path / "weights/delta.safetensors").read_bytes()
+    assert train.main(arguments(tmp_path, "train.save=full", "train.resume=latest")) == 0
+    names = {"full.safetensors", "earlier_delta.safetensors"}
+    assert {path.name for path in (tmp_path / "weights").iterdir()} == names
+    assert (tmp_path / "weights/earlier_delta.safetensors").read_bytes() == older
+    assert "delta.safetensors is of an earlier step" in capsys.readouterr().err
+    base = tmp_path / "weights/full.safetensors"  # is a model to start from in its own folder, and stays
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert train.main(arguments(tmp_path, f"train.pretrained={base}", "train.max_steps=1")) == 0
+    assert base.exists() and (tmp_path / "weights/delta.safetensors").exists()
+
+
 def without_times(lines):
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
@@ -427,8 +454,23 @@ def test_epochs_count_clips_also_when_the_batch_has_changed(arguments, tmp_path,
     epochs = ["train.epochs=4", "train.max_steps=null"]
     train.main(arguments(tmp_path, "train.epochs=2", "train.max_steps=null"))  # 6 of the 12 clips
     train.main(arguments(tmp_path, *epochs, "train.resume=latest", "train.loader.batch_size=2"))
-    assert "3 clips, 9 steps of 2 clips" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "3 clips, 9 steps of 2 clips" in told.out
+    assert "warning: clips of a step, over all devices: 1 before, 2 now" in told.err
     assert step_of(checkpoints(tmp_path / "checkpoints")[-1]) == 9
+
+
+def test_a_larger_batch_in_the_midst_of_an_epoch_leaves_no_clip_out(arguments, tmp_path, capsys, caplog):
+    """Its batches begin at multiples of their size: what is shown twice for that does not stand for what is left."""
+    epochs = ["train.max_steps=null", "train.resume=latest"]
+    train.main(arguments(tmp_path, *epochs, "train.epochs=2"))
+    for _ in range(2):  # the second time all of them have been shown
+        train.main(arguments(tmp_path, *epochs, "train.epochs=2", "train.loader.batch_size=4"))
+    assert step_of(checkpoints(tmp_path / "checkpoints")[-1]) == 6 and not caplog.records
+    for _ in range(2):
+        train.main(arguments(tmp_path, *epochs, "train.epochs=3", "train.loader.batch_size=4"))
+    assert "3 clips, 8 steps of 4 clips" in capsys.readouterr().out
+    assert [record.args for record in caplog.records] == [(2,)]
 
 
 def test_what_a_killed_export_left_is_removed(arguments, tmp_path):

@@ -35,7 +35,7 @@ def make(norms):
     trainer = Trainer.__new__(Trainer)
     loader = SimpleNamespace(batch_size=5, workers=1, prefetch=1, max_failed_share=0.1)
     trainer.train = SimpleNamespace(optimizer=SimpleNamespace(accumulate=3), loader=loader)
-    trainer.plan = SimpleNamespace(global_batch=5, dataset=range(100))
+    trainer.plan = SimpleNamespace(global_batch=5, clips_of_a_step=15, dataset=range(100))
     trainer.optimizer, trainer.ema = Optimizer(norms), Ema()
     trainer.loss_scale = LossScale(SimpleNamespace(initial=8.0, growth_steps=100), dynamic=True)
     trainer.state = SimpleNamespace(step=0, samples=0, skipped=0)
@@ -66,3 +66,18 @@ def test_the_loader_goes_on_after_the_clips_that_were_shown():
         assert trainer.loader().next_batch == expected and trainer.state.samples == 5 * expected
         if expected < 6:
             trainer.update(0.1)
+
+
+def test_no_clip_is_left_out_where_the_batch_changes_several_times():
+    """A place in the stream that is not a batch's beginning was kept, and the next change counted from it."""
+    trainer, shown = make([1.0] * 9), set()
+    trainer.train.optimizer.accumulate = 1
+    for batch in (5, 3, 4):
+        trainer.plan.global_batch = trainer.train.loader.batch_size = trainer.plan.clips_of_a_step = batch
+        trainer.go_back_to_a_batch()
+        loader = trainer.loader()
+        assert loader.next_batch * batch == trainer.state.samples
+        for number in range(loader.next_batch, loader.next_batch + 1):
+            shown.update(loader.positions(number))
+        trainer.update(0.1)
+    assert shown == set(range(max(shown) + 1))

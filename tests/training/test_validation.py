@@ -29,6 +29,7 @@ class Clips:
 def validation(held_out):
     train = SimpleNamespace(
         seed=0,
+        output_dir="nothing is written by a run of one device",
         validation=SimpleNamespace(clips=2, sigmas=[1.0, 10.0]),
         loss=SimpleNamespace(cond_aug_mean=-3.0, cond_aug_std=0.5),
     )
