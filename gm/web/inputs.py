@@ -139,6 +139,9 @@ def _number(name: str, where: Any = st, disabled: bool = False) -> None:
 
 
 def _settings() -> None:
+    state = st.session_state
+    if state.preset is not None and not preset(state.preset, state.version).items() <= _values().items():
+        state.preset = None  # something was changed by hand
     st.selectbox(
         "Preset",
         list(PRESETS),

@@ -96,7 +96,8 @@ def show_end() -> None:
         _take(sent, "end", None)
     except UserError as error:
         raise UserError(f"The end picture cannot be used: {error}") from error
-    if state.end is not None and state.end != state.end_upload:  # of an earlier result
+    upload = state.end_upload
+    if state.end is not None and (upload is None or state.end != upload.path):  # of an earlier result
         media.picture(state.end, "The end picture of that result", width=160)
         st.button("Without it", on_click=state.update, kwargs={"end": None})
 
@@ -121,11 +122,9 @@ def _take(sent: Any, name: str, without: Path | None) -> bool:
         return False
     now = None if sent is None else uploads.add(sent.getbuffer())  # UserError: it is tried again with the next change
     state[f"{name}_sent"], state[f"{name}_upload"] = number, now
-    if before is not None:
-        uploads.remove(before)
     if now is not None:
-        state[name] = now
-    elif state[name] == before:
+        state[name] = now.path
+    elif before is not None and state[name] == before.path:
         state[name] = without
     return now is not None
 

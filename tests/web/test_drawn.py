@@ -112,6 +112,20 @@ def test_numbers_are_shown_with_all_their_digits(page):
     assert box.value == 0.025 and box.proto.format == "%g"
 
 
+def test_a_preset_is_named_only_while_the_values_are_its_own(page):
+    (preset,) = (box for box in page.selectbox if box.label == "Preset")
+    assert preset.value == "The model's own"
+    steps = number(page, "Steps").value
+    for value, name in ((steps + 1, None), (steps, None)):
+        number(page, "Steps").set_value(value).run()
+        (preset,) = (box for box in page.selectbox if box.label == "Preset")
+        assert preset.value == name
+    preset.set_value("Fast: 10 steps, dpmpp_2m, ays").run()
+    number(page, "Seed").set_value(7).run()  # of which a preset says nothing
+    assert number(page, "Steps").value == 10
+    assert page.session_state["preset"] == "Fast: 10 steps, dpmpp_2m, ays" and not page.exception
+
+
 def test_an_upload_that_cannot_be_kept_leaves_no_other_picture_in_its_place(page, monkeypatch):
     from gm.errors import UserError
     from gm.web import pictures
