@@ -19,6 +19,7 @@ import itertools
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -218,6 +219,10 @@ class Queue:
         except OSError as error:
             self._end_process()
             return Ended(f"the model's process could not be started: {error.strerror or error}")
+        except Exception as error:  # without this thread all others would wait for ever
+            traceback.print_exc()
+            self._end_process()
+            return Ended(f"a fault of the program, please report it: {type(error).__name__}: {error}")
 
     def _note(self, event: Message) -> None:
         if isinstance(event, Ready):

@@ -180,6 +180,22 @@ def test_a_program_that_is_not_there_is_told():
         queue.close()
 
 
+def test_what_nobody_expected_ends_one_request_and_not_the_queue():
+    class Full(Process):
+        def send(self, message):
+            if isinstance(message, tuple) and message[0] == 1:
+                raise MemoryError("for the copy that is sent")
+            super().send(message)
+
+    queue = Queue(functools.partial(Full, ACTING))
+    try:
+        first, following = queue.submit(make("first")), queue.submit(make("following"))
+        assert "MemoryError: for the copy" in ended(first).fault
+        assert ended(following).fault is None and following.results
+    finally:
+        queue.close()
+
+
 def test_seconds_left_follow_the_speed_of_the_steps_so_far(queue):
     ticket = queue.submit(make("slow"))
     assert ticket.seconds_left() is None
