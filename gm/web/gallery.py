@@ -9,7 +9,7 @@ import streamlit as st
 
 from gm.checkpoint.published import VERSIONS
 from gm.web import media, state, words
-from gm.web.gallery_files import camera_of, items, settings_of, unlike, version_of
+from gm.web.gallery_files import DECIDING, camera_of, items, settings_of, unlike, version_of
 from gm.web.results import downloads
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ _SAID = (
     "min_guidance",
     "max_guidance",
 )
-_SAID_IF = ("loop", "end_image", "overlap", "segment_motion", "segment_fps")  # what few results have
+_NAMED = {"config", "checkpoint", "height", "width", "delta"}  # said in other words
+_USUAL = {"segments": 1, "cache_interval": 1, "amp_level": "O0"}  # which need not be said, as None and False
 
 
 def show(_asked: Asked) -> None:
@@ -92,13 +93,14 @@ def _play(item: Item, autoplay: bool = False) -> None:
 
 
 def _said(item: Item) -> None:
-    """Its settings in a line each."""
+    """Its settings in a line each: those that everybody looks at, and what else decided it."""
     record = item.record
     rows = [("model", version_of(record)), ("size", f"{record.get('width')}×{record.get('height')}")]
     rows += [(name, record.get(name)) for name in _SAID]
     rows += [("camera", camera_of(record))] if record.get("delta") else []
-    rows += [("segments", record["segments"])] if record.get("segments", 1) != 1 else []
-    rows += [(name, record[name]) for name in _SAID_IF if record.get(name)]
+    usual = {**_USUAL, "output_fps": record.get("fps")}
+    others = (name for name in DECIDING if name not in {*_SAID, *_NAMED})
+    rows += [(name, record[name]) for name in others if record.get(name) not in (None, False, usual.get(name))]
     texts = ((name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in rows)
-    lines = [f"| {name} | {words.plain(text.replace(chr(10), ' '))} |" for name, text in texts]
+    lines = [f"| {words.plain(name)} | {words.plain(text.replace(chr(10), ' '))} |" for name, text in texts]
     st.markdown("\n".join(["| | |", "|---|---|", *lines]))

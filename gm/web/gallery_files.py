@@ -28,7 +28,7 @@ from gm.web.words import unicode
 
 _LARGEST = 1_000_000  # bytes of a JSON file
 _SHOWN = 60  # characters of a value
-_DECIDING = [
+DECIDING = [
     field.name
     for kind in (ModelSettings, Options, VideoSettings)
     for field in fields(kind)
@@ -120,7 +120,7 @@ def unlike(item: Item, model: ModelSettings | None) -> list[str]:
         here.update(vars(model), delta=record.get("delta") if values["camera"] != OWN_CAMERA else None)
     return [
         f"{name} {_short(record[name])} (here {_short(here[name])})"
-        for name in _DECIDING
+        for name in DECIDING
         if name in record and name in here and not _same(record[name], here[name])
     ]
 

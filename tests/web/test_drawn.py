@@ -182,6 +182,20 @@ def test_files_that_are_broken_or_gone_are_a_line_each_and_the_rest_is_shown(pag
     assert sorted(line.split(".")[0] for line in lines) == ["moving\\_000", "picture\\_000\\_image"]
 
 
+def test_two_results_that_differ_in_what_decides_them_are_told_apart(page, tmp_path):
+    usual = {"seed": 5, "fps": 7, "output_fps": 7, "guidance_shape": "linear", "cache_interval": 1, "watermark": False}
+    others = {"output_fps": 12, "guidance_shape": "triangle", "cache_interval": 3, "watermark": True}
+    kept(tmp_path, "usual_000", **usual)
+    kept(tmp_path, "other_000", **{**usual, **others})
+    page.session_state["view"] = "Gallery"
+    page.run()
+    other, plain = (text.value for text in page.markdown if "| seed | 5 |" in text.value)
+    for name, value in others.items():
+        row = f"| {name.replace('_', chr(92) + '_')} | {value} |"
+        assert row in other and row not in plain, "newest first"
+    assert "| guidance\\_shape | linear |" in plain and "watermark" not in plain and "output" not in plain
+
+
 def test_a_result_whose_files_were_removed_is_told(page, tmp_path):
     from gm.events import Written
     from gm.web.queue import Result
