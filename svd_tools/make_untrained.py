@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gm import places
-from gm import places
 from gm.errors import UserError, run_cli
 from gm.parser import Parser
 

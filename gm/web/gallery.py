@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from gm.checkpoint.published import VERSIONS
-from gm.web import state, words
-from gm.web.gallery_files import camera_of, items, settings_of, unlike, version_of
+from gm.web import media, state, words
+from gm.web.gallery_files import DECIDING, camera_of, items, settings_of, unlike, version_of
 from gm.web.results import downloads
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ _SAID = (
     "min_guidance",
     "max_guidance",
 )
-_SAID_IF = ("loop", "end_image", "overlap", "segment_motion", "segment_fps")  # what few results have
+_NAMED = {"config", "checkpoint", "height", "width", "delta"}  # said in other words
+_USUAL = {"segments": 1, "cache_interval": 1, "amp_level": "O0"}  # which need not be said, as None and False
 
 
 def show(_asked: Asked) -> None:
@@ -37,7 +38,7 @@ def show(_asked: Asked) -> None:
     settings, queue, _ = state.server()
     found = items(settings.output_dir)
     if not found:
-        st.caption(f"Nothing yet in {words.folder(settings.output_dir)}.")
+        st.caption(words.plain(f"Nothing yet in {words.folder(settings.output_dir)}."))
         return
     by_name = {item.name: item for item in found}
     chosen = st.multiselect("Compare two", list(by_name), max_selections=2, placeholder="Choose two results")
@@ -60,7 +61,7 @@ def show(_asked: Asked) -> None:
 def _card(item: Item) -> None:
     _play(item)
     when = datetime.datetime.fromtimestamp(item.time).strftime("%d %B %Y, %H:%M")
-    st.markdown(f"**{item.name.replace('_', ' ')}**  \n:small[:gray[{when}]]")
+    st.markdown(f"**{words.plain(item.name.replace('_', ' '))}**  \n:small[:gray[{when}]]")
     version = version_of(item.record)
     known = version if version in VERSIONS else None
     settings = state.server()[0]
@@ -78,26 +79,28 @@ def _card(item: Item) -> None:
     with st.expander("Settings and files"):
         _said(item)
         if "video" in item.files:
-            downloads(item.files, f"gallery {item.name}")
+            downloads(item.files, f"gallery {item.name}", ask=True)
 
 
 def _play(item: Item, autoplay: bool = False) -> None:
     video = item.files.get("video")
     if video is not None and video.suffix == ".mp4":
-        st.video(str(video), loop=True, autoplay=autoplay, muted=True)
+        media.video(video, autoplay=autoplay)
     elif video is not None and video.suffix == ".gif":
-        st.image(str(video))
+        media.picture(video)
     else:
-        st.image(str(item.files.get("sheet", item.files["image"])))
+        media.picture(item.files.get("sheet", item.files["image"]))
 
 
 def _said(item: Item) -> None:
-    """Its settings in a line each."""
+    """Its settings in a line each: those that everybody looks at, and what else decided it."""
     record = item.record
     rows = [("model", version_of(record)), ("size", f"{record.get('width')}×{record.get('height')}")]
     rows += [(name, record.get(name)) for name in _SAID]
     rows += [("camera", camera_of(record))] if record.get("delta") else []
-    rows += [("segments", record["segments"])] if record.get("segments", 1) != 1 else []
-    rows += [(name, record[name]) for name in _SAID_IF if record.get(name)]
-    rows = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in rows]
-    st.markdown("\n".join(["| | |", "|---|---|", *(f"| {name} | `{value}` |" for name, value in rows)]))
+    usual = {**_USUAL, "output_fps": record.get("fps")}
+    others = (name for name in DECIDING if name not in {*_SAID, *_NAMED})
+    rows += [(name, record[name]) for name in others if record.get(name) not in (None, False, usual.get(name))]
+    texts = ((name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in rows)
+    lines = [f"| {words.plain(name)} | {words.plain(text.replace(chr(10), ' '))} |" for name, text in texts]
+    st.markdown("\n".join(["| | |", "|---|---|", *lines]))

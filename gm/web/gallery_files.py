@@ -24,10 +24,11 @@ from gm.web.settings import (
     limited,
     video_settings,
 )  # fmt: skip
+from gm.web.words import unicode
 
 _LARGEST = 1_000_000  # bytes of a JSON file
 _SHOWN = 60  # characters of a value
-_DECIDING = [
+DECIDING = [
     field.name
     for kind in (ModelSettings, Options, VideoSettings)
     for field in fields(kind)
@@ -36,8 +37,8 @@ _DECIDING = [
 
 
 class Item(NamedTuple):
-    """A result. name: what its files' names begin with. files: those that are there, by what they are. record: its
-    JSON file. time: of writing, seconds since 1970."""
+    """A result. name: what its files' names begin with, in Unicode. files: those that are there, by what they are.
+    record: its JSON file. time: of writing, seconds since 1970."""
 
     name: str
     files: dict[str, Path]
@@ -74,7 +75,8 @@ def _item(path: Path, time: float) -> Item | None:
         return None
     if "image" not in names:
         return None
-    return Item(path.stem, {**{kind: path.parent / name for kind, name in names.items()}, "json": path}, record, time)
+    files = {**{kind: path.parent / name for kind, name in names.items()}, "json": path}
+    return Item(unicode(path.stem), files, record, time)
 
 
 def settings_of(record: dict[str, Any]) -> dict[str, Any]:
@@ -118,16 +120,19 @@ def unlike(item: Item, model: ModelSettings | None) -> list[str]:
         here.update(vars(model), delta=record.get("delta") if values["camera"] != OWN_CAMERA else None)
     return [
         f"{name} {_short(record[name])} (here {_short(here[name])})"
-        for name in _DECIDING
+        for name in DECIDING
         if name in record and name in here and not _same(record[name], here[name])
     ]
 
 
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are the same; texts may be two ways to the same file."""
-    return (
-        one == other or isinstance(one, str) and isinstance(other, str) and Path(one).resolve() == Path(other).resolve()
-    )
+    if one == other or not isinstance(one, str) or not isinstance(other, str):
+        return bool(one == other)
+    try:
+        return Path(one).resolve() == Path(other).resolve()
+    except (OSError, RuntimeError, ValueError):  # no file's name
+        return False
 
 
 def _short(value: Any) -> str:

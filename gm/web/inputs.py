@@ -52,7 +52,7 @@ def show() -> Asked:
         end = pictures.end_of(picture)
         video = video_settings(state.version, _values(), server()[0].output_dir, state.end and str(state.end))
     except UserError as error:
-        st.error(str(error))  # below what is folded away
+        st.error(words.plain(error))  # below what is folded away
         return Asked(model, picture, None)
     return Asked(model, picture and picture._replace(end=end), video)
 
@@ -139,6 +139,9 @@ def _number(name: str, where: Any = st, disabled: bool = False) -> None:
 
 
 def _settings() -> None:
+    state = st.session_state
+    if state.preset is not None and not preset(state.preset, state.version).items() <= _values().items():
+        state.preset = None  # something was changed by hand
     st.selectbox(
         "Preset",
         list(PRESETS),

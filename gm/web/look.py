@@ -11,7 +11,11 @@ _CSS = """
   h1 { font-size: 1.7rem !important; padding: 0 0 .4rem !important; }
   [data-testid="stImage"] img { border-radius: .4rem; }
   [data-testid="stVideo"] { border-radius: .4rem; background: #0003; }
-  .small-frames img { image-rendering: auto; }
+  /* streamlit's greys and its white on the dark theme's light colour have less than 4.5 times the background's light */
+  [data-testid="stCaptionContainer"] *, [data-testid="stImageCaption"] * {
+    color: light-dark(#6b6660, #a8a49e) !important;
+  }
+  [data-testid="stBaseButton-primary"]:enabled * { color: light-dark(#fff, #17171a) !important; }
   @media (max-width: 640px) { .block-container { padding-left: 1rem; padding-right: 1rem; } }
 </style>
 """

@@ -18,6 +18,8 @@ def show() -> None:
     left, right = st.columns([4, 7], gap="large")
     with left:
         asked = inputs.show()
+    if state.running() is not None:
+        state.stay()
     with right:
-        view = st.segmented_control("View", list(VIEWS), key="view", label_visibility="collapsed", default="Video")
+        view = st.segmented_control("View", list(VIEWS), key="view", label_visibility="collapsed")
         VIEWS[view or "Video"](asked)

@@ -13,9 +13,10 @@ from gm.errors import UserError
 from gm.options import VideoSettings
 from gm.picture import CENTRE, Picture, plan
 from gm.sizes import choose_size, size_multiple
+from gm.web import media, words
 from gm.web.look import paste
 from gm.web.settings import LARGEST_SIDE, config_of, help_of
-from gm.web.state import DEMO, server, stamp
+from gm.web.state import BY_BYTES, DEMO, server, stamp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ def show() -> Picture | None:
         help="Width and height of the picture's own shape, as the command line takes them without --height and --width",
     )
     if unkept:
-        preview.error(f"This picture cannot be used: {unkept}")
+        preview.error(words.plain(f"This picture cannot be used: {unkept}"))
         return None
     try:
         height, width = size_of(state.picture, stamp(state.picture))
@@ -69,7 +70,7 @@ def show() -> Picture | None:
         crop = (state.crop / 100 if across else 0.5, state.crop / 100 if down else 0.5)
         picture = fitted(state.version, state.picture, stamp(state.picture), state.height, state.width, crop)
     except UserError as error:
-        preview.error(_without_path(error, state.picture, "This picture"))
+        preview.error(words.plain(_without_path(error, state.picture, "This picture")))
         return None
     caption = (
         f"What the model gets: {picture.change}"
@@ -78,7 +79,7 @@ def show() -> Picture | None:
     )
     preview.image(picture.image, caption, width=min(2 * state.width, 320), output_format="PNG")
     if state.note:
-        preview.info(state.note)
+        preview.info(words.plain(state.note))
     return picture
 
 
@@ -95,8 +96,9 @@ def show_end() -> None:
         _take(sent, "end", None)
     except UserError as error:
         raise UserError(f"The end picture cannot be used: {error}") from error
-    if state.end is not None and state.end != state.end_upload:  # of an earlier result
-        st.image(str(state.end), "The end picture of that result", width=160)
+    upload = state.end_upload
+    if state.end is not None and (upload is None or state.end != upload.path):  # of an earlier result
+        media.picture(state.end, "The end picture of that result", width=160)
         st.button("Without it", on_click=state.update, kwargs={"end": None})
 
 
@@ -120,23 +122,21 @@ def _take(sent: Any, name: str, without: Path | None) -> bool:
         return False
     now = None if sent is None else uploads.add(sent.getbuffer())  # UserError: it is tried again with the next change
     state[f"{name}_sent"], state[f"{name}_upload"] = number, now
-    if before is not None:
-        uploads.remove(before)
     if now is not None:
-        state[name] = now
-    elif state[name] == before:
+        state[name] = now.path
+    elif before is not None and state[name] == before.path:
         state[name] = without
     return now is not None
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@st.cache_data(max_entries=32, show_spinner=False, hash_funcs=BY_BYTES)
 def size_of(path: Path, stamp: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a picture's file. stamp: its `gm.web.state.stamp`."""
     with _decoding:
         return image_size(path)
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
+@st.cache_data(max_entries=8, show_spinner=False, hash_funcs=BY_BYTES)
 def fitted(
     version: str, path: Path, stamp: tuple[int, int], height: int, width: int, crop: tuple[float, float]
 ) -> Picture:

@@ -36,12 +36,12 @@ def show(kind: Callable[[Ticket], bool]) -> bool:
 def show_end(ticket: Ticket) -> None:
     """Messages about a ticket that has ended."""
     for warning in dict.fromkeys(ticket.warnings):
-        st.caption(f":material/info: {warning[0].upper()}{warning[1:]}.")
+        st.caption(f":material/info: {words.plain(warning[0].upper() + warning[1:])}.")
     ended = ticket.ended or Ended()
     if ended.cancelled:
         st.info("Cancelled. What it held is free again.")
     elif ended.fault:
-        st.error(ended.fault)
+        st.error(words.plain(ended.fault))
 
 
 @st.fragment(run_every=_EVERY)

@@ -2,8 +2,11 @@
 
     ticket = queue.submit(Make(...))
     queue.place(ticket)     # how many are before it, None once it has ended
-    ticket.state()          # what is known of it so far
     queue.cancel(ticket)
+    queue.find(ticket.key)  # the same ticket, for a page that was loaded anew
+
+The one under way is finished, whether its page is open or not; one that waits is given up where its page has been away
+for ten minutes, so that nobody waits for what nobody wants.
 
 A thread hands the requests to the model's process. A request for another model than the one there ends that process,
 which gives all of its memory back, and starts a new one; so does the end of a process that crashed, and a request to
@@ -13,15 +16,17 @@ one that has compiled the network for many sizes.
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gm.errors import UserError
 from gm.events import Compiling, Loading, Sampling, Started, Warned, Written
-from gm.web.messages import Cancel, Ended, Glimpse, Measured, Ready
+from gm.web.messages import Cancel, Ended, Glimpse, Make, Measured, Ready
 from gm.web.process import Gone, Process
 
 if TYPE_CHECKING:
@@ -29,9 +34,11 @@ if TYPE_CHECKING:
 
     from gm.events import Event
     from gm.options import ModelSettings
-    from gm.web.messages import Load, Make, Message
+    from gm.web.messages import Load, Message
 
 _MOST_WAITING = 20  # requests, each with pictures in memory
+_MOST_KEPT = 20  # of those that have ended
+_MOST_AWAY = 600  # seconds; a browser lets a page in the background speak once a minute
 _MOST_SIZES = 8  # that one process compiles the network for: MindSpore keeps what it compiled as long as the process is
 
 
@@ -48,6 +55,8 @@ class Ticket:
 
     def __init__(self, number: int, request: Load | Make) -> None:
         self.number, self.request = number, request
+        self.key = secrets.token_urlsafe(9)  # nobody guesses it: whoever has it may cancel
+        self.seen = time.monotonic()  # when its page was last known to be open
         self.event: Event | None = None  # the last of gm.events that says what is done now
         self.since = time.monotonic()  # when it came
         self.started: Started | None = None  # `gm.events.Started` of the video under way
@@ -58,6 +67,10 @@ class Ticket:
         self.ended: Ended | None = None
         self.cancelled = False  # asked for
         self._steps: list[tuple[float, int]] = []  # (time, steps done) of the segment under way
+
+    @property
+    def sweep(self) -> bool:
+        return isinstance(self.request, Make) and len(self.request.videos) > 1
 
     def receive(self, event: Message) -> None:
         now = time.monotonic()
@@ -95,6 +108,7 @@ class Queue:
     def __init__(self, start: Callable[[], Process] = Process) -> None:
         self._start = start
         self._waiting: list[Ticket] = []
+        self._done: list[Ticket] = []  # the last ones
         self._running: Ticket | None = None
         self._closed = False
         self._change = threading.Condition()
@@ -110,6 +124,7 @@ class Queue:
     def submit(self, request: Load | Make) -> Ticket:
         """UserError where `_MOST_WAITING` requests wait: a page that is loaded anew can send another one each time."""
         with self._change:
+            self._give_up()
             if len(self._waiting) >= _MOST_WAITING:
                 raise UserError(f"{_MOST_WAITING} requests wait already, which is the most: try again later")
             ticket = Ticket(next(self._numbers), request)
@@ -118,11 +133,19 @@ class Queue:
         return ticket
 
     def place(self, ticket: Ticket) -> int | None:
-        """0 for the one under way, else how many come before it; None for one that has ended."""
+        """0 for the one under way, else how many come before it; None for one that has ended. Open pages ask."""
         with self._change:
+            ticket.seen = time.monotonic()
+            self._give_up()
             if ticket is self._running:
                 return 0
             return self._waiting.index(ticket) + (self._running is not None) if ticket in self._waiting else None
+
+    def find(self, key: str) -> Ticket | None:
+        """The ticket of a key; None for one that is unknown, or ended long ago."""
+        with self._change:
+            known = (*self._waiting, *([self._running] if self._running else []), *self._done)
+            return next((ticket for ticket in known if ticket.key == key), None)
 
     def length(self) -> int:
         """Requests that are under way or wait."""
@@ -135,7 +158,7 @@ class Queue:
             ticket.cancelled = True
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
-                ticket.ended = Ended(cancelled=True)
+                self._end(ticket, Ended(cancelled=True))
             elif ticket is self._running and self.process is not None:
                 self.process.send(Cancel(ticket.number))
 
@@ -155,10 +178,26 @@ class Queue:
                 self._change.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
+                self._give_up()
+                if not self._waiting:
+                    continue
                 ticket = self._running = self._waiting.pop(0)
             ended = self._do(ticket)
             with self._change:
-                self._running, ticket.ended = None, ended
+                self._running = None
+                self._end(ticket, ended)
+
+    def _end(self, ticket: Ticket, ended: Ended) -> None:
+        """With the lock."""
+        ticket.ended = ended
+        self._done = [*self._done, ticket][-_MOST_KEPT:]
+
+    def _give_up(self) -> None:
+        """Take those out whose pages have been away for too long; with the lock."""
+        latest = time.monotonic() - _MOST_AWAY
+        for ticket in [one for one in self._waiting if one.seen < latest]:
+            self._waiting.remove(ticket)
+            self._end(ticket, Ended(f"given up: its page was closed for {_MOST_AWAY // 60} minutes while it waited"))
 
     def _do(self, ticket: Ticket) -> Ended:
         try:
@@ -180,6 +219,10 @@ class Queue:
         except OSError as error:
             self._end_process()
             return Ended(f"the model's process could not be started: {error.strerror or error}")
+        except Exception as error:  # without this thread all others would wait for ever
+            traceback.print_exc()
+            self._end_process()
+            return Ended(f"a fault of the program, please report it: {type(error).__name__}: {error}")
 
     def _note(self, event: Message) -> None:
         if isinstance(event, Ready):

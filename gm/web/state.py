@@ -17,6 +17,7 @@ from gm.console import say
 from gm.data import outputs
 from gm.errors import UserError
 from gm.places import DEMO
+from gm.web import words
 from gm.web.queue import Queue
 from gm.web.settings import OWN_CAMERA, defaults, read_arguments
 from gm.web.uploads import Uploads
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from gm.web.messages import Load, Make
     from gm.web.queue import Ticket
     from gm.web.settings import Server
+
+BY_BYTES = {type(Path()): os.fsencode}  # how streamlit's caches are to tell paths apart: names need not be UTF-8
+_REQUEST = "request"  # of the page's address: the key of its last ticket
 
 
 @st.cache_resource(show_spinner=False)
@@ -57,15 +61,20 @@ def _share_memory() -> None:
 
 
 def begin() -> None:
-    """Give a new session its values: svd_tiny, the demo picture, the model's own settings."""
+    """Give a new session its values: svd_tiny, the demo picture, the model's own settings; and the request that its
+    page's address names, from before the page was loaded anew."""
     state = st.session_state
     if "version" not in state:
+        key = st.query_params.get(_REQUEST)
+        ticket = None if key is None else server()[1].find(key)
         state.update(
             version=TINY,
             **defaults(TINY),
             preset="The model's own",
             camera=OWN_CAMERA,
-            ticket=None,
+            ticket=ticket,
+            lost=key is not None and ticket is None,
+            view="Motion sweep" if ticket is not None and ticket.sweep else "Video",
             note=None,
             crop=50,
             picture=DEMO,
@@ -86,11 +95,21 @@ def running() -> Ticket | None:
 def submit(request: Load | Make) -> None:
     """Make a request the session's own and draw the page anew; a message where there are too many."""
     try:
-        st.session_state.ticket = server()[1].submit(request)
+        ticket = server()[1].submit(request)
     except UserError as error:
-        st.error(str(error))
+        st.error(words.plain(error))
         return
+    st.session_state.update(ticket=ticket, lost=False)
+    st.query_params[_REQUEST] = ticket.key
     st.rerun()
+
+
+@st.fragment(run_every=30)
+def stay() -> None:
+    """Tell the queue now and then that the page is open, whatever it shows."""
+    ticket = running()
+    if ticket is not None:
+        server()[1].place(ticket)
 
 
 def stamp(path: Path) -> tuple[int, int]:

@@ -9,9 +9,9 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from gm.web import progress
+from gm.web import media, progress
 from gm.web.messages import Make
-from gm.web.results import is_sweep, start
+from gm.web.results import start
 from gm.web.state import submit
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def show(asked: Asked) -> None:
             for bucket in BUCKETS
         )
         submit(Make(asked.model, asked.picture, videos))
-    under_way = progress.show(is_sweep)
+    under_way = progress.show(lambda ticket: ticket.sweep)
     ticket = state.ticket
-    if ticket is None or not is_sweep(ticket):
+    if ticket is None or not ticket.sweep:
         st.caption(f"One picture, one seed, and motion asked for as {shown}.")
         return
     if not under_way:
@@ -53,7 +53,7 @@ def draw(results: list[Result]) -> None:
     rows = []
     for column, result in zip(st.columns(len(BUCKETS)), results):
         asked, measured = result.written.record["motion_bucket_id"], result.numbers.get("motion_bucket")
-        column.video(str(result.written.video), loop=True, autoplay=True, muted=True)
+        media.video(result.written.video, column, autoplay=True)
         column.markdown(f"Asked **{asked:g}**" + (f"  \nmeasured **{measured:.0f}**" if measured is not None else ""))
         if measured is not None:
             rows.append({"asked": asked, "measured": measured})

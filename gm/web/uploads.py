@@ -1,4 +1,4 @@
-"""Pictures that browsers send: in a temporary folder of the server, under generated names, for as long as it runs."""
+"""Pictures that browsers send: in a temporary folder of the server, under generated names, while they are held."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import contextlib
 import shutil
 import tempfile
 import uuid
+import weakref
 from pathlib import Path
 
 from gm import interrupts, locks
 from gm.errors import UserError
 
 _PREFIX = "svd_page_"
+
+
+class Upload:
+    """A picture, which goes with this object: when another takes its place, or the page's session ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        weakref.finalize(self, _remove, path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path.parent, ignore_errors=True)
 
 
 class Uploads:
@@ -27,8 +40,8 @@ class Uploads:
         self._lock = locks.take(self.folder / "lock")
         interrupts.add(self.close)
 
-    def add(self, content: bytes | memoryview) -> Path:
-        """Keep the bytes of a picture; returns its path, of which nothing comes from the browser.
+    def add(self, content: bytes | memoryview) -> Upload:
+        """Keep the bytes of a picture while what is returned is held; of its path nothing comes from the browser.
 
         The file has the same name in a folder of its own, as results are called after it.
         UserError where it cannot be written, of which nothing is left.
@@ -38,14 +51,9 @@ class Uploads:
             path.parent.mkdir()
             path.write_bytes(content)
         except OSError as error:
-            self.remove(path)
+            _remove(path)
             raise UserError(f"the server cannot keep it: {error.strerror or error}; send it again later") from error
-        return path
-
-    def remove(self, path: Path) -> None:
-        """Forget a picture that `add` gave."""
-        if path.parent.parent == self.folder:
-            shutil.rmtree(path.parent, ignore_errors=True)
+        return Upload(path)
 
     def close(self) -> None:
         interrupts.remove(self.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,18 @@ _FIDELITY = (
 )
 # (most jumps of the mean brightness, of 255, words)
 _FLICKER = ((0.5, "no flicker to be seen"), (2, "a little flicker"), (float("inf"), "it flickers"))
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>~$&#|]|:(?=\w)")
 _STILL = 8  # motion buckets below which nothing seems to move
+
+
+def plain(text: object) -> str:
+    """A text from elsewhere for where streamlit expects Markdown: shown as it is, line for line."""
+    return _MARKDOWN.sub(r"\\\g<0>", unicode(str(text))).replace("\n", "  \n")
+
+
+def unicode(text: str) -> str:
+    """A text that browsers can be sent: of a name that is not UTF-8 Python makes lone surrogates, which are none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def stage(event: object) -> tuple[str, float | None]:

@@ -225,6 +225,50 @@ def test_a_video_that_does_not_fit_into_memory_is_refused_with_both_numbers(sess
     no_traceback(session)
 
 
+def test_a_page_that_is_loaded_anew_shows_its_request_and_can_cancel_it(session, server):
+    give(session, ENDLESS)
+    press(session, "Sample")
+    session.get_by_text("What it is becoming").wait_for()
+    session.reload()
+    session.get_by_text("What it is becoming").wait_for()
+    session.locator("button:disabled", has_text="Sample").first.wait_for()
+    press(session, "Cancel")
+    session.get_by_text("Cancelled").wait_for()
+    no_traceback(session)
+
+
+# The contrast of two colours by WCAG 2.2, of the text of an element on what is behind it.
+CONTRAST = """element => {
+    const numbers = text => text.match(/[\\d.]+/g).map(Number);
+    const share = value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => 0.2126 * share(r / 255) + 0.7152 * share(g / 255) + 0.0722 * share(b / 255);
+    const over = (above, below) => below.map((value, i) => above[i] * (above[3] ?? 1) + value * (1 - (above[3] ?? 1)));
+    let behind = [255, 255, 255];
+    for (const one of [...function* () { for (let at = element; at; at = at.parentElement) yield at; }()].reverse())
+        behind = over(numbers(getComputedStyle(one).backgroundColor), behind);
+    const pair = [light(behind), light(over(numbers(getComputedStyle(element).color), behind))];
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_can_be_read_in_both_themes(chromium, server, scheme):
+    page = open_page(chromium, server, color_scheme=scheme)
+    settled(page)
+    page.mouse.move(0, 0)
+    for text in (
+        "Sample",
+        "Video",
+        "Load model",
+        "as the model gets it",
+        "The video appears here",
+        "of memory are free",
+    ):
+        shown = page.get_by_text(text).first
+        assert shown.evaluate(CONTRAST) >= 4.5, text
+    page.context.close()
+
+
 def test_two_sessions_the_second_waits_and_knows_its_place(chromium, server, session):
     other = open_page(chromium, server)
     give(other, SMALL)

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -80,6 +81,36 @@ def test_no_more_than_so_many_wait(queue):
     assert ended(running).cancelled
 
 
+def test_a_request_that_waits_is_given_up_where_its_page_is_away_for_long(queue, monkeypatch):
+    clock = [1000.0]  # seconds
+    monkeypatch.setattr("gm.web.queue.time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    running, gone, stays, cancelled = (queue.submit(make(name)) for name in ("slow", "gone", "stays", "cancelled"))
+    wait(lambda: steps(running) > 1)
+    queue.cancel(cancelled)
+    for _ in range(11):
+        clock[0] += 60
+        assert queue.place(stays) == (2 if clock[0] <= 1600 else 1)
+    assert "its page was closed for 10 minutes" in ended(gone).fault and not gone.results
+    assert running.ended is None, "what is under way is finished, as docs/page.md says"
+    clock[0] += 601
+    queue.cancel(running)
+    assert "its page was closed" in ended(stays).fault
+    assert queue.length() == 0
+
+
+def test_a_page_that_is_loaded_anew_finds_its_request_by_a_key(queue, monkeypatch):
+    monkeypatch.setattr("gm.web.queue._MOST_KEPT", 2)
+    running, waiting, other = (queue.submit(make(name)) for name in ("slow", "one", "two"))
+    wait(lambda: steps(running) > 1)
+    for ticket in (running, waiting, other):
+        assert queue.find(ticket.key) is ticket
+    assert len({ticket.key for ticket in (running, waiting, other)}) == 3 and queue.find("1") is None
+    queue.cancel(running)
+    assert ended(other).fault is None and ended(waiting).fault is None
+    assert queue.find(waiting.key) is waiting and queue.find(other.key) is other
+    assert queue.find(running.key) is None, "so many are kept, and no more"
+
+
 def test_a_request_that_is_done_with_cannot_cancel_the_next(queue):
     done = queue.submit(make("done"))
     ended(done)
@@ -145,6 +176,22 @@ def test_a_program_that_is_not_there_is_told():
     queue = Queue(functools.partial(Process, ("/no/such/program",)))
     try:
         assert "could not be started: No such file" in ended(queue.submit(make("one"))).fault
+    finally:
+        queue.close()
+
+
+def test_what_nobody_expected_ends_one_request_and_not_the_queue():
+    class Full(Process):
+        def send(self, message):
+            if isinstance(message, tuple) and message[0] == 1:
+                raise MemoryError("for the copy that is sent")
+            super().send(message)
+
+    queue = Queue(functools.partial(Full, ACTING))
+    try:
+        first, following = queue.submit(make("first")), queue.submit(make("following"))
+        assert "MemoryError: for the copy" in ended(first).fault
+        assert ended(following).fault is None and following.results
     finally:
         queue.close()
 
