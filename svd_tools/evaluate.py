@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before all that takes time
     interrupts.catch()
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,10 +49,12 @@ def evaluate_file(
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Text: a row for each metric, a column for each of {video: numbers}."""
+    """Text: a row for each metric, a column for each of {video: numbers}; videos of one name with their paths."""
     names = list(results)
-    width = max([12, *(len(Path(name).name) for name in names)])
-    lines = [" " * 22 + "".join(f"{Path(name).name:>{width + 2}}" for name in names)]
+    last = Counter(Path(name).name for name in names)
+    heads = [Path(name).name if last[Path(name).name] == 1 else name for name in names]
+    width = max(12, *map(len, heads))
+    lines = [" " * 22 + "".join(f"{head:>{width + 2}}" for head in heads)]
     for metric, meaning in MEANINGS.items():
         if metric in results[names[0]]:
             values = "".join(f"{results[name][metric]:>{width + 2}.3f}" for name in names)

@@ -53,3 +53,8 @@ def test_a_folder_of_frames_is_measured_like_a_video(folder):
         tool.main([path])
     with pytest.raises(UserError, match="--frames_fps must be above 0"):
         tool.main([path, "--frames_fps=0"])
+
+
+def test_videos_of_one_name_are_told_apart():
+    found = {name: {"motion_score": 1.0} for name in ("a/video.mp4", "b/video.mp4", "b/other.mp4")}
+    assert tool.table(found).splitlines()[0].split() == ["a/video.mp4", "b/video.mp4", "other.mp4"]
