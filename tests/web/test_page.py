@@ -226,6 +226,7 @@ def test_a_video_that_does_not_fit_into_memory_is_refused_with_both_numbers(sess
 
 
 def test_a_page_that_is_loaded_anew_shows_its_request_and_can_cancel_it(session, server):
+    before = results(server)
     give(session, ENDLESS)
     press(session, "Sample")
     session.get_by_text("What it is becoming").wait_for()
@@ -234,6 +235,7 @@ def test_a_page_that_is_loaded_anew_shows_its_request_and_can_cancel_it(session,
     session.locator("button:disabled", has_text="Sample").first.wait_for()
     press(session, "Cancel")
     session.get_by_text("Cancelled").wait_for()
+    assert results(server) == before, "it was made to the end"
     no_traceback(session)
 
 
